@@ -1,0 +1,8 @@
+"""Exact linear models on data that does not fit in memory."""
+
+from streamlr.config import TrainConfig, load_config
+from streamlr.model import Model, load_model
+from streamlr.training import TrainResult, train
+
+__version__ = "0.1.0"
+__all__ = ["Model", "TrainConfig", "TrainResult", "load_config", "load_model", "train"]

@@ -1,0 +1,291 @@
+"""The configuration: what a YAML file or a mapping may say, checked before anything is read.
+
+Every section is a frozen record whose fields are the keys of the contract. An unknown key is an error that names the
+nearest known one; so is a value of the wrong kind. Nothing here touches the data, Dask or Zarr.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from streamlr.errors import ConfigError
+
+_BYTE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
+               "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+
+
+@dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Where the examples lie and how the store names them."""
+
+    store: str = ""
+    """Path or URL of the Zarr group."""
+    features: str = "X"
+    """Name of the feature array."""
+    target: str = "y"
+    """Name of the label array."""
+    weights: str | None = None
+    """Name of the array of sample weights, if there is one."""
+    sample_axis: Literal[0, 1] = 0
+    """The axis of the feature array along which the examples lie."""
+    missing_chunks: Literal["error", "fill"] = "error"
+    """What a chunk that is absent from the store means: an error, or a chunk full of the fill value."""
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    """Options of the file system, for stores given by URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class PenaltyConfig:
+    """Strengths of the penalty ``(l2/2) |W|^2 + l1 |W|_1``; the intercept is never penalised."""
+
+    l2: float = 0.0
+    """Strength of the squared norm; scikit-learn's ``C`` is ``l2 = 1 / (C * sum of weights)``."""
+    l1: float = 0.0
+    """Strength of the sum of absolute values."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """What is fitted."""
+
+    family: Literal["logistic"] = "logistic"
+    """Distribution of the target given the features."""
+    fit_intercept: bool = True
+    """Whether the model has an intercept."""
+    standardize: bool = False
+    """Whether the penalty applies to the coefficients of standardised features (as glmnet and Spark mean it)."""
+    penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
+    """The penalty."""
+
+
+@dataclass(frozen=True, slots=True)
+class SolverConfig:
+    """How the optimum is found, and when it counts as found."""
+
+    name: Literal["auto", "gradient_descent", "lbfgs", "newton"] = "auto"
+    """The method."""
+    tolerance: float = 1e-8
+    """Largest absolute entry of the gradient, in standardised units, at which the solve has converged."""
+    max_passes: int = 100
+    """Most reads of all the data."""
+    learning_rate: float = 1.0
+    """Step of ``gradient_descent``, in the units of the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """Where the sums are taken."""
+
+    kind: Literal["serial", "threads", "processes", "address"] = "threads"
+    """The engine."""
+    workers: int | None = None
+    """Threads of ``threads`` or worker processes of ``processes``; null: one for each core."""
+    threads_per_worker: int = 1
+    """Threads of each worker process."""
+    memory_limit: int | None = None
+    """Bytes each worker may use (``4GB`` and the like are understood); null: no limit of streamlr's own."""
+    address: str | None = None
+    """Address of the scheduler, for ``address``."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """What is kept of a run."""
+
+    directory: str | None = None
+    """The run directory; null: none is written (Python) or ``runs/`` with the name of the configuration (command line)."""
+    checkpoint_every: int = 1
+    """Passes between two checkpoints."""
+    seed: int = 0
+    """Seed of the row sample."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """A whole training run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as plain mappings, complete, in the order of the contract."""
+        return dataclasses.asdict(self)
+
+
+def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides: Sequence[str] = ()) -> TrainConfig:
+    """Read a configuration from a YAML file, a mapping or a ready record.
+
+    Parameters
+    ----------
+    source
+        Path of a YAML file, a mapping of sections, or a `TrainConfig`.
+    overrides
+        Settings of the form ``section.key=value``, applied last; values are read as YAML.
+
+    Raises
+    ------
+    ConfigError
+        For an unreadable file, an unknown key, or a value of the wrong kind; the message names the key.
+    """
+    tree = _as_tree(source)
+    for setting in overrides:
+        _apply_override(tree, setting)
+    config: TrainConfig = _build(TrainConfig, tree, "")
+    _check(config)
+    return config
+
+
+def _as_tree(source: str | Path | Mapping[str, Any] | TrainConfig) -> dict[str, Any]:
+    if isinstance(source, TrainConfig):
+        return source.to_dict()
+    if isinstance(source, Mapping):
+        return _copy_tree(source)
+    path = Path(source)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file at {str(path)!r}; check the path given to --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{str(path)!r} is not valid YAML: {error}") from error
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{str(path)!r} holds a {type(tree).__name__}; a configuration is a mapping of sections")
+    return tree
+
+
+def _copy_tree(source: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy_tree(value) if isinstance(value, Mapping) else value for key, value in source.items()}
+
+
+def _apply_override(tree: dict[str, Any], setting: str) -> None:
+    dotted, separator, text = setting.partition("=")
+    if not separator or not dotted.strip():
+        raise ConfigError(f"--set {setting!r}: expected KEY=VALUE with a dotted key, such as solver.name=lbfgs")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {dotted}: the value {text!r} is not valid YAML") from error
+    *sections, key = dotted.strip().split(".")
+    for name in sections:
+        inner = tree.setdefault(name, {})
+        if inner is None:
+            inner = tree[name] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {dotted}: {name!r} is a value, not a section")
+        tree = inner
+    tree[key] = value
+
+
+def _build(record: type, tree: Any, prefix: str) -> Any:
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.')}: expected a section with keys, got {tree!r}")
+    kinds = typing.get_type_hints(record)
+    values = {}
+    for key, value in tree.items():
+        if key not in kinds:
+            raise ConfigError(_unknown_key(prefix, str(key), list(kinds)))
+        values[key] = _convert(kinds[key], value, prefix + str(key))
+    return record(**values)
+
+
+def _unknown_key(prefix: str, key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {prefix + close[0]!r}?" if close else f"the nearest known key is {prefix + near[0]!r}"
+    return f"unknown key {prefix + key!r}; {hint} Known here: {', '.join(known)}"
+
+
+def _convert(kind: Any, value: Any, key: str) -> Any:
+    if dataclasses.is_dataclass(kind):
+        return _build(typing.cast(type, kind), value, key + ".")
+    options = typing.get_args(kind)
+    if typing.get_origin(kind) is Literal:
+        return _choice(options, value, key)
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return None
+        kind = next(option for option in options if option is not type(None))
+    if key == "cluster.memory_limit":
+        return _bytes(value, key)
+    return _scalar(kind, value, key)
+
+
+def _choice(options: tuple[Any, ...], value: Any, key: str) -> Any:
+    if value in options and not isinstance(value, bool):
+        return value
+    near = difflib.get_close_matches(str(value), [str(option) for option in options], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"{key}: {value!r} is none of {', '.join(str(option) for option in options)}{hint}")
+
+
+def _scalar(kind: Any, value: Any, key: str) -> Any:
+    if kind is float and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML 1.1 reads 1e-8, which lacks a point, as a string
+        except (TypeError, ValueError):
+            raise ConfigError(f"{key}: expected a number, got {value!r}") from None
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    origin = typing.get_origin(kind) or kind
+    if not isinstance(value, origin) or (kind is int and isinstance(value, bool)):
+        if kind is str and isinstance(value, Path):
+            return str(value)
+        raise ConfigError(f"{key}: expected {_KIND_NAMES.get(origin, str(origin))}, got {value!r}")
+    return value
+
+
+_KIND_NAMES = {int: "a whole number", str: "text", bool: "true or false", dict: "a mapping"}
+
+
+def _bytes(value: Any, key: str) -> int:
+    """Bytes of ``2000000000``, ``2GB`` or ``2 GiB``."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return int(value)
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][0-9]+)?)\s*([a-zA-Z]*)\s*", str(value))
+    if match is None or match[2].lower() not in _BYTE_UNITS:
+        raise ConfigError(f"{key}: expected bytes such as 4GB or 512MiB, got {value!r}")
+    return int(float(match[1]) * _BYTE_UNITS[match[2].lower()])
+
+
+def _check(config: TrainConfig) -> None:
+    """Ranges, and keys that only make sense together."""
+    positive = {
+        "solver.max_passes": config.solver.max_passes, "solver.learning_rate": config.solver.learning_rate,
+        "cluster.threads_per_worker": config.cluster.threads_per_worker, "run.checkpoint_every": config.run.checkpoint_every,
+        "solver.tolerance": config.solver.tolerance,
+    }
+    if config.cluster.workers is not None:
+        positive["cluster.workers"] = config.cluster.workers
+    if config.cluster.memory_limit is not None:
+        positive["cluster.memory_limit"] = config.cluster.memory_limit
+    for key, number in positive.items():
+        if not 0 < number < float("inf"):
+            raise ConfigError(f"{key}: {number} is out of range; it must be above 0 and finite")
+    for key, number in {"model.penalty.l2": config.model.penalty.l2, "model.penalty.l1": config.model.penalty.l1}.items():
+        if not 0 <= number < float("inf"):
+            raise ConfigError(f"{key}: {number} is out of range; it must be 0 or above and finite")
+    if config.model.penalty.l1 > 0:
+        raise ConfigError("model.penalty.l1: no solver of this version handles l1; use model.penalty.l2, or set it to 0")
+    if config.cluster.kind == "address" and not config.cluster.address:
+        raise ConfigError("cluster.address: missing; cluster.kind: address needs one, such as tcp://scheduler:8786")
+    if config.data.storage_options and "://" not in config.data.store:
+        raise ConfigError("data.storage_options: only a store given by URL takes them, and "
+                          f"{config.data.store!r} is a path; remove them")

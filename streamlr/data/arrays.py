@@ -1,0 +1,206 @@
+"""One array of a store, read by rows of examples."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer as ZarrBuffer
+from zarr.core.buffer import BufferPrototype, default_buffer_prototype
+from zarr.storage import LocalStore, WrapperStore
+
+from streamlr.data.decoding import DamagedChunk
+from streamlr.data.files import MissingChunk, chunk_files
+from streamlr.data.source import Buffer
+from streamlr.errors import ChunkError
+
+_METADATA_NAMES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+
+
+class RefuseMissing(WrapperStore[Store]):
+    """A store that fails on an absent chunk, where Zarr would hand back the fill value in silence."""
+
+    @property
+    def wrapped(self) -> Store:
+        return self._store
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> ZarrBuffer | None:
+        value = await super().get(key, prototype, byte_range)
+        if value is None and key.rsplit("/", 1)[-1] not in _METADATA_NAMES:
+            raise MissingChunk(key)
+        return value
+
+
+class StoredArray:
+    """An array whose examples lie along one axis; reads whole chunks from local files itself, all else through Zarr.
+
+    Parameters
+    ----------
+    array
+        The opened array.
+    sample_axis
+        The axis of the examples.
+    fill_missing
+        Whether an absent chunk stands for the fill value; otherwise it is an error.
+    direct
+        Whether the fast path may be taken.
+    """
+
+    def __init__(self, array: zarr.Array[Any], sample_axis: int = 0, *, fill_missing: bool = False, direct: bool = True) -> None:
+        self._array = array
+        self.name = array.path.rsplit("/", 1)[-1]
+        self.shape: tuple[int, ...] = tuple(array.shape)
+        self.sample_axis = sample_axis
+        self.n_rows = self.shape[sample_axis]
+        self.chunk_shape: tuple[int, ...] = tuple(array.chunks)
+        self._fill_missing = fill_missing
+        self.dtype = np.dtype(array.dtype)
+        self._files = None
+        store = array.store.wrapped if isinstance(array.store, RefuseMissing) else array.store
+        if direct and isinstance(store, LocalStore) and self.dtype.kind in "biuf":
+            self._files = chunk_files(Path(store.root), array.path, array.metadata.to_dict(), self.shape)
+        self._last_chunk = threading.local()
+
+    @property
+    def chunk_rows(self) -> int:
+        return self.chunk_shape[self.sample_axis]
+
+    @property
+    def reads_files(self) -> bool:
+        """Whether the fast path is taken."""
+        return self._files is not None
+
+    @property
+    def checksummed(self) -> bool | None:
+        """Whether checksums cover the chunks; None where that is not known."""
+        return None if self._files is None else self._files.decoder.checksummed
+
+    def stored_bytes(self) -> int | None:
+        """Bytes in storage; None where that would take a listing of a remote store."""
+        return None if self._files is None else self._files.stored_bytes()
+
+    def chunk_name(self, index: tuple[int, ...]) -> str:
+        """How messages name a chunk: "chunk 17 of X (rows 17000 to 17999)"."""
+        first = index[self.sample_axis] * self.chunk_rows
+        last = min(first + self.chunk_rows, self.n_rows) - 1
+        across = all(size <= part for axis, (size, part) in enumerate(zip(self.shape, self.chunk_shape, strict=True))
+                     if axis != self.sample_axis)
+        label = str(index[self.sample_axis]) if across else ".".join(str(i) for i in index)
+        return f"chunk {label} of {self.name} (rows {first} to {last})"
+
+    def missing_chunks(self) -> Iterator[tuple[int, ...]]:
+        """Absent chunks, as far as a listing of local files tells; none where they stand for the fill value."""
+        return iter(()) if self._files is None or self._fill_missing else self._files.missing()
+
+    def read(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+        """Examples ``start`` to ``stop``, the other axis whole, in the orientation of storage; valid until ``buffer`` is reused.
+
+        Raises
+        ------
+        ChunkError
+            For a chunk that is missing or damaged.
+        """
+        if self._files is None:
+            return self._read_through_zarr(start, stop, buffer)
+        rows = self.chunk_rows
+        first, last = start // rows, -(-stop // rows)
+        padded = list(self.shape)
+        padded[self.sample_axis] = (last - first) * rows
+        whole = buffer.array(tuple(padded), self.dtype)
+        for index in itertools.product(*(range(first, last) if axis == self.sample_axis else range(count)
+                                         for axis, count in enumerate(self._files.grid))):
+            self._place_chunk(index, first, whole)
+        return whole[self._along(start - first * rows, stop - first * rows)]
+
+    def read_labels(self, start: int, stop: int) -> NDArray[Any]:
+        """The same for a one-dimensional array; keeps the thread's last chunk, since a chunk of labels spans many blocks."""
+        rows = self.chunk_rows
+        parts = [self._label_chunk(chunk)[max(start - chunk * rows, 0) : stop - chunk * rows]
+                 for chunk in range(start // rows, -(-stop // rows))]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def prefetch(self, start: int, stop: int) -> None:
+        """Have the operating system fetch what `read` will want next."""
+        if self._files is None:
+            return
+        for index in itertools.product(*(range(start // self.chunk_rows, -(-stop // self.chunk_rows)) if axis == self.sample_axis
+                                         else range(count) for axis, count in enumerate(self._files.grid))):
+            self._files.prefetch(index)
+
+    def _along(self, start: int, stop: int) -> tuple[slice, ...]:
+        return tuple(slice(start, stop) if axis == self.sample_axis else slice(None) for axis in range(len(self.shape)))
+
+    def _place_chunk(self, index: tuple[int, ...], first: int, whole: NDArray[Any]) -> None:
+        """Decode a chunk straight to its place where that is contiguous, else by way of a scratch array."""
+        place = tuple(slice((i - (first if axis == self.sample_axis else 0)) * part,
+                            (i + 1 - (first if axis == self.sample_axis else 0)) * part)
+                      for axis, (i, part) in enumerate(zip(index, self.chunk_shape, strict=True)))
+        target = whole[place]
+        if target.shape == self.chunk_shape and target.flags.c_contiguous:
+            self._read_chunk(index, target)
+        else:
+            chunk = np.empty(self.chunk_shape, dtype=self.dtype)
+            self._read_chunk(index, chunk)
+            target[...] = chunk[tuple(slice(0, size) for size in target.shape)]
+
+    def _read_chunk(self, index: tuple[int, ...], out: NDArray[Any]) -> None:
+        assert self._files is not None
+        try:
+            self._files.read(index, out)
+        except MissingChunk:
+            if not self._fill_missing:
+                raise self._missing_error(index) from None
+            out[...] = self._array.fill_value
+        except DamagedChunk as error:
+            raise ChunkError(f"{self.chunk_name(index)} is damaged: {error} (file {self._files.path_of(index)}); "
+                             "restore that file or write the store again") from error
+        except OSError as error:
+            raise ChunkError(f"{self.chunk_name(index)} cannot be read: {error}") from error
+
+    def _missing_error(self, index: tuple[int, ...]) -> ChunkError:
+        return ChunkError(f"{self.chunk_name(index)} is missing from the store; Zarr would read it as {self._array.fill_value}. Restore "
+                          "it or write the store again; if chunks of nothing but the fill value were left out on purpose, set "
+                          "data.missing_chunks: fill")
+
+    def _label_chunk(self, chunk: int) -> NDArray[Any]:
+        kept = getattr(self._last_chunk, "kept", None)
+        if kept is None or kept[0] != chunk:
+            start = chunk * self.chunk_rows
+            values = self.read(start, min(start + self.chunk_rows, self.n_rows), Buffer())
+            kept = self._last_chunk.kept = (chunk, values)
+        values_of_chunk: NDArray[Any] = kept[1]
+        return values_of_chunk
+
+    def _read_through_zarr(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+        selection = self._along(start, stop)
+        try:
+            if self.dtype.kind not in "biuf":
+                return np.asarray(self._array[selection]).astype(np.str_)
+            shape = tuple(stop - start if axis == self.sample_axis else size for axis, size in enumerate(self.shape))
+            out = buffer.array(shape, self.dtype)
+            self._array.get_basic_selection(selection, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
+            return out
+        except Exception as error:  # codecs and stores raise whatever they like, and never name the chunk
+            raise self._explain(start, stop, error) from error
+
+    def _explain(self, start: int, stop: int, error: Exception) -> ChunkError:
+        """Find which chunk of a failed read is at fault by reading each alone."""
+        if isinstance(error, ChunkError):
+            return error
+        counts = [-(-size // part) for size, part in zip(self.shape, self.chunk_shape, strict=True)]
+        rows = range(start // self.chunk_rows, -(-stop // self.chunk_rows))
+        for index in itertools.product(*(rows if axis == self.sample_axis else range(n) for axis, n in enumerate(counts))):
+            try:
+                self._array[tuple(slice(i * part, (i + 1) * part) for i, part in zip(index, self.chunk_shape, strict=True))]
+            except MissingChunk:
+                return self._missing_error(index)
+            except Exception as found:
+                return ChunkError(f"{self.chunk_name(index)} cannot be decoded: {found}; restore it or write the store again")
+        return ChunkError(f"rows {start} to {stop - 1} of {self.name} cannot be read: {error}")

@@ -1,0 +1,231 @@
+"""Chunks of a Zarr array in local files: plain ones, and those packed into shards."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import struct
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.data.decoding import DamagedChunk, Decoder, chunk_decoder, chunk_decoder_v2, crc32c
+
+_NO_CHUNK = 2**64 - 1
+_SHARD_INDICES_KEPT = 64
+
+
+class MissingChunk(Exception):
+    """There is no such chunk. The caller adds where, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardLayout:
+    """How chunks lie in a shard."""
+
+    chunks_per_shard: tuple[int, ...]
+    at_end: bool
+    checksummed: bool
+
+    @property
+    def index_bytes(self) -> int:
+        return 16 * int(np.prod(self.chunks_per_shard)) + (4 if self.checksummed else 0)
+
+
+@dataclass(frozen=True)
+class ChunkFiles:
+    """The chunks of one array below a directory."""
+
+    directory: Path
+    """Directory of the array."""
+    chunk_shape: tuple[int, ...]
+    """Shape of a chunk; of an inner one where there are shards."""
+    grid: tuple[int, ...]
+    """Number of chunks along each axis."""
+    decoder: Decoder
+    """What turns the bytes of a chunk into values."""
+    key_prefix: str
+    """What the key of a chunk begins with."""
+    key_separator: str
+    """What stands between the coordinates."""
+    shards: _ShardLayout | None = None
+    """How chunks are packed into shards, where they are."""
+    _indices: OrderedDict[tuple[int, ...], NDArray[np.uint64]] = field(default_factory=OrderedDict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def path_of(self, index: tuple[int, ...]) -> Path:
+        """The file that holds a chunk (or, with shards, the shard of a chunk)."""
+        if self.shards is not None:
+            index = tuple(i // per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
+        return self.directory / (self.key_prefix + self.key_separator.join(str(i) for i in index))
+
+    def read(self, index: tuple[int, ...], out: NDArray[Any]) -> None:
+        """Read one whole chunk into ``out``, C-contiguous, of the shape of a chunk.
+
+        Raises
+        ------
+        MissingChunk
+            When there is no such file, or the shard lacks the chunk.
+        DamagedChunk
+            When its bytes are not what was written.
+        """
+        try:
+            with open(self.path_of(index), "rb", buffering=0) as file:
+                if self.shards is not None:
+                    self._read_from_shard(file.fileno(), index, out)
+                elif self.decoder.is_raw:
+                    _read_raw(file.fileno(), out)
+                else:
+                    self.decoder.decode(file.readall(), out)
+        except FileNotFoundError:
+            raise MissingChunk from None
+
+    def prefetch(self, index: tuple[int, ...]) -> None:
+        """Ask the operating system to bring the file of a chunk into memory meanwhile; a hint, so failures do not matter."""
+        if self.shards is not None or not hasattr(os, "posix_fadvise"):
+            return
+        try:
+            descriptor = os.open(self.path_of(index), os.O_RDONLY)
+        except OSError:
+            return  # the read that follows will tell
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
+
+    def missing(self) -> Iterator[tuple[int, ...]]:
+        """Chunks (or first chunks of shards) that have no file, by listing directories rather than asking for each."""
+        per = self.shards.chunks_per_shard if self.shards is not None else (1,) * len(self.grid)
+        listed: dict[Path, set[str]] = {}
+        for index in itertools.product(*(range(0, size, step) for size, step in zip(self.grid, per, strict=True))):
+            path = self.path_of(index)
+            names = listed.get(path.parent)
+            if names is None:
+                names = listed[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+            if path.name not in names:
+                yield index
+
+    def stored_bytes(self) -> int:
+        """Bytes of all chunk files."""
+        total = 0
+        for folder, _, names in os.walk(self.directory):
+            total += sum(os.stat(os.path.join(folder, name)).st_size for name in names
+                         if not name.startswith(".z") and name != "zarr.json")
+        return total
+
+    def _read_from_shard(self, descriptor: int, index: tuple[int, ...], out: NDArray[Any]) -> None:
+        assert self.shards is not None
+        shard = tuple(i // per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
+        within = tuple(i % per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
+        entries = self._index_of(descriptor, shard)
+        offset, nbytes = (int(value) for value in entries[within])
+        if offset == _NO_CHUNK and nbytes == _NO_CHUNK:
+            raise MissingChunk
+        encoded = os.pread(descriptor, nbytes, offset)
+        if len(encoded) != nbytes:
+            raise DamagedChunk(f"its shard ends after {len(encoded)} of its {nbytes} bytes")
+        self.decoder.decode(encoded, out)
+
+    def _index_of(self, descriptor: int, shard: tuple[int, ...]) -> NDArray[np.uint64]:
+        with self._lock:
+            entries = self._indices.get(shard)
+        if entries is None:
+            assert self.shards is not None
+            entries = _read_shard_index(descriptor, self.shards)
+            with self._lock:
+                self._indices[shard] = entries
+                if len(self._indices) > _SHARD_INDICES_KEPT:
+                    self._indices.popitem(last=False)
+        return entries
+
+
+def _read_raw(descriptor: int, out: NDArray[Any]) -> None:
+    size = os.fstat(descriptor).st_size
+    if size != out.nbytes:
+        raise DamagedChunk(f"its file has {size} bytes instead of {out.nbytes}")
+    view = memoryview(out.reshape(-1).view(np.uint8))
+    done = 0
+    while done < size:
+        got = os.readv(descriptor, [view[done:]])
+        if got == 0:
+            raise DamagedChunk(f"its file ended after {done} of {size} bytes while it was read")
+        done += got
+
+
+def _read_shard_index(descriptor: int, layout: _ShardLayout) -> NDArray[np.uint64]:
+    size = os.fstat(descriptor).st_size
+    if size < layout.index_bytes:
+        raise DamagedChunk(f"its shard has {size} bytes, too few for an index of {layout.index_bytes}")
+    raw = os.pread(descriptor, layout.index_bytes, size - layout.index_bytes if layout.at_end else 0)
+    if layout.checksummed:
+        raw, (stored,) = raw[:-4], struct.unpack("<I", raw[-4:])
+        if crc32c(raw) != stored:
+            raise DamagedChunk(f"the index of its shard has checksum crc32c {crc32c(raw):08x}, stored was {stored:08x}")
+    return np.frombuffer(raw, dtype="<u8").reshape(*layout.chunks_per_shard, 2)
+
+
+def chunk_files(root: Path, path: str, metadata: Mapping[str, Any], shape: tuple[int, ...]) -> ChunkFiles | None:
+    """The chunk files of an array, or None where its layout is one that only Zarr itself reads.
+
+    Parameters
+    ----------
+    root
+        Directory of the store.
+    path
+        Path of the array in the store.
+    metadata
+        Its metadata, in JSON form.
+    shape
+        Its shape.
+    """
+    if metadata["zarr_format"] == 2:
+        return _files_v2(root / path, metadata, shape)
+    grid = metadata["chunk_grid"]
+    keys = metadata["chunk_key_encoding"]
+    if grid["name"] != "regular" or keys["name"] not in ("default", "v2") or metadata.get("storage_transformers"):
+        return None
+    outer = tuple(grid["configuration"]["chunk_shape"])
+    codecs = [dict(codec) for codec in metadata["codecs"]]
+    shards = None
+    chunk_shape = outer
+    if codecs[0]["name"] == "sharding_indexed":
+        layout = _shard_layout(outer, codecs)
+        if layout is None:
+            return None
+        chunk_shape = tuple(codecs[0]["configuration"]["chunk_shape"])
+        codecs, shards = list(codecs[0]["configuration"]["codecs"]), layout
+    decoder = chunk_decoder(codecs)
+    if decoder is None:
+        return None
+    default = keys["name"] == "default"
+    separator = (keys.get("configuration") or {}).get("separator", "/" if default else ".")
+    return ChunkFiles(root / path, chunk_shape, _grid(shape, chunk_shape), decoder, "c" + separator if default else "", separator, shards)
+
+
+def _files_v2(directory: Path, metadata: Mapping[str, Any], shape: tuple[int, ...]) -> ChunkFiles | None:
+    decoder = chunk_decoder_v2(metadata)
+    if decoder is None:
+        return None
+    chunk_shape = tuple(metadata["chunks"])
+    return ChunkFiles(directory, chunk_shape, _grid(shape, chunk_shape), decoder, "", metadata.get("dimension_separator", "."))
+
+
+def _shard_layout(outer: tuple[int, ...], codecs: list[dict[str, Any]]) -> _ShardLayout | None:
+    options = codecs[0]["configuration"]
+    inner = tuple(options["chunk_shape"])
+    index_names = [codec["name"] for codec in options["index_codecs"]]
+    if len(codecs) != 1 or index_names not in (["bytes"], ["bytes", "crc32c"]):
+        return None
+    per_shard = tuple(size // part for size, part in zip(outer, inner, strict=True))
+    location = getattr(options.get("index_location", "end"), "value", options.get("index_location", "end"))
+    return _ShardLayout(per_shard, location == "end", "crc32c" in index_names)
+
+
+def _grid(shape: tuple[int, ...], chunk_shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(-(-size // part) for size, part in zip(shape, chunk_shape, strict=True))

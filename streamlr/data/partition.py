@@ -1,0 +1,82 @@
+"""The fixed partition of the rows.
+
+A **block** is a chunk's worth of rows (or, where chunks are tiny, an aligned run of 2^j of them): the unit in which data
+are read and the bottom of the tree of sums. A **leaf** is a part of a block that fits the cache. Both follow from the
+store alone. A **slab** is an aligned run of 2^k blocks, what one task takes; k follows from the number of workers, and
+since a slab is a node of the tree of sums (see `streamlr.kernels.fold`) it does not change a bit of the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+_SMALLEST_BLOCK_BYTES = 4 * 2**20
+_LEAF_BYTES = 8 * 2**20
+_LEAF_ROWS_MOST = 65_536
+_SLAB_BYTES = 256 * 2**20
+_SLABS_PER_THREAD = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Which rows are read, summed and sent out together."""
+
+    n_rows: int
+    """Rows of the data."""
+    block_rows: int
+    """Rows of a block; the last one may have fewer."""
+    leaf_rows: int
+    """Rows of a leaf; the last one of a block may have fewer."""
+    slab_blocks: int = 1
+    """Blocks of a slab, a power of two."""
+
+    @property
+    def n_blocks(self) -> int:
+        return -(-self.n_rows // self.block_rows)
+
+    @property
+    def n_slabs(self) -> int:
+        return -(-self.n_blocks // self.slab_blocks)
+
+    def rows_of_block(self, block: int) -> tuple[int, int]:
+        """First row and one past the last."""
+        return block * self.block_rows, min((block + 1) * self.block_rows, self.n_rows)
+
+    def blocks_of_slab(self, slab: int) -> range:
+        return range(slab * self.slab_blocks, min((slab + 1) * self.slab_blocks, self.n_blocks))
+
+    def rows_of_slab(self, slab: int) -> tuple[int, int]:
+        """First row and one past the last."""
+        blocks = self.blocks_of_slab(slab)
+        return self.rows_of_block(blocks[0])[0], self.rows_of_block(blocks[-1])[1]
+
+
+def partition_rows(n_rows: int, n_features: int, chunk_rows: int, itemsize: int) -> Partition:
+    """The blocks and leaves of a store, with one block a slab.
+
+    Parameters
+    ----------
+    n_rows, n_features
+        Shape of the data.
+    chunk_rows
+        Rows that are stored together.
+    itemsize
+        Bytes of one stored value.
+    """
+    block_rows = max(1, min(chunk_rows, n_rows))
+    while block_rows * n_features * itemsize * 2 <= _SMALLEST_BLOCK_BYTES and block_rows < n_rows:
+        block_rows *= 2
+    leaf_rows = 64
+    while leaf_rows * 2 <= _LEAF_ROWS_MOST and leaf_rows * 2 * n_features * 8 <= _LEAF_BYTES:
+        leaf_rows *= 2
+    return Partition(n_rows, block_rows, min(leaf_rows, block_rows))
+
+
+def with_slabs_for(partition: Partition, n_threads: int, row_bytes: int) -> Partition:
+    """The same blocks in slabs large enough to dwarf the cost of a task, and enough of them to keep all threads busy."""
+    block_bytes = max(1, partition.block_rows * row_bytes)
+    slab_blocks = 1
+    while (slab_blocks * 2 * block_bytes <= _SLAB_BYTES
+           and -(-partition.n_blocks // (slab_blocks * 2)) >= _SLABS_PER_THREAD * n_threads):
+        slab_blocks *= 2
+    return replace(partition, slab_blocks=slab_blocks)

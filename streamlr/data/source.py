@@ -1,0 +1,158 @@
+"""What an engine reads, and the simplest thing to read from: arrays in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.errors import DtypeError, ShapeError
+
+_MEMORY_CHUNK_BYTES = 16 * 2**20
+
+
+class Source(Protocol):
+    """Rows of features with labels and, possibly, weights. It travels to worker processes by pickle, so it is small."""
+
+    @property
+    def n_rows(self) -> int: ...
+
+    @property
+    def n_features(self) -> int: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the features as stored."""
+        ...
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that are stored together."""
+        ...
+
+    @property
+    def weighted(self) -> bool:
+        """Whether there are sample weights."""
+        ...
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def stored_bytes(self) -> int | None:
+        """Bytes that one pass reads from storage; None where that is not known."""
+        ...
+
+    def describe(self, what: str) -> str:
+        """How messages name ``features``, ``target`` or ``weights``."""
+        ...
+
+    def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+        """X, (n, stop - start), in the memory order of the data; valid until the buffer is used again."""
+        ...
+
+    def read_target(self, start: int, stop: int) -> NDArray[Any]:
+        """Labels, (stop - start,)."""
+        ...
+
+    def read_weights(self, start: int, stop: int) -> NDArray[np.float64] | None:
+        """Sample weights, (stop - start,)."""
+        ...
+
+
+class Buffer:
+    """Memory that one thread reuses for what it reads; grows to the largest block that was asked for."""
+
+    def __init__(self) -> None:
+        self._memory = np.empty(0, dtype=np.uint8)
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An uninitialised C-contiguous array at the start of the buffer."""
+        nbytes = int(np.prod(shape)) * dtype.itemsize
+        if self._memory.size < nbytes:
+            self._memory = np.empty(0, dtype=np.uint8)  # let go of the old pages before asking for new ones
+            self._memory = np.empty(nbytes, dtype=np.uint8)
+        return self._memory[:nbytes].view(dtype).reshape(shape)
+
+
+def check_feature_dtype(dtype: np.dtype[Any], name: str) -> None:
+    """Refuse what the store contract does not list."""
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise DtypeError(f"{name} has dtype {dtype}; features must be float16, float32, float64, an integer type or bool")
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Arrays in memory, read through the same engines as a store."""
+
+    X: NDArray[Any]
+    """Features, (m, n)."""
+    y: NDArray[Any]
+    """Labels, (m,)."""
+    sample_weight: NDArray[np.float64] | None = None
+    """Sample weights, (m,)."""
+    feature_names: tuple[str, ...] | None = None
+    """Names of the features."""
+    first_row: int = 0
+    """Absolute number of the first row held, where this is a part of a larger source."""
+    total_rows: int | None = None
+    """Rows of the larger source."""
+
+    def __post_init__(self) -> None:
+        if self.X.ndim != 2 or 0 in self.X.shape:
+            raise ShapeError(f"X has shape {self.X.shape}; expected (rows, features), both at least 1")
+        if self.y.shape != (self.X.shape[0],):
+            raise ShapeError(f"X has {self.X.shape[0]} rows and y has shape {self.y.shape}; expected ({self.X.shape[0]},)")
+        if self.sample_weight is not None and self.sample_weight.shape != self.y.shape:
+            raise ShapeError(f"y has {len(self.y)} entries and sample_weight has shape {self.sample_weight.shape}; they must agree")
+        check_feature_dtype(self.X.dtype, "X")
+
+    @property
+    def n_rows(self) -> int:
+        return self.X.shape[0] if self.total_rows is None else self.total_rows
+
+    @property
+    def n_features(self) -> int:
+        return self.X.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.X.dtype
+
+    @property
+    def chunk_rows(self) -> int:
+        """A power of two that follows from the shape of a row alone."""
+        rows = 1
+        while rows * 2 * self.n_features * self.dtype.itemsize <= _MEMORY_CHUNK_BYTES:
+            rows *= 2
+        return rows
+
+    @property
+    def weighted(self) -> bool:
+        return self.sample_weight is not None
+
+    @property
+    def stored_bytes(self) -> int | None:
+        return 0
+
+    def describe(self, what: str) -> str:
+        return {"features": "X", "target": "y", "weights": "sample_weight"}[what]
+
+    def part(self, start: int, stop: int) -> ArraySource:
+        """The same source holding only some of its rows, which keep their numbers."""
+        here = slice(start - self.first_row, stop - self.first_row)
+        weight = None if self.sample_weight is None else self.sample_weight[here]
+        return ArraySource(self.X[here], self.y[here], weight, self.feature_names, start, self.n_rows)
+
+    def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+        del buffer
+        return self.X[start - self.first_row : stop - self.first_row].T
+
+    def read_target(self, start: int, stop: int) -> NDArray[Any]:
+        return self.y[start - self.first_row : stop - self.first_row]
+
+    def read_weights(self, start: int, stop: int) -> NDArray[np.float64] | None:
+        weight = self.sample_weight
+        return None if weight is None else weight[start - self.first_row : stop - self.first_row]

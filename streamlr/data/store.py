@@ -1,0 +1,212 @@
+"""The store contract: a Zarr group with features, labels and, possibly, weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from streamlr.config import DataConfig
+from streamlr.data.arrays import RefuseMissing, StoredArray
+from streamlr.data.source import Buffer, check_feature_dtype
+from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
+
+_MISSING_NAMED = 3
+
+
+class ZarrSource:
+    """Rows of a store that keeps the contract. Travels to workers as its configuration and is opened once in each process."""
+
+    def __init__(self, config: DataConfig, *, direct: bool = True) -> None:
+        self.config = config
+        self._direct = direct
+        group = open_group(config)
+        fill = config.missing_chunks == "fill"
+        features = _member(group, config.features, "data.features", config.store)
+        if features.ndim != 2:
+            raise ShapeError(f"{config.features} in {config.store} has shape {features.shape}; features must have two axes, rows and features")
+        check_feature_dtype(np.dtype(features.dtype), f"{config.features} in {config.store}")
+        self.features = StoredArray(features, config.sample_axis, fill_missing=fill, direct=direct)
+        target = _member(group, config.target, "data.target", config.store)
+        self.target = StoredArray(target, fill_missing=fill, direct=direct)
+        weights = None if config.weights is None else _member(group, config.weights, "data.weights", config.store)
+        self.weights = None if weights is None else StoredArray(weights, fill_missing=fill, direct=direct)
+        self._check_shapes()
+        self._check_dtypes()
+        self.feature_names = _feature_names(group, self.n_features, config.store)
+        self.attributes: dict[str, Any] = dict(group.attrs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.config, self._direct, self.features.shape)
+
+    @property
+    def n_rows(self) -> int:
+        return self.features.n_rows
+
+    @property
+    def n_features(self) -> int:
+        return self.features.shape[1 - self.features.sample_axis]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.features.dtype
+
+    @property
+    def chunk_rows(self) -> int:
+        return self.features.chunk_rows
+
+    @property
+    def weighted(self) -> bool:
+        return self.weights is not None
+
+    @functools.cached_property
+    def stored_bytes(self) -> int | None:
+        sizes = [array.stored_bytes() for array in self.arrays]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    @property
+    def arrays(self) -> list[StoredArray]:
+        """Features, target and, where there are any, weights."""
+        return [self.features, self.target] + ([self.weights] if self.weights is not None else [])
+
+    def describe(self, what: str) -> str:
+        name = {"features": self.config.features, "target": self.config.target, "weights": self.config.weights}[what]
+        return f"{name} in {self.config.store}"
+
+    def check_chunks(self) -> None:
+        """Look for absent chunks before anything is read.
+
+        Raises
+        ------
+        ChunkError
+            Names the first few.
+        """
+        for array in self.arrays:
+            missing = list(array.missing_chunks())
+            if missing:
+                named = ", ".join(array.chunk_name(index) for index in missing[:_MISSING_NAMED])
+                more = f" and {len(missing) - _MISSING_NAMED} more" if len(missing) > _MISSING_NAMED else ""
+                raise ChunkError(f"{self.config.store} lacks {named}{more}; Zarr would read them as the fill value. Restore them or write "
+                                 "the store again; if chunks of nothing but the fill value were left out on purpose, set "
+                                 "data.missing_chunks: fill")
+
+    def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+        rows = self.features.read(start, stop, buffer)
+        self.features.prefetch(stop, min(stop + (stop - start), self.n_rows))
+        return rows.T if self.features.sample_axis == 0 else rows
+
+    def read_target(self, start: int, stop: int) -> NDArray[Any]:
+        return self.target.read_labels(start, stop)
+
+    def read_weights(self, start: int, stop: int) -> NDArray[np.float64] | None:
+        return None if self.weights is None else self.weights.read_labels(start, stop).astype(np.float64, copy=False)
+
+    def _check_shapes(self) -> None:
+        if 0 in self.features.shape:
+            raise ShapeError(f"{self.describe('features')} has shape {self.features.shape}: there is nothing to train on")
+        for what, array in (("target", self.target), ("weights", self.weights)):
+            if array is not None and array.shape != (self.n_rows,):
+                hint = ""
+                if array.shape == (self.n_features,):
+                    hint = f"; are the examples along the other axis (data.sample_axis: {1 - self.config.sample_axis})?"
+                raise ShapeError(f"{self.describe('features')} has {self.n_rows} rows (shape {self.features.shape}, sample_axis "
+                                 f"{self.config.sample_axis}), but {array.name} has shape {array.shape}; expected ({self.n_rows},){hint}")
+
+    def _check_dtypes(self) -> None:
+        if self.target.dtype.kind not in "biufUTSO":
+            raise DtypeError(f"{self.describe('target')} has dtype {self.target.dtype}; labels must be integers, bools, floats or strings")
+        if self.weights is not None and self.weights.dtype.kind not in "biuf":
+            raise DtypeError(f"{self.describe('weights')} has dtype {self.weights.dtype}; weights must be numbers")
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(fingerprint: str, direct: bool) -> ZarrSource:
+    return ZarrSource(DataConfig(**json.loads(fingerprint)), direct=direct)
+
+
+def _reopen(config: DataConfig, direct: bool, shape: tuple[int, ...]) -> ZarrSource:
+    """What unpickling does: one opened source serves all tasks of a process."""
+    source = _opened(json.dumps(dataclasses.asdict(config), sort_keys=True), direct)
+    if source.features.shape != shape:
+        raise ShapeError(f"{source.describe('features')} has shape {source.features.shape} on this worker, and had {shape} where the run "
+                         "started; the store must not change while it is read")
+    return source
+
+
+def local_path(store: str) -> str:
+    """``store`` as a plain path where it is a local one; a ``file://`` URL would get Zarr's slow generic file system."""
+    return store.removeprefix("file://")
+
+
+def open_group(config: DataConfig) -> zarr.Group:
+    """Open the group of a store for reading; unless told otherwise, absent chunks will be errors.
+
+    Raises
+    ------
+    StoreNotFoundError
+        When there is nothing at the path, or no group.
+    """
+    path = local_path(config.store)
+    if not path:
+        raise ConfigError("data.store: missing; give the path or URL of a Zarr group")
+    if "://" not in path:
+        _require_directory(Path(path))
+    try:
+        group = zarr.open_group(path, mode="r", use_consolidated=False, storage_options=config.storage_options or None)
+    except ImportError as error:
+        raise StoreNotFoundError(f"{config.store!r} needs a file system that is not installed: {error}") from error
+    except (OSError, KeyError, ValueError) as error:
+        raise StoreNotFoundError(f"no Zarr group at {config.store!r} ({type(error).__name__}: {error}); check data.store") from error
+    if config.missing_chunks == "fill":
+        return group
+    return zarr.open_group(RefuseMissing(group.store), path=group.path, mode="r", use_consolidated=False)
+
+
+def _require_directory(path: Path) -> None:
+    """Zarr's own message for a wrong path does not help; and an array is a likely mistake."""
+    if not path.exists():
+        near = path.parent
+        while not near.exists():
+            near = near.parent
+        raise StoreNotFoundError(f"no store at {str(path)!r}: it does not exist (the nearest folder that does is {str(near)!r}); check data.store")
+    if (path / ".zarray").exists() or _node_type(path / "zarr.json") == "array":
+        raise StoreNotFoundError(f"{str(path)!r} is a Zarr array; data.store must be the group that holds features and target")
+
+
+def _node_type(metadata: Path) -> str | None:
+    try:
+        return str(json.loads(metadata.read_text(encoding="utf-8")).get("node_type"))
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _member(group: zarr.Group, name: str, key: str, store: str) -> zarr.Array[Any]:
+    try:
+        member = group[name]
+    except KeyError:
+        present = ", ".join(sorted(group.array_keys())) or "no arrays"
+        raise StoreNotFoundError(f"{store!r} has no array {name!r} ({key}); it holds {present}") from None
+    except (ValueError, TypeError, OSError) as error:
+        raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} cannot be opened: {error}") from error
+    if not isinstance(member, zarr.Array):
+        raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} is a group, not an array")
+    return member
+
+
+def _feature_names(group: zarr.Group, n_features: int, store: str) -> tuple[str, ...] | None:
+    """Names from an array ``feature_names`` or an attribute of the group."""
+    if "feature_names" in group:
+        names = tuple(str(name) for name in np.asarray(group["feature_names"][:]).tolist())
+    elif "feature_names" in group.attrs:
+        names = tuple(str(name) for name in list(group.attrs["feature_names"]))  # type: ignore[arg-type]
+    else:
+        return None
+    if len(names) != n_features:
+        raise ShapeError(f"{store!r} has {n_features} features but {len(names)} feature_names; they must agree")
+    return names

@@ -1,0 +1,159 @@
+"""Stores with known coefficients, of any size: features correlated and of different scales, labels drawn from the model.
+
+    x_j = mean_j + scale_j (L f + 0.6 e)_j      five common factors f; scales spread over four decades
+    P(y = 1) = sigmoid(wᵀ x + b)                softmax for more than two classes
+
+Rows are drawn in fixed blocks of 4096, each from a generator of its own (Philox, keyed by seed and block), so that the
+values depend on the seed and the row alone: not on chunks, threads, or how many rows follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.data.writing import Compressor, StoreWriter, chunk_rows_for, create_array, write_names
+from streamlr.errors import ConfigError
+
+Array = NDArray[np.float64]
+
+_BLOCK_ROWS = 4096
+_FACTORS = 5
+_SIGNAL = 1.5
+_DECADES = {"float16": 0.5, "float32": 2.0, "float64": 2.0}
+DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "uint8", "bool")
+
+
+@dataclass(frozen=True, slots=True)
+class SynthSpec:
+    """What to draw."""
+
+    rows: int
+    """m."""
+    features: int
+    """n."""
+    classes: int = 2
+    """Number of labels."""
+    dtype: str = "float32"
+    """Type of the features."""
+    seed: int = 0
+    """Seed of everything random."""
+    chunk_rows: int | None = None
+    """Rows of a chunk; None: as many as measured best."""
+    compressor: Compressor = "lz4"
+    """Compression of the chunks."""
+    sample_axis: int = 0
+    """Axis of the examples."""
+
+    def check(self) -> None:
+        if self.rows < 1 or self.features < 1:
+            raise ConfigError(f"a store needs at least one row and one feature; got {self.rows} rows and {self.features} features")
+        if self.classes < 2:
+            raise ConfigError(f"--classes must be 2 or more; got {self.classes}")
+        if self.chunk_rows is not None and self.chunk_rows < 1:
+            raise ConfigError(f"--chunk-rows must be 1 or more; got {self.chunk_rows}")
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"--dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
+
+
+class Population:
+    """The distribution of the rows: what `synth` draws from."""
+
+    def __init__(self, spec: SynthSpec) -> None:
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([spec.seed, 0])))
+        n, outputs = spec.features, 1 if spec.classes == 2 else spec.classes
+        self._spec = spec
+        self._floating = spec.dtype.startswith("float")
+        decades = _DECADES.get(spec.dtype, 0.0)
+        self.scale = 10.0 ** rng.uniform(-decades, decades, n) if self._floating else np.full(n, 12.0)
+        self.mean = self.scale * rng.uniform(-1.0, 1.0, n)
+        self._loadings = rng.standard_normal((_FACTORS, n)) * (0.8 / np.sqrt(_FACTORS))
+        spread_of_score = _SIGNAL / np.sqrt(n)
+        self.coefficients: Array = rng.standard_normal((outputs, n)) * spread_of_score / self.scale
+        self.intercept: Array = rng.standard_normal(outputs) * 0.3 - self.coefficients @ self.mean
+
+    def rows(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """Features, (stop - start, n), and labels of a range of rows."""
+        first, last = start // _BLOCK_ROWS, -(-stop // _BLOCK_ROWS)
+        parts = [self._block(block) for block in range(first, last)]
+        here = slice(start - first * _BLOCK_ROWS, stop - first * _BLOCK_ROWS)
+        return np.concatenate([X for X, _ in parts])[here], np.concatenate([y for _, y in parts])[here]
+
+    def _block(self, block: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self._spec.seed, 1, block])))
+        n = self._spec.features
+        X = rng.standard_normal((_BLOCK_ROWS, n), dtype=np.float32)
+        X *= np.float32(0.6)
+        X += rng.standard_normal((_BLOCK_ROWS, _FACTORS), dtype=np.float32) @ self._loadings.astype(np.float32)
+        X *= self.scale.astype(np.float32)
+        X += self.mean.astype(np.float32)
+        stored = self._stored(X)
+        Z = stored.astype(np.float64) @ self.coefficients.T + self.intercept
+        uniform = rng.random((_BLOCK_ROWS, Z.shape[1]))
+        if Z.shape[1] == 1:
+            return stored, (uniform[:, 0] * (1.0 + np.exp(-np.clip(Z[:, 0], -700, 700))) < 1.0).astype(np.int64)
+        gumbel = -np.log(-np.log(np.clip(uniform, 1e-300, 1.0 - 1e-16)))
+        return stored, np.argmax(Z + gumbel, axis=1)
+
+    def _stored(self, X: NDArray[np.float32]) -> NDArray[Any]:
+        dtype = np.dtype(self._spec.dtype)
+        if dtype.kind == "b":
+            return X > 0
+        if dtype.kind in "iu":
+            limits = np.iinfo(dtype)
+            X = np.clip(np.rint(X + (64 if dtype.kind == "u" else 0)), max(limits.min, -(2.0**23)), min(limits.max, 2.0**23))
+        return X.astype(dtype)
+
+
+def synthesize(path: str | Path, spec: SynthSpec, *, overwrite: bool = False, threads: int = 2,
+               rows_done: Callable[[int], None] = lambda rows: None) -> None:
+    """Write a store of synthetic data, chunk after chunk.
+
+    Parameters
+    ----------
+    path
+        Where the store is to be.
+    spec
+        What to draw.
+    overwrite
+        Whether to replace a store that stands there.
+    threads
+        Chunks drawn and written at a time; does not change a bit.
+    rows_done
+        Called with the number of rows that have just been written.
+    """
+    spec.check()
+    writer = StoreWriter(path, overwrite=overwrite)
+    population = Population(spec)
+    dtype = np.dtype(spec.dtype)
+    chunk = min(spec.rows, spec.chunk_rows or chunk_rows_for(spec.features, dtype.itemsize))
+    group = writer.start({"made_by": "streamlr synth", "seed": spec.seed, "classes": spec.classes})
+    across = spec.sample_axis == 0
+    X = create_array(group, "X", (spec.rows, spec.features) if across else (spec.features, spec.rows),
+                     (chunk, spec.features) if across else (spec.features, chunk), dtype, spec.compressor)
+    y = create_array(group, "y", (spec.rows,), (chunk,), np.int8 if spec.classes < 128 else np.int32, spec.compressor)
+    create_array(group, "true_coefficients", population.coefficients.shape, population.coefficients.shape, np.float64, "none")[:] = population.coefficients
+    create_array(group, "true_intercept", population.intercept.shape, population.intercept.shape, np.float64, "none")[:] = population.intercept
+    write_names(group, [f"x{j}" for j in range(spec.features)])
+    unit = chunk * max(1, -(-_BLOCK_ROWS // chunk))  # whole chunks, and no block drawn more than twice
+
+    def write(start: int) -> int:
+        stop = min(start + unit, spec.rows)
+        features, labels = population.rows(start, stop)
+        if across:
+            X[start:stop] = features
+        else:
+            X[:, start:stop] = np.ascontiguousarray(features.T)
+        y[start:stop] = labels.astype(y.dtype)
+        return stop - start
+
+    with ThreadPoolExecutor(threads) as pool:
+        for count in pool.map(write, range(0, spec.rows, unit)):
+            rows_done(count)
+    writer.commit()

@@ -1,0 +1,88 @@
+"""Writing a store: whole chunks, each with a checksum, into a directory that gets its name when it is complete."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.abc.codec import BytesBytesCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from streamlr.data.records import commit_directory
+from streamlr.errors import ConfigError
+
+Compressor = Literal["lz4", "zstd", "none"]
+_CHUNK_BYTES = 16 * 2**20
+
+
+def chunk_rows_for(n_features: int, itemsize: int) -> int:
+    """Rows of a chunk of at most 16 MiB, a power of two: large enough to dwarf what a read costs, small enough to hold several."""
+    rows = 1
+    while rows * 2 * n_features * itemsize <= _CHUNK_BYTES:
+        rows *= 2
+    return rows
+
+
+def codecs_for(compressor: Compressor, itemsize: int) -> list[BytesBytesCodec]:
+    """Compression (bit-shuffled, since neighbouring values share their leading bits) and a checksum over its bytes."""
+    if compressor == "none":
+        return [Crc32cCodec()]
+    level = 5 if compressor == "lz4" else 3
+    return [BloscCodec(cname=compressor, clevel=level, shuffle="bitshuffle", typesize=itemsize), Crc32cCodec()]
+
+
+class StoreWriter:
+    """A store in the making, in ``STORE.partial`` beside its final place.
+
+    Parameters
+    ----------
+    path
+        Where the store is to be.
+    overwrite
+        Whether a store that stands there is to be replaced, once the new one is complete.
+
+    Raises
+    ------
+    ConfigError
+        When something stands there and may not be replaced.
+    """
+
+    def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        if self.path.exists() and not overwrite:
+            raise ConfigError(f"{str(path)!r} exists already; choose another name, or add --overwrite to replace it")
+
+    def start(self, attributes: Mapping[str, Any]) -> zarr.Group:
+        """Drop what an earlier attempt left, and begin."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return zarr.open_group(str(self.partial), mode="w", zarr_format=3, attributes=dict(attributes))
+
+    def reopen(self) -> zarr.Group:
+        """Go on with what an earlier attempt left."""
+        return zarr.open_group(str(self.partial), mode="r+", use_consolidated=False)
+
+    def commit(self) -> None:
+        """The store is complete: give it its name."""
+        commit_directory(self.partial, self.path)
+
+
+def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any,
+                 compressor: Compressor) -> zarr.Array[Any]:
+    """An array whose every chunk is written, also where it holds nothing but zeros, and carries a checksum."""
+    itemsize = 1 if dtype is str else np.dtype(dtype).itemsize
+    return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, compressors=codecs_for(compressor, itemsize),
+                              config={"write_empty_chunks": True})
+
+
+def write_names(group: zarr.Group, names: list[str]) -> None:
+    """The array ``feature_names``."""
+    array = create_array(group, "feature_names", (len(names),), (max(1, len(names)),), str, "none")
+    values: NDArray[Any] = np.array(names, dtype=object)
+    array[:] = values

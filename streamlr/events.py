@@ -1,0 +1,86 @@
+"""What a run tells while it runs. Engines and solvers publish these records; progress bars, history files and logs subscribe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Anything that is published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note(Event):
+    """A sentence for the person who waits."""
+
+    text: str
+    """The sentence."""
+    warning: bool = False
+    """Whether it needs attention."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanStarted(Event):
+    """A read of the data begins."""
+
+    title: str
+    """What it is for, such as "pass 3"."""
+    n_slabs: int
+    """Slabs to come."""
+    data_bytes: int
+    """Bytes of decoded data to come."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlabFinished(Event):
+    """A slab has been summed."""
+
+    data_bytes: int
+    """Its decoded bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanFinished(Event):
+    """A read of the data has ended, well or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassFinished(Event):
+    """One line of the history: a pass, and what it found."""
+
+    number: int
+    """Which pass of the run, from 1."""
+    loss: float
+    """Weighted mean loss at the point that the solver holds after the pass."""
+    objective: float
+    """The loss plus the penalty."""
+    gradient_max: float
+    """Largest absolute entry of the gradient, in standardised units, at that point."""
+    step: float
+    """Length of the step that led there, relative to the direction; 0 where none was taken."""
+    seconds: float
+    """Time of the pass."""
+    bytes_read: int
+    """Bytes that it read from storage."""
+
+    def as_line(self) -> dict[str, Any]:
+        """The line as ``history.jsonl`` has it."""
+        record = asdict(self)
+        return {"pass": record.pop("number"), **record}
+
+
+Subscriber = Callable[[Event], None]
+
+
+def publisher(subscribers: Iterable[Subscriber]) -> Subscriber:
+    """One subscriber that hands every event to all of them, in order."""
+    everyone = tuple(subscribers)
+
+    def publish(event: Event) -> None:
+        for subscriber in everyone:
+            subscriber(event)
+
+    return publish

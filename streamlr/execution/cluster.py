@@ -1,0 +1,151 @@
+"""Engines in other processes: a local cluster of workers, and a Dask scheduler that is there already."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import uuid
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import dask
+from distributed import Client, LocalCluster, TimeoutError
+from threadpoolctl import threadpool_limits
+
+from streamlr.config import ClusterConfig
+from streamlr.data.partition import Partition
+from streamlr.data.source import ArraySource, Source
+from streamlr.errors import ClusterError
+from streamlr.execution.engine import Engine, Scan, process_peak_bytes, slab_sums, sum_tree
+from streamlr.execution.local import available_cores
+
+log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS = 30
+_STALL_SECONDS = 300
+_TASK_RETRIES = 2
+_WORKER_DEATHS = 10
+
+
+def _slab_sums_on_worker(source: Source, partition: Partition, scan: Scan, slab: int) -> Any:
+    threadpool_limits(limits=1, user_api="blas")  # for the rest of the worker's life: a cluster started by others may not pin it
+    return slab_sums(source, partition, scan, slab)
+
+
+class ClusterEngine:
+    """Slabs as tasks of a Dask cluster; the sums come back through a shallow tree, the data never do."""
+
+    def __init__(self, client: Client, cluster: LocalCluster | None = None) -> None:
+        self._client = client
+        self._cluster = cluster
+        self._runs = itertools.count()
+        self._name = f"streamlr-{uuid.uuid4().hex[:8]}"
+        self._parts: dict[tuple[int, int], list[Any]] = {}
+        workers = self._workers()
+        self.n_threads = max(1, sum(worker["nthreads"] for worker in workers.values()))
+        self.description = f"{len(workers)} worker process{'es' * (len(workers) != 1)}, {self.n_threads} threads in all"
+
+    @property
+    def dashboard_link(self) -> str | None:
+        services = self._client.scheduler_info(n_workers=0).get("services", {})
+        return self._client.dashboard_link if "dashboard" in services else None
+
+    def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
+        name = f"{self._name}-{next(self._runs)}"
+        slabs: list[Hashable] = [(f"{name}-slab", slab) for slab in range(partition.n_slabs)]
+        tree = sum_tree(slabs, name)
+        graph: dict[Hashable, Any] = {f"{name}-partition": partition, f"{name}-scan": scan, **tree.tasks}
+        sources = self._sources(source, partition, graph, name)
+        for slab, key in enumerate(slabs):
+            graph[key] = (_slab_sums_on_worker, sources[slab], f"{name}-partition", f"{name}-scan", slab)
+        *futures, root = self._client.get(graph, [*slabs, tree.root], sync=False, retries=_TASK_RETRIES, pure=False)
+        try:
+            self._wait_for_slabs(dict(enumerate(futures)), slab_done, futures.clear)
+            return root.result(timeout=_STALL_SECONDS)
+        except TimeoutError:
+            raise ClusterError(f"no sum came back within {_STALL_SECONDS} s after the last slab; workers now: {len(self._workers())}") from None
+        finally:
+            if not root.done():
+                root.cancel()
+
+    def _wait_for_slabs(self, out: dict[int, Any], slab_done: Callable[[int], None], let_go: Callable[[], None]) -> None:
+        """Wait for every slab, letting go of each when it is done, so that its sums live only until they are added up."""
+        let_go()
+        done: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for slab, future in out.items():
+            future.add_done_callback(lambda _, slab=slab: done.put(slab))
+        n_slabs = len(out)
+        while out:
+            try:
+                slab = done.get(timeout=_STALL_SECONDS)
+            except queue.Empty:
+                raise ClusterError(f"no slab was finished for {_STALL_SECONDS} s; {len(out)} of {n_slabs} are still out, on "
+                                   f"{len(self._workers())} workers; see the cluster's dashboard and logs") from None
+            future = out.pop(slab)
+            if future.status == "error":
+                raise future.exception()
+            if future.status != "finished":
+                raise ClusterError(f"the scheduler gave up slab {slab} ({future.status}); is it still running?")
+            slab_done(slab)
+
+    def _sources(self, source: Source, partition: Partition, graph: dict[Hashable, Any], name: str) -> list[Any]:
+        """What every slab reads from: one small record for a store, its own rows for arrays in memory."""
+        if not isinstance(source, ArraySource):
+            graph[f"{name}-source"] = source
+            return [f"{name}-source"] * partition.n_slabs
+        held = self._parts.get((id(source), partition.slab_blocks))
+        if held is None:
+            parts = [source.part(*partition.rows_of_slab(slab)) for slab in range(partition.n_slabs)]
+            held = self._client.scatter(parts, hash=False)
+            self._parts = {(id(source), partition.slab_blocks): held}
+        return list(held)
+
+    def _workers(self) -> dict[str, Any]:
+        workers: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        return workers
+
+    def peak_memory_bytes(self) -> int:
+        peaks = self._client.run(process_peak_bytes)
+        return max([process_peak_bytes(), *peaks.values()])
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._parts = {}
+        self._client.close(timeout=_CONNECT_SECONDS)
+        if self._cluster is not None:
+            self._cluster.close(timeout=_CONNECT_SECONDS)
+
+
+def open_processes(config: ClusterConfig) -> Engine:
+    """The engine of ``cluster.kind: processes``: a scheduler and workers on this machine, gone with the run."""
+    workers = config.workers or max(1, available_cores() // config.threads_per_worker)
+    with dask.config.set({"distributed.scheduler.allowed-failures": _WORKER_DEATHS}):
+        cluster = LocalCluster(
+            n_workers=workers, threads_per_worker=config.threads_per_worker, processes=True,
+            memory_limit="auto" if config.memory_limit is None else config.memory_limit,
+            dashboard_address=":0", silence_logs=logging.ERROR)
+        return ClusterEngine(Client(cluster, timeout=_CONNECT_SECONDS), cluster)
+
+
+def open_address(config: ClusterConfig) -> Engine:
+    """The engine of ``cluster.kind: address``: an existing scheduler and its workers.
+
+    Raises
+    ------
+    ClusterError
+        When nobody answers there, or the scheduler has no workers.
+    """
+    try:
+        client = Client(config.address, timeout=_CONNECT_SECONDS)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ClusterError(f"no Dask scheduler answers at {config.address!r} within {_CONNECT_SECONDS} s ({error}); check "
+                           "cluster.address, or start one with `dask scheduler`") from error
+    try:
+        client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+    except TimeoutError:
+        client.close()
+        raise ClusterError(f"the scheduler at {config.address!r} has no workers; start some with `dask worker {config.address}`") from None
+    return ClusterEngine(client)

@@ -1,0 +1,175 @@
+"""What an engine is, and the work that all of them do in the same way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from streamlr.data.partition import Partition
+from streamlr.data.source import Buffer, Source
+from streamlr.errors import NonFiniteError
+from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.fold import Sums, fold
+from streamlr.kernels.survey import locate_non_finite
+
+_TREE_ARITY = 8
+
+
+class Scan(Protocol):
+    """What is asked of every row: a small record that travels to where the rows are."""
+
+    @property
+    def reads_features(self) -> bool: ...
+
+    @property
+    def reads_target(self) -> bool: ...
+
+    def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> Any:
+        """The sums over a batch, a member of a monoid (see `streamlr.kernels.fold`).
+
+        Where features are read, its attribute ``probe`` is an array that is not finite if any of them is not.
+        """
+        ...
+
+
+class Engine(Protocol):
+    """Takes the sums of a scan over all rows. Every engine gives the same bits."""
+
+    @property
+    def n_threads(self) -> int:
+        """How many slabs are summed at a time."""
+        ...
+
+    @property
+    def description(self) -> str:
+        """What a person is told of it."""
+        ...
+
+    @property
+    def dashboard_link(self) -> str | None: ...
+
+    def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
+        """Sum over all slabs; ``slab_done`` is called with the number of each, from this thread, in any order."""
+        ...
+
+    def peak_memory_bytes(self) -> int:
+        """Largest resident memory of any one process of the engine so far."""
+        ...
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+
+class _ThreadState(threading.local):
+    """Memory that a thread reuses from block to block."""
+
+    def __init__(self) -> None:
+        self.buffer = Buffer()
+        self.workspace = Workspace()
+
+
+_state = _ThreadState()
+
+
+def slab_sums(source: Source, partition: Partition, scan: Scan, slab: int) -> Any:
+    """Sum over the blocks of one slab: a node of the tree of sums. Pure: it may run twice, anywhere."""
+    return fold(_block_sums(source, partition, scan, block) for block in partition.blocks_of_slab(slab))
+
+
+def _block_sums(source: Source, partition: Partition, scan: Scan, block: int) -> Any:
+    start, stop = partition.rows_of_block(block)
+    batch = read_batch(source, scan, start, stop)
+    sums = scan.sums(batch, partition.leaf_rows, _state.workspace)
+    if scan.reads_features and not np.isfinite(sums.probe).all():
+        _refuse_non_finite(source, batch)
+    return sums
+
+
+def read_batch(source: Source, scan: Scan, start: int, stop: int) -> Batch:
+    """Read what the scan asks for of the rows ``start`` to ``stop``, into the thread's buffer."""
+    X: NDArray[Any] = np.empty((0, stop - start))
+    if scan.reads_features:
+        X = source.read_features(start, stop, _state.buffer)
+    target = weights = None
+    if scan.reads_target:
+        target, weights = source.read_target(start, stop), source.read_weights(start, stop)
+    return Batch(start, X, target, weights)
+
+
+def _refuse_non_finite(source: Source, batch: Batch) -> None:
+    """Say which chunk, row and feature made the sums non-finite; return if no value of the data did."""
+    found = locate_non_finite(batch.X)
+    if found is None:
+        return
+    row, feature = batch.first_row + found[1], found[2]
+    first = row - row % source.chunk_rows
+    chunk = batch.X[:, max(first - batch.first_row, 0) : first + source.chunk_rows - batch.first_row]
+    count = int(np.count_nonzero(~np.isfinite(chunk)))
+    name = repr(source.feature_names[feature]) if source.feature_names is not None else str(feature)
+    value = batch.X[feature, found[1]]
+    raise NonFiniteError(f"chunk {row // source.chunk_rows} of {source.describe('features')} holds {count} non-finite "
+                         f"value{'s' * (count > 1)} (first: {value} at row {row}, feature {name}); clean the source and ingest again")
+
+
+def fold_list(nodes: list[Sums]) -> Sums:
+    """`fold` as a task."""
+    return fold(nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The shallow tree of sums above the slabs, as keys of a graph."""
+
+    tasks: dict[Hashable, tuple[Any, ...]]
+    """Key of every inner node, and the call that computes it."""
+    root: Hashable
+    """Key of the whole."""
+
+
+def sum_tree(leaves: Sequence[Hashable], name: str) -> Tree:
+    """Add nodes eight at a time: three levels of the binary tree in one task, which leaves its order untouched."""
+    tasks: dict[Hashable, tuple[Any, ...]] = {}
+    level = 0
+    nodes = list(leaves)
+    while len(nodes) > 1:
+        level += 1
+        parents: list[Hashable] = []
+        for at in range(0, len(nodes), _TREE_ARITY):
+            key = (f"{name}-sum-{level}", at // _TREE_ARITY)
+            tasks[key] = (fold_list, nodes[at : at + _TREE_ARITY])
+            parents.append(key)
+        nodes = parents
+    return Tree(tasks, nodes[0])
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """BLAS on one thread: the number of its threads changes the last bits of a product, and slabs already fill the cores."""
+    return threadpool_limits(limits=1, user_api="blas")
+
+
+def process_peak_bytes() -> int:
+    """Largest resident memory of this process so far.
+
+    Read from ``VmHWM``, which starts anew with a program; ``ru_maxrss`` would inherit the peak of the parent.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            for line in status:
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        import resource
+        import sys
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return 0
+
+

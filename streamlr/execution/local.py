@@ -1,0 +1,85 @@
+"""Engines in this process: a plain loop, and Dask's threaded scheduler."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import dask.threaded
+from dask.callbacks import Callback
+
+from streamlr.config import ClusterConfig
+from streamlr.data.partition import Partition
+from streamlr.data.source import Source
+from streamlr.execution.engine import Engine, Scan, one_blas_thread, process_peak_bytes, slab_sums, sum_tree
+from streamlr.kernels.fold import fold
+
+
+class SerialEngine:
+    """One slab after another: the reference that every other engine must equal to the bit."""
+
+    n_threads = 1
+    description = "one thread"
+    dashboard_link: str | None = None
+
+    def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
+        def nodes() -> Any:
+            for slab in range(partition.n_slabs):
+                yield slab_sums(source, partition, scan, slab)
+                slab_done(slab)
+
+        with one_blas_thread():
+            return fold(nodes())
+
+    def peak_memory_bytes(self) -> int:
+        return process_peak_bytes()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        return None
+
+
+class ThreadsEngine:
+    """Slabs in threads of this process, under Dask's threaded scheduler."""
+
+    dashboard_link: str | None = None
+
+    def __init__(self, n_threads: int) -> None:
+        self.n_threads = n_threads
+        self.description = f"{n_threads} thread{'s' * (n_threads > 1)}"
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="streamlr")
+
+    def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
+        slabs: list[Hashable] = [("slab", slab) for slab in range(partition.n_slabs)]
+        tree = sum_tree(slabs, "slab")
+        graph: dict[Hashable, Any] = {
+            key: (slab_sums, "source", "partition", "scan", slab) for slab, key in enumerate(slabs)}
+        graph |= {"source": source, "partition": partition, "scan": scan, **tree.tasks}
+        done = Callback(posttask=lambda key, *_: slab_done(key[1]) if isinstance(key, tuple) and key[0] == "slab" else None)
+        with one_blas_thread(), done:
+            return dask.threaded.get(graph, tree.root, pool=self._pool, num_workers=self.n_threads)
+
+    def peak_memory_bytes(self) -> int:
+        return process_peak_bytes()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def open_threads(config: ClusterConfig) -> Engine:
+    """The engine of ``cluster.kind: threads``."""
+    return ThreadsEngine(config.workers or available_cores())
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

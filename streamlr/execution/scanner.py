@@ -1,0 +1,77 @@
+"""Reads of the data: an engine, a source and its partition, with a count of what they cost."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from streamlr.data.partition import Partition, partition_rows, with_slabs_for
+from streamlr.data.source import Source
+from streamlr.events import Event, ScanFinished, ScanStarted, SlabFinished, Subscriber
+from streamlr.execution.engine import Engine, Scan
+
+log = logging.getLogger(__name__)
+
+_LABEL_BYTES = 8
+
+
+class Scanner:
+    """Runs scans over one source on one engine.
+
+    Attributes
+    ----------
+    passes
+        Reads of all features so far.
+    bytes_read
+        Bytes read from storage so far (decoded bytes where the stored size is not known).
+    """
+
+    def __init__(self, engine: Engine, source: Source, publish: Subscriber, partition: Partition | None = None) -> None:
+        self.engine = engine
+        self.source = source
+        self.partition = partition or plan_slabs(source, engine.n_threads)
+        self.passes = 0
+        self.bytes_read = 0
+        self._publish = publish
+
+    @property
+    def data_bytes(self) -> int:
+        """Decoded bytes of the features."""
+        return self.source.n_rows * self.source.n_features * self.source.dtype.itemsize
+
+    def run(self, scan: Scan, title: str) -> Any:
+        """Sum over all rows; one pass where the scan reads features.
+
+        Parameters
+        ----------
+        scan
+            What is asked of every row.
+        title
+            What a person is told meanwhile.
+        """
+        row_bytes = self.source.n_features * self.source.dtype.itemsize if scan.reads_features else _LABEL_BYTES
+        self._publish(ScanStarted(title, self.partition.n_slabs, self.source.n_rows * row_bytes))
+
+        def slab_done(slab: int) -> None:
+            start, stop = self.partition.rows_of_slab(slab)
+            self._publish(SlabFinished((stop - start) * row_bytes))
+
+        try:
+            sums = self.engine.run(self.source, self.partition, scan, slab_done)
+        finally:
+            self._publish(ScanFinished())
+        if scan.reads_features:
+            self.passes += 1
+            self.bytes_read += self.data_bytes if self.source.stored_bytes is None else self.source.stored_bytes
+        return sums
+
+    def tell(self, event: Event) -> None:
+        """Publish an event."""
+        self._publish(event)
+
+
+def plan_slabs(source: Source, n_threads: int) -> Partition:
+    """The partition of a source for an engine with so many threads."""
+    itemsize = source.dtype.itemsize
+    partition = partition_rows(source.n_rows, source.n_features, source.chunk_rows, itemsize)
+    return with_slabs_for(partition, n_threads, source.n_features * itemsize)

@@ -1,0 +1,61 @@
+"""What a kernel is given: a block of rows, and memory to work in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A block of rows as it was read. Columns of ``X`` are examples."""
+
+    first_row: int
+    """Absolute number of the first row."""
+    X: NDArray[np.generic]
+    """Features, (n, k), in the data's own type and memory order: of rows read as (k, n) it is the transposed view."""
+    target: NDArray[np.generic] | None
+    """Labels as stored, (k,); None where a scan does not ask for them."""
+    weights: NDArray[np.float64] | None
+    """Sample weights, (k,); None where every example weighs 1."""
+
+    def leaves(self, leaf_rows: int) -> Iterator[slice]:
+        """Consecutive runs of at most ``leaf_rows`` examples."""
+        n_rows = self.X.shape[1]
+        return (slice(start, min(start + leaf_rows, n_rows)) for start in range(0, n_rows, leaf_rows))
+
+    def weights_of(self, leaf: slice) -> NDArray[np.float64] | None:
+        return None if self.weights is None else self.weights[leaf]
+
+
+@dataclass(slots=True)
+class Workspace:
+    """Memory that one thread reuses from leaf to leaf, since fresh pages cost more than the arithmetic on them."""
+
+    _arrays: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def float64_like(self, block: NDArray[np.generic], name: str = "leaf") -> NDArray[np.float64]:
+        """An uninitialised float64 array of the shape (n, k) and memory order of ``block``."""
+        size = block.size
+        flat = self._arrays.get(name)
+        if flat is None or flat.size < size:
+            flat = self._arrays[name] = np.empty(size)
+        rows_first = block.strides[0] < block.strides[1] or block.shape[1] == 1
+        n, k = block.shape
+        return flat[:size].reshape(k, n).T if rows_first else flat[:size].reshape(n, k)
+
+    def cast(self, block: NDArray[np.generic], shift: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+        """``block``, (n, k), in float64, less ``shift`` of each feature; valid until the next call."""
+        leaf = self.float64_like(block)
+        np.copyto(leaf, block, casting="unsafe")
+        if shift is not None:
+            leaf -= shift[:, None]
+        return leaf
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(array.nbytes for array in self._arrays.values())

@@ -1,0 +1,121 @@
+"""The sums over a block of rows from which loss, gradient and Hessian are made.
+
+    Z  = Wᵀ X + b          forward      (c, k)
+    A  = sigmoid(Z)                     (c, k)
+    dZ = A - Y             backward     (c, k)
+    dW = X · dZᵀ                        (n, c)     summed over all blocks, divided by the weight of all examples
+    db = sum(dZ)                        (c,)       at the very end
+
+With sample weights ω every column of dZ is multiplied by its ω, and the loss likewise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.families import FAMILIES
+from streamlr.kernels.labels import indicator
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class GradientSums:
+    """Sums over some rows, at each of K candidate points: a commutative monoid."""
+
+    n_rows: int
+    """Rows summed."""
+    weight_sum: float
+    """Their weight."""
+    loss_sum: Array
+    """Weighted loss, (K,)."""
+    loss_max: Array
+    """Largest loss of a single example, unweighted, (K,)."""
+    coefficient_sum: Array
+    """X · dZᵀ, (K, n, c)."""
+    intercept_sum: Array
+    """sum(dZ), (K, c)."""
+    hessian_sum: Array | None
+    """Second derivatives by (W, b) at the first candidate, (n + 1, n + 1); None where not asked for."""
+
+    @property
+    def probe(self) -> Array:
+        return self.coefficient_sum
+
+    def __add__(self, other: GradientSums) -> GradientSums:
+        hessian = None
+        if self.hessian_sum is not None and other.hessian_sum is not None:
+            hessian = self.hessian_sum + other.hessian_sum
+        return GradientSums(
+            self.n_rows + other.n_rows, self.weight_sum + other.weight_sum, self.loss_sum + other.loss_sum,
+            np.maximum(self.loss_max, other.loss_max), self.coefficient_sum + other.coefficient_sum,
+            self.intercept_sum + other.intercept_sum, hessian)
+
+
+@dataclass(frozen=True, slots=True)
+class GradientScan:
+    """Asks for loss and gradient (and the Hessian) at K candidate points in one read of the data."""
+
+    reads_features = True
+    reads_target = True
+
+    family: str
+    """Name of the family."""
+    classes: NDArray[np.generic]
+    """The sorted labels."""
+    coefficients: Array
+    """W of each candidate, (K, n, c), by features less their shift."""
+    intercepts: Array
+    """b of each candidate, (K, c)."""
+    shift: Array | None = None
+    """Taken from every feature before it is used, (n,): keeps digits where a mean is far larger than a spread."""
+    hessian: bool = False
+    """Whether the Hessian at the first candidate is wanted."""
+
+    def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> GradientSums:
+        """The sums over a batch: its leaves, added from first to last."""
+        total: GradientSums | None = None
+        for leaf in batch.leaves(leaf_rows):
+            part = self._leaf_sums(batch, leaf, workspace)
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> GradientSums:
+        assert batch.target is not None
+        K, n, c = self.coefficients.shape
+        family = FAMILIES[self.family]
+        X = workspace.cast(batch.X[:, leaf], self.shift)
+        Y = indicator(batch.target[leaf], self.classes, batch.first_row + leaf.start)
+        weights = batch.weights_of(leaf)
+        W = self.coefficients.transpose(1, 0, 2).reshape(n, K * c)
+        with np.errstate(over="ignore", invalid="ignore"):  # a diverging solver may come here; it is told by the sums
+            Z = W.T @ X
+            Z += self.intercepts.reshape(K * c, 1)
+            loss, A = family.loss_and_activation(Z, Y)
+            dZ = np.subtract(A, Y, out=Z)
+            if weights is not None:
+                dZ *= weights
+            dW = X @ dZ.T
+            db = dZ.sum(axis=1)
+            loss_sum = loss.sum(axis=1) if weights is None else loss @ weights
+        return GradientSums(
+            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), loss_sum.reshape(K, c).sum(axis=1),
+            loss.max(axis=1).reshape(K, c).max(axis=1), dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
+            _hessian(X, family.curvature(A[:1]), weights) if self.hessian else None)
+
+
+def _hessian(X: Array, D: Array, weights: Array | None) -> Array:
+    """[X; 1] diag(D) [X; 1]ᵀ for one output; ``X`` is overwritten."""
+    d = D[0] if weights is None else D[0] * weights
+    n = X.shape[0]
+    H = np.empty((n + 1, n + 1))
+    H[:n, n] = H[n, :n] = X @ d
+    H[n, n] = d.sum()
+    X *= np.sqrt(d)
+    H[:n, :n] = X @ X.T  # NumPy hands a product with its own transpose to a symmetric rank-k update: half the work
+    return H

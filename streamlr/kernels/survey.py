@@ -1,0 +1,151 @@
+"""What one look at the data tells before any model is fitted: moments, the target's co-moments, and a sample of rows.
+
+Means and centred sums of squares of two sets of rows are joined as in Chan, Golub and LeVeque, "Updating formulae and a
+pairwise algorithm for computing sample variances" (1979); no digits are lost when a mean is far larger than a spread.
+The gradient at a model of intercepts alone follows from them without another look:
+
+    sum(ω (a - Y) (X - mean)) = -comoment         for any constant activation a
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.labels import indicator
+
+Array = NDArray[np.float64]
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True, slots=True)
+class SampledRows:
+    """Some rows of the data, in the order in which they stand there."""
+
+    X: NDArray[np.generic]
+    """Features, (s, n), one row an example, in the data's own type."""
+    target: NDArray[np.generic]
+    """Labels, (s,)."""
+    weights: Array | None
+    """Sample weights, (s,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SurveySums:
+    """Moments of some rows: a commutative monoid, but for the order of the sampled rows, which is that of the data."""
+
+    n_rows: int
+    """Rows summed."""
+    weight_sum: float
+    """Their weight."""
+    mean: Array
+    """Weighted mean of the features, (n,)."""
+    square_sum: Array
+    """Weighted sum of squares about the mean, (n,)."""
+    target_mean: Array
+    """Weighted mean of Y, (c,)."""
+    comoment: Array
+    """Weighted sum of (X - mean)(Y - target_mean)ᵀ, (n, c)."""
+    sample: tuple[SampledRows, ...]
+    """Rows drawn, block after block."""
+
+    @property
+    def probe(self) -> Array:
+        return self.square_sum
+
+    def __add__(self, other: SurveySums) -> SurveySums:
+        weight = self.weight_sum + other.weight_sum
+        share = other.weight_sum / weight if weight > 0 else 0.0
+        common = self.weight_sum * share
+        by_feature = other.mean - self.mean
+        by_target = other.target_mean - self.target_mean
+        return SurveySums(
+            self.n_rows + other.n_rows, weight, self.mean + share * by_feature,
+            self.square_sum + other.square_sum + common * by_feature**2, self.target_mean + share * by_target,
+            self.comoment + other.comoment + common * np.outer(by_feature, by_target), self.sample + other.sample)
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyScan:
+    """Asks for the moments, and for a sample of rows."""
+
+    reads_features = True
+    reads_target = True
+
+    classes: NDArray[np.generic]
+    """The sorted labels."""
+    sample_fraction: float
+    """Share of the rows to draw, 0 to 1."""
+    seed: int
+    """Seed of the draw."""
+
+    def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> SurveySums:
+        """The sums over a batch: its leaves, added from first to last."""
+        total: SurveySums | None = None
+        for leaf in batch.leaves(leaf_rows):
+            part = self._leaf_sums(batch, leaf, workspace)
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> SurveySums:
+        assert batch.target is not None
+        X = workspace.cast(batch.X[:, leaf])
+        Y = indicator(batch.target[leaf], self.classes, batch.first_row + leaf.start)
+        weights = batch.weights_of(leaf)
+        k = X.shape[1]
+        ones = np.ones(k)
+        omega = ones if weights is None else weights
+        weight_sum = float(omega.sum())
+        sample = self._draw(batch, leaf)
+        # a constant column keeps an exact mean and a centred sum of exactly zero when it is centred about a value of its own
+        origin = X[:, 0].copy()
+        with np.errstate(invalid="ignore", over="ignore"):  # non-finite data show in the sums, and are looked for there
+            X -= origin[:, None]
+            offset = X @ (omega / weight_sum) if weight_sum > 0 else np.zeros(len(origin))
+            X -= offset[:, None]
+            target_mean = Y @ omega / weight_sum if weight_sum > 0 else np.zeros(len(Y))
+            comoment = X @ ((Y - target_mean[:, None]) * omega).T
+            np.square(X, out=X)
+            return SurveySums(k, weight_sum, origin + offset, X @ omega, target_mean, comoment, sample)
+
+    def _draw(self, batch: Batch, leaf: slice) -> tuple[SampledRows, ...]:
+        assert batch.target is not None
+        drawn = np.flatnonzero(row_is_drawn(batch.first_row + leaf.start, leaf.stop - leaf.start, self.sample_fraction, self.seed))
+        if not len(drawn):
+            return ()
+        drawn += leaf.start
+        return (SampledRows(np.ascontiguousarray(batch.X[:, drawn].T), batch.target[drawn],
+                            None if batch.weights is None else batch.weights[drawn]),)
+
+
+def row_is_drawn(first_row: int, n_rows: int, fraction: float, seed: int) -> NDArray[np.bool_]:
+    """Which of the rows ``first_row``, ``first_row + 1``, ... belong to the sample: (n_rows,).
+
+    A row is drawn when a hash of its absolute number (splitmix64; Steele, Lea and Flood 2014) falls below the fraction,
+    so that the sample depends on neither chunks nor engines, and the order of the rows cannot bias it.
+    """
+    if fraction >= 1.0:
+        return np.ones(n_rows, dtype=np.bool_)
+    with np.errstate(over="ignore"):
+        z = np.arange(first_row, first_row + n_rows, dtype=np.uint64)
+        z = (z + np.uint64(1)) * _GOLDEN + np.uint64(seed) * np.uint64(0xD1342543DE82EF95)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return z < np.uint64(int(fraction * 2.0**64))
+
+
+def locate_non_finite(X: NDArray[np.generic]) -> tuple[int, int, int] | None:
+    """How many entries of (n, k) are not finite, and (example, feature) of the first by example; None where all are finite."""
+    if X.dtype.kind != "f":
+        return None
+    bad = ~np.isfinite(X)
+    count = int(np.count_nonzero(bad))
+    if count == 0:
+        return None
+    example = int(np.argmax(bad.any(axis=0)))
+    return count, example, int(np.argmax(bad[:, example]))

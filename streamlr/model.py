@@ -1,0 +1,101 @@
+"""A fitted model: coefficients in the units of the data, kept as a Zarr group that executes nothing when it is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from streamlr.data.records import read_record, write_record
+from streamlr.errors import DataError, RunDirectoryError, ShapeError
+from streamlr.kernels.families import FAMILIES
+
+Array = NDArray[np.float64]
+
+FORMAT_VERSION = 1
+MODEL_NAME = "model.zarr"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A linear model of the probability of the second class."""
+
+    coef_: Array
+    """Coefficients, (c, n), in the units of the data."""
+    intercept_: Array
+    """Intercepts, (c,)."""
+    classes_: NDArray[Any]
+    """The sorted labels, (2,)."""
+    feature_names: tuple[str, ...] | None = None
+    """Names of the features."""
+    family: str = "logistic"
+    """Name of the family."""
+
+    @property
+    def coefficients_sha256(self) -> str:
+        """Digest of the bits of coefficients and intercepts (little-endian float64)."""
+        digest = hashlib.sha256()
+        for array in (self.coef_, self.intercept_):
+            digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
+        return digest.hexdigest()
+
+    def decision_function(self, X: ArrayLike) -> Array:
+        """Z of every row of ``X``, (m, n): (m,)."""
+        rows = np.asarray(X, dtype=np.float64)
+        if rows.ndim != 2 or rows.shape[1] != self.coef_.shape[1]:
+            raise ShapeError(f"X has shape {rows.shape}; the model was fitted to {self.coef_.shape[1]} features, so expected (rows, {self.coef_.shape[1]})")
+        Z: Array = rows @ self.coef_[0] + self.intercept_[0]
+        return Z
+
+    def predict_proba(self, X: ArrayLike) -> Array:
+        """Probability of each class for every row of ``X``: (m, 2)."""
+        A = FAMILIES[self.family].activate(self.decision_function(X))
+        return np.column_stack([1.0 - A, A])
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """The more probable label for every row of ``X``: (m,)."""
+        labels: NDArray[Any] = self.classes_[(self.decision_function(X) > 0).astype(np.intp)]
+        return labels
+
+    def save(self, path: str | Path) -> None:
+        """Write the model as a Zarr group; it appears whole or not at all."""
+        arrays: dict[str, NDArray[Any]] = {"coef": self.coef_, "intercept": self.intercept_}
+        attributes: dict[str, Any] = {
+            "format": "streamlr model", "format_version": FORMAT_VERSION, "family": self.family,
+            "classes": self.classes_.tolist(), "classes_dtype": self.classes_.dtype.str,
+            "feature_names": None if self.feature_names is None else list(self.feature_names),
+            "coefficients_sha256": self.coefficients_sha256}
+        write_record(Path(path), arrays, attributes)
+
+
+def load_model(path: str | Path) -> Model:
+    """Load a model from a run directory or from the model's own group. Nothing in it is executed.
+
+    Raises
+    ------
+    RunDirectoryError
+        When there is no model.
+    DataError
+        When it is damaged, or of a format that this version does not know.
+    """
+    folder = Path(path)
+    if (folder / MODEL_NAME).is_dir():
+        folder = folder / MODEL_NAME
+    if not folder.is_dir():
+        raise RunDirectoryError(f"no model at {str(path)!r}: neither a run directory with a {MODEL_NAME} nor a model itself; has the run finished?")
+    arrays, attributes = read_record(folder)
+    if attributes.get("format") != "streamlr model":
+        raise RunDirectoryError(f"{str(path)!r} holds no streamlr model; give the directory of a run")
+    if attributes.get("format_version") != FORMAT_VERSION:
+        raise DataError(f"the model at {str(path)!r} has format version {attributes.get('format_version')}; this streamlr reads {FORMAT_VERSION}")
+    names = attributes["feature_names"]
+    model = Model(arrays["coef"], arrays["intercept"], np.array(attributes["classes"], dtype=np.dtype(attributes["classes_dtype"])),
+                  None if names is None else tuple(names), attributes["family"])
+    if model.coefficients_sha256 != attributes["coefficients_sha256"]:
+        raise DataError(f"the coefficients at {str(path)!r} are not those that were saved (sha256 {model.coefficients_sha256[:12]}..., saved as "
+                        f"{attributes['coefficients_sha256'][:12]}...); restore the file or train again")
+    return model

@@ -1,0 +1,232 @@
+"""The function that is minimised, in coordinates that suit a solver.
+
+    J(W, b) = sum(ω loss) / sum(ω) + (l2/2) |r W|²
+
+The penalty's factors r are 1, or with ``standardize`` the spreads of the features. Solvers work on a vector of
+parameters: the coefficients of standardised features, V = scale * W, followed by the intercept at their means,
+u = b + meanᵀ W. Standardising is implicit: it is done to the parameters and the sums, never to the data.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.config import ModelConfig
+from streamlr.execution.scanner import Scanner
+from streamlr.kernels.families import FAMILIES
+from streamlr.kernels.gradient import GradientScan, GradientSums
+from streamlr.kernels.survey import SurveySums
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+
+_CONSTANT = 32 * np.finfo(np.float64).eps
+_FAR_FROM_ZERO = 1e4
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """What the survey tells of the data."""
+
+    n_rows: int
+    """Rows."""
+    weight_sum: float
+    """Their weight."""
+    mean: Array
+    """Weighted mean of the features, (n,)."""
+    spread: Array
+    """Weighted standard deviation of the features (divisor: the weight), (n,); 0 for a constant feature."""
+    target_mean: Array
+    """Weighted mean of Y, (c,)."""
+    comoment: Array
+    """Weighted mean of (X - mean)(Y - target_mean)ᵀ, (n, c)."""
+
+    @classmethod
+    def from_sums(cls, sums: SurveySums) -> Moments:
+        spread = np.sqrt(sums.square_sum / sums.weight_sum)
+        spread[spread <= _CONSTANT * np.abs(sums.mean)] = 0.0
+        return cls(sums.n_rows, sums.weight_sum, sums.mean, spread, sums.target_mean, sums.comoment / sums.weight_sum)
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinates:
+    """Parameters (V, u) with V = scale * W and u = b + centerᵀ W; there is no u where there is no intercept."""
+
+    center: Array
+    """(n,); zero where there is no intercept, since moving the features would change the model."""
+    scale: Array
+    """(n,), positive."""
+    n_outputs: int
+    """c."""
+    fit_intercept: bool
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return (len(self.scale) + self.fit_intercept) * self.n_outputs
+
+    def split(self, parameters: Array) -> tuple[Array, Array]:
+        """V, (n, c), and u, (c,), of a vector of parameters."""
+        n, c = len(self.scale), self.n_outputs
+        return parameters[: n * c].reshape(n, c), parameters[n * c :] if self.fit_intercept else np.zeros(c)
+
+    def join(self, V: Array, u: Array) -> Array:
+        return np.concatenate([V.ravel(), u]) if self.fit_intercept else V.ravel().copy()
+
+    def to_data_units(self, parameters: Array) -> tuple[Array, Array]:
+        """W, (n, c), and b, (c,), in the units of the data."""
+        V, u = self.split(parameters)
+        W = V / self.scale[:, None]
+        return W, u - self.center @ W
+
+    def from_data_units(self, W: Array, b: Array) -> Array:
+        return self.join(W * self.scale[:, None], b + self.center @ W)
+
+
+def standard_coordinates(moments: Moments, fit_intercept: bool) -> Coordinates:
+    """Coordinates in which features have mean 0 (with an intercept) and spread 1; a constant feature keeps its size."""
+    spread = moments.spread
+    still = np.where(fit_intercept | (moments.mean == 0), 1.0, np.abs(moments.mean))
+    scale = np.where(spread > 0, spread, still)
+    center = moments.mean if fit_intercept else np.zeros_like(spread)
+    return Coordinates(center, scale, len(moments.target_mean), fit_intercept)
+
+
+def data_coordinates(moments: Moments, fit_intercept: bool) -> Coordinates:
+    """Coordinates that are W and b themselves."""
+    n = len(moments.mean)
+    return Coordinates(np.zeros(n), np.ones(n), len(moments.target_mean), fit_intercept)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The objective at one point."""
+
+    point: Array
+    """The parameters, (d,)."""
+    loss: float
+    """Weighted mean loss."""
+    value: float
+    """The loss plus the penalty."""
+    gradient: Array
+    """Of the value by the parameters, (d,)."""
+    gradient_max: float
+    """Largest absolute entry of the gradient by the coefficients of standardised features and the intercept."""
+    hessian: Array | None = None
+    """Of the value by the parameters, (d, d), where it was asked for."""
+    separates: bool = False
+    """Whether the point classifies every single example correctly: a proof that without a penalty there is no optimum."""
+
+
+class Objective:
+    """Evaluates J and its derivatives at points; each call of `evaluate` is one pass over the data."""
+
+    def __init__(self, scanner: Scanner, model: ModelConfig, classes: NDArray[np.generic], moments: Moments,
+                 coordinates: Coordinates | None = None) -> None:
+        self.scanner = scanner
+        self.model = model
+        self.classes = classes
+        self.moments = moments
+        self.family = FAMILIES[model.family]
+        self._standard = standard_coordinates(moments, model.fit_intercept)
+        self.coordinates = coordinates or self._standard
+        spread_in_penalty = self._standard.scale if model.standardize else np.ones_like(moments.mean)
+        self._penalty_scale = model.penalty.l2 * (spread_in_penalty / self.coordinates.scale) ** 2
+        far = np.abs(moments.mean) > _FAR_FROM_ZERO * np.where(moments.spread > 0, moments.spread, np.inf)
+        self._shift = np.where(far, moments.mean, 0.0)
+
+    @property
+    def penalized(self) -> bool:
+        return self.model.penalty.l2 > 0
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return self.coordinates.size
+
+    def start(self) -> Array:
+        """The parameters at which no feature counts and the intercept fits the mean of the target."""
+        c = self.coordinates.n_outputs
+        u = self.family.link(self.moments.target_mean) if self.model.fit_intercept else np.zeros(c)
+        return self.coordinates.join(np.zeros((len(self.moments.mean), c)), u)
+
+    def diagonal(self) -> Array:
+        """Diagonal of the Hessian at the start, (d,), which the moments give: spread² or so, times the curvature."""
+        m, at = self.moments, self.coordinates
+        c = at.n_outputs
+        curvature = self.family.curvature(m.target_mean if self.model.fit_intercept else self.family.activate(np.zeros(c)))
+        square = (m.spread**2 + (m.mean - at.center) ** 2) / at.scale**2
+        V = np.maximum(np.outer(square, curvature) + self._penalty_scale[:, None], 1e-12)
+        return at.join(V, np.broadcast_to(curvature, (c,)))
+
+    def without_features(self, point: Array) -> Evaluation:
+        """The objective at a point of intercepts alone, from the survey: no pass."""
+        _, u = self.coordinates.split(point)
+        m = self.moments
+        db = self.family.activate(u) - m.target_mean
+        dW = np.outer(m.mean - self._shift, db) - m.comoment
+        return self._evaluation(point, self.family.mean_loss(m.target_mean, u), dW, db, None, False)
+
+    def evaluate(self, points: Array, title: str, *, hessian: bool = False) -> list[Evaluation]:
+        """The objective at each row of ``points``, (K, d); the Hessian, where asked for, at the first alone. One pass.
+
+        Parameters
+        ----------
+        points
+            Parameters to evaluate.
+        title
+            What a person is told meanwhile.
+        hessian
+            Whether second derivatives are wanted.
+        """
+        raw = [self._shifted_units(point) for point in points]
+        scan = GradientScan(
+            self.model.family, self.classes, np.stack([W for W, _ in raw]), np.stack([b for _, b in raw]),
+            self._shift if self._shift.any() else None, hessian)
+        sums: GradientSums = self.scanner.run(scan, title)
+        certain = self.family.certain_loss
+        return [
+            self._evaluation(
+                point, float(sums.loss_sum[k] / sums.weight_sum), sums.coefficient_sum[k] / sums.weight_sum,
+                sums.intercept_sum[k] / sums.weight_sum,
+                None if sums.hessian_sum is None or k > 0 else sums.hessian_sum / sums.weight_sum,
+                bool(sums.loss_max[k] < certain))
+            for k, point in enumerate(points)]
+
+    def _shifted_units(self, point: Array) -> tuple[Array, Array]:
+        """W, and the intercept that goes with features less their shift."""
+        V, u = self.coordinates.split(point)
+        W = V / self.coordinates.scale[:, None]
+        return W, u - (self.coordinates.center - self._shift) @ W
+
+    def _evaluation(self, point: Array, loss: float, dW: Array, db: Array, hessian: Array | None, separates: bool) -> Evaluation:
+        """From derivatives by W and b of features less their shift to those by the parameters."""
+        V, _ = self.coordinates.split(point)
+        penalty = self._penalty_scale[:, None]
+        gradient = self._gradient(self.coordinates, dW, db, penalty * V)
+        in_standard = V * (self._standard.scale / self.coordinates.scale)[:, None]
+        by_standard = penalty * (self.coordinates.scale / self._standard.scale)[:, None] ** 2 * in_standard
+        gradient_max = float(np.abs(self._gradient(self._standard, dW, db, by_standard)).max())
+        value = loss + 0.5 * float(np.sum(penalty * V**2))
+        return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates)
+
+    def _gradient(self, at: Coordinates, dW: Array, db: Array, penalty: Array) -> Array:
+        by_V = (dW - np.outer(at.center - self._shift, db)) / at.scale[:, None]
+        return at.join(by_V + penalty, db)
+
+    def _hessian(self, by_raw: Array) -> Array:
+        at = self.coordinates
+        n = len(at.scale)
+        a = at.center - self._shift
+        h, h0 = by_raw[:n, n], by_raw[n, n]
+        H = np.empty((n + 1, n + 1))
+        H[:n, :n] = (by_raw[:n, :n] - np.outer(a, h) - np.outer(h, a) + h0 * np.outer(a, a)) / np.outer(at.scale, at.scale)
+        H[:n, n] = H[n, :n] = (h - h0 * a) / at.scale
+        H[n, n] = h0
+        H[np.arange(n), np.arange(n)] += self._penalty_scale
+        return H if at.fit_intercept else H[:n, :n]

@@ -1,0 +1,121 @@
+"""The directory of a run: configuration, history, summary, model and checkpoints, owned by one process at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from streamlr.config import TrainConfig
+from streamlr.data.records import sync_path
+from streamlr.errors import RunDirectoryError
+from streamlr.model import MODEL_NAME, Model
+
+CONFIG_NAME = "config.yaml"
+HISTORY_NAME = "history.jsonl"
+SUMMARY_NAME = "summary.json"
+CHECKPOINT_NAME = "checkpoint"
+_LOCK_NAME = ".lock"
+_OURS = (CONFIG_NAME, HISTORY_NAME, SUMMARY_NAME, MODEL_NAME, CHECKPOINT_NAME)
+
+
+class RunDirectory:
+    """An open run directory; closing it lets the next process in.
+
+    Parameters
+    ----------
+    path
+        Where it is, or is to be.
+    resume
+        Whether to go on with what it holds.
+    overwrite
+        Whether to drop what it holds.
+
+    Raises
+    ------
+    RunDirectoryError
+        When it holds a run and neither was asked for, when another process is at work in it, or when it cannot be written.
+    """
+
+    def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _locked(self.path / _LOCK_NAME)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise RunDirectoryError(f"cannot make the run directory {str(path)!r}: {error}; choose another with --run-dir or run.directory") from error
+        held = [name for name in _OURS if (self.path / name).exists()]
+        if held and not (resume or overwrite):
+            self.close()
+            raise RunDirectoryError(f"{str(path)!r} already holds a run ({', '.join(held)}); add --resume to go on with it, --overwrite to replace "
+                                    "it, or choose another --run-dir")
+        if overwrite and not resume:
+            self._clear(held)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / CHECKPOINT_NAME
+
+    def write_config(self, config: TrainConfig) -> None:
+        self._write(CONFIG_NAME, yaml.safe_dump(config.to_dict(), sort_keys=False))
+
+    def write_history(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Put these lines in the place of whatever history there is."""
+        self._write(HISTORY_NAME, "".join(json.dumps(line) + "\n" for line in lines))
+
+    def append_history(self, line: Mapping[str, Any]) -> None:
+        with open(self.path / HISTORY_NAME, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def write_results(self, model: Model, summary: Mapping[str, Any]) -> None:
+        model.save(self.path / MODEL_NAME)
+        self._write(SUMMARY_NAME, json.dumps(dict(summary), indent=2) + "\n")
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _clear(self, names: Sequence[str]) -> None:
+        for name in names:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def _write(self, name: str, text: str) -> None:
+        partial = self.path / f".{name}.partial"
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, self.path / name)
+        sync_path(self.path)
+
+
+def _locked(path: Path) -> IO[str]:
+    """Hold a lock that the operating system takes back when the process ends, however it ends."""
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the lock is held
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise RunDirectoryError(f"{str(path.parent)!r} is in use by another run (process {owner}); wait for it, stop it, or choose another "
+                                "--run-dir") from None
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

@@ -1,0 +1,10 @@
+"""Solvers: each knows an objective (evaluate this point), never a chunk, a path or a scheduler."""
+
+from __future__ import annotations
+
+from streamlr.solvers.base import Outcome, Solver, State, minimize
+from streamlr.solvers.gradient_descent import GradientDescent
+from streamlr.solvers.lbfgs import Lbfgs
+from streamlr.solvers.newton import Newton
+
+__all__ = ["GradientDescent", "Lbfgs", "Newton", "Outcome", "Solver", "State", "minimize"]

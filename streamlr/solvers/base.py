@@ -1,0 +1,133 @@
+"""What a solver is, and the one loop that drives all of them.
+
+A solver is ``init / candidates / step / status`` over an immutable state record (the shape is that of optimistix). The
+state is all there is: written down it is a checkpoint, built by hand it is a warm start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.objective import Evaluation, Objective
+
+Array = NDArray[np.float64]
+
+CONVERGED = "converged"
+PASS_LIMIT = "pass_limit"
+STALLED = "stalled"
+DIVERGED = "diverged"
+
+_STEP_PER_TOLERANCE = 10.0
+"""How far the optimum may be thought to be, in tolerances and relative to the largest coefficient, when the gradient is
+within the tolerance: beyond it the gradient is small because the objective is flat, not because the optimum is near."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a solve ended."""
+
+    status: str
+    """``converged``, ``pass_limit``, ``stalled`` or ``diverged``."""
+    reason: str
+    """The same for a person."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Where a solver stands. Solvers add what they must remember; every field is a number, a text, an array or None."""
+
+    point: Array
+    """Best parameters that were evaluated, (d,)."""
+    loss: float
+    """Loss there."""
+    value: float
+    """Objective there."""
+    gradient: Array
+    """Gradient there, (d,)."""
+    gradient_max: float
+    """What the tolerance is held against."""
+    step: float
+    """Relative length of the step that led there; 0 where none was taken."""
+    status: str
+    """How the solve has ended, or an empty text."""
+    reason: str
+    """Why it has ended."""
+
+
+class Solver(Protocol):
+    """A method of minimisation."""
+
+    name: str
+    needs_hessian: bool
+
+    def init(self, objective: Objective, start: Evaluation) -> State:
+        """The state at a point that has been evaluated. Makes no pass."""
+        ...
+
+    def candidates(self, state: State) -> Array:
+        """The points to evaluate next, (K, d); the Hessian, where it is needed, at the first."""
+        ...
+
+    def step(self, state: State, evaluations: list[Evaluation]) -> State:
+        """The next state, given what was found at the candidates. Makes no pass."""
+        ...
+
+    def result(self, state: State) -> Array:
+        """The parameters of the model if the solve ends here, (d,)."""
+        ...
+
+
+def minimize(objective: Objective, solver: Solver, state: State, passes: int, max_passes: int,
+             pass_done: Callable[[int, State], None]) -> tuple[State, Outcome]:
+    """Drive a solver until it ends or the passes are used up.
+
+    Parameters
+    ----------
+    objective
+        What to minimise.
+    solver, state
+        The method and where it starts.
+    passes
+        Passes already made.
+    max_passes
+        Most passes in all.
+    pass_done
+        Called after every pass with its number and the new state.
+    """
+    while not state.status and passes < max_passes:
+        passes += 1
+        evaluations = objective.evaluate(solver.candidates(state), f"pass {passes}", hessian=solver.needs_hessian)
+        state = solver.step(state, evaluations)
+        pass_done(passes, state)
+    if state.status:
+        return state, Outcome(state.status, state.reason)
+    return state, Outcome(PASS_LIMIT, f"the limit of {max_passes} passes was reached at a gradient of {state.gradient_max:.2g}; raise "
+                          "solver.max_passes, or accept the model as it is")
+
+
+def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step: Array | None) -> Outcome | None:
+    """Whether a solve ends at this evaluation.
+
+    The gradient decides. Where a solver can tell how far the optimum is (``newton_step``), it has to be near as well: on
+    data that are nearly separable the gradient fades while the coefficients still grow.
+    """
+    if at.separates and not objective.penalized:
+        return Outcome(DIVERGED, "the classes are perfectly separable: every example is classified correctly, so without a penalty "
+                       "there is no finite optimum; set model.penalty.l2 above 0")
+    if not np.isfinite(at.value) or not np.isfinite(at.gradient_max):
+        return Outcome(DIVERGED, "the objective is no longer finite; the steps are too long")
+    if at.gradient_max > tolerance:
+        return None
+    reach = 0.0 if newton_step is None else float(np.abs(newton_step).max())
+    size = max(0.1, float(np.abs(at.point).max()))
+    if reach <= _STEP_PER_TOLERANCE * tolerance * size:
+        return Outcome(CONVERGED, f"the gradient is {at.gradient_max:.2g}, within the tolerance of {tolerance:g}")
+    if at.gradient_max <= 1e-3 * tolerance and reach > 1e-3 * size and not objective.penalized:
+        return Outcome(DIVERGED, "the coefficients grow without end while the gradient fades: some examples are separable "
+                       "by the features (quasi-complete separation), so there is no finite optimum; set model.penalty.l2 above 0")
+    return None

@@ -1,0 +1,66 @@
+"""Gradient descent, exactly as the formulas write it.
+
+    W -= α dW ; b -= α db
+
+in the units of the data, from zero; one pass is one iteration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.objective import Evaluation, Objective
+from streamlr.solvers.base import CONVERGED, DIVERGED, State
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class GradientDescentState(State):
+    """Also what the update needs."""
+
+    following: Array
+    """Parameters after the update, (d,): the next to be evaluated."""
+    start_value: float
+    """Objective at the start."""
+
+
+@dataclass(frozen=True, slots=True)
+class GradientDescent:
+    """The textbook update; works in coordinates that are W and b themselves."""
+
+    learning_rate: float
+    tolerance: float
+    name: str = "gradient_descent"
+    needs_hessian: bool = False
+
+    def init(self, objective: Objective, start: Evaluation) -> GradientDescentState:
+        empty = GradientDescentState(
+            point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
+            step=0.0, status="", reason="", following=start.point, start_value=start.value)
+        return self._at(empty, start)
+
+    def candidates(self, state: State) -> Array:
+        assert isinstance(state, GradientDescentState)
+        return state.following[None, :]
+
+    def step(self, state: State, evaluations: list[Evaluation]) -> GradientDescentState:
+        assert isinstance(state, GradientDescentState)
+        return self._at(state, evaluations[0])
+
+    def result(self, state: State) -> Array:
+        assert isinstance(state, GradientDescentState)
+        return state.point if state.status == CONVERGED else state.following
+
+    def _at(self, state: GradientDescentState, at: Evaluation) -> GradientDescentState:
+        status = reason = ""
+        if not np.isfinite(at.value):
+            status, reason = DIVERGED, f"the loss is no longer finite; lower solver.learning_rate (now {self.learning_rate:g})"
+        elif at.gradient_max <= self.tolerance:
+            status, reason = CONVERGED, f"the gradient is {at.gradient_max:.2g}, within the tolerance of {self.tolerance:g}"
+        return replace(
+            state, point=at.point, loss=at.loss, value=at.value, gradient=at.gradient, gradient_max=at.gradient_max,
+            step=self.learning_rate, status=status, reason=reason, following=at.point - self.learning_rate * at.gradient)

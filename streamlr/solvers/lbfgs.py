@@ -1,0 +1,151 @@
+"""L-BFGS with a metric: limited-memory quasi-Newton whose initial matrix is an inverse Hessian that was had cheaply.
+
+    direction = -H g,  H from the last M pairs (s, y) by the two-loop recursion
+
+(Nocedal and Wright, "Numerical Optimization", 2nd ed., algorithm 7.4). The initial matrix is the inverse Hessian of a
+sample of rows where there is one, else the inverse of the Hessian's diagonal at the start, times sᵀy / yᵀH₀y.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.objective import Evaluation, Objective
+from streamlr.solvers.base import STALLED, State, verdict
+from streamlr.solvers.line_search import best_acceptable, shorter_steps
+
+Array = NDArray[np.float64]
+
+_MEMORY = 20
+_FIRST_STEPS = 4.0 ** -np.arange(4)
+_MOST_REFUSALS = 4
+_STEPS_AFTER_REFUSAL = 4
+_MOST_PASSES_WITHOUT_GAIN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class LbfgsState(State):
+    """Also the memory, the direction and the step lengths tried next."""
+
+    moves: Array
+    """s, the last differences of the point, (M, d)."""
+    changes: Array
+    """y, the last differences of the gradient, (M, d)."""
+    metric: Array
+    """Inverse Hessian to start from: its diagonal, (d,), or whole, (d, d)."""
+    direction: Array
+    """(d,)."""
+    trials: Array
+    """Step lengths to try, all in one pass, (K,)."""
+    refusals: int
+    """Passes in a row in which no step length was acceptable."""
+    best_gradient_max: float
+    """Smallest gradient so far."""
+    passes_without_gain: int
+    """Passes since the objective or the gradient last improved."""
+
+
+def quasi_newton_direction(gradient: Array, moves: Array, changes: Array, metric: Array) -> Array:
+    """-H g by the two-loop recursion.
+
+    Parameters
+    ----------
+    gradient
+        g, (d,).
+    moves, changes
+        s and y of the last steps, oldest first, (M, d).
+    metric
+        The initial H: its diagonal, (d,), or the whole, (d, d).
+    """
+    q = gradient.copy()
+    rho = 1.0 / np.einsum("md,md->m", moves, changes)
+    alpha = np.empty(len(moves))
+    for i in reversed(range(len(moves))):
+        alpha[i] = rho[i] * (moves[i] @ q)
+        q -= alpha[i] * changes[i]
+    r = metric @ q if metric.ndim == 2 else metric * q
+    if len(moves):
+        y = changes[-1]
+        Hy = metric @ y if metric.ndim == 2 else metric * y
+        r *= (moves[-1] @ y) / (y @ Hy)
+    for i in range(len(moves)):
+        r += moves[i] * (alpha[i] - rho[i] * (changes[i] @ r))
+    return -r
+
+
+@dataclass(frozen=True, slots=True)
+class Lbfgs:
+    """L-BFGS; several step lengths in one pass wherever the first choice is not good enough."""
+
+    objective: Objective
+    tolerance: float
+    name: str = "lbfgs"
+    needs_hessian: bool = False
+
+    def init(self, objective: Objective, start: Evaluation) -> LbfgsState:
+        """Without a sample: a diagonal metric, and four step lengths in the first pass, since its size is a guess."""
+        metric = 1.0 / objective.diagonal()
+        return self.init_with(start, metric, -metric * start.gradient, _FIRST_STEPS)
+
+    def init_with(self, start: Evaluation, metric: Array, direction: Array, trials: Array) -> LbfgsState:
+        """With a metric, a first direction, (d,), and step lengths to try along it, (K,)."""
+        outcome = verdict(self.objective, self.tolerance, start, direction)
+        return LbfgsState(
+            point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
+            step=0.0, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
+            moves=np.empty((0, len(start.point))), changes=np.empty((0, len(start.point))), metric=metric, direction=direction,
+            trials=trials, refusals=0, best_gradient_max=start.gradient_max, passes_without_gain=0)
+
+    def candidates(self, state: State) -> Array:
+        assert isinstance(state, LbfgsState)
+        return state.point + np.outer(state.trials, state.direction)
+
+    def step(self, state: State, evaluations: list[Evaluation]) -> LbfgsState:
+        assert isinstance(state, LbfgsState)
+        chosen = best_acceptable(state.value, state.gradient, state.direction, state.trials, evaluations)
+        if chosen is None:
+            return self._refuse(state, evaluations)
+        found = evaluations[chosen]
+        moves, changes = _remember(state, found)
+        direction = quasi_newton_direction(found.gradient, moves, changes, state.metric)
+        outcome = verdict(self.objective, self.tolerance, found, direction)
+        gained = found.value < state.value - 1e-15 * abs(state.value) or found.gradient_max < 0.9 * state.best_gradient_max
+        idle = 0 if gained else state.passes_without_gain + 1
+        following = LbfgsState(
+            point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
+            step=float(state.trials[chosen]), status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
+            moves=moves, changes=changes, metric=state.metric, direction=direction, trials=np.ones(1), refusals=0,
+            best_gradient_max=min(found.gradient_max, state.best_gradient_max), passes_without_gain=idle)
+        return self._stalled(following) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
+
+    def result(self, state: State) -> Array:
+        return state.point
+
+    def _refuse(self, state: LbfgsState, evaluations: list[Evaluation]) -> LbfgsState:
+        """Try shorter steps, then the plain metric without its memory; then there is nothing left."""
+        refusals = state.refusals + 1
+        if refusals >= _MOST_REFUSALS:
+            if not len(state.moves):
+                return self._stalled(state)
+            direction = quasi_newton_direction(state.gradient, state.moves[:0], state.changes[:0], state.metric)
+            return replace(state, moves=state.moves[:0], changes=state.changes[:0], direction=direction, trials=_FIRST_STEPS,
+                           refusals=0, step=0.0)
+        slope = float(state.gradient @ state.direction)
+        shortest = int(np.argmin(state.trials))
+        trials = shorter_steps(state.value, slope, float(state.trials[shortest]), evaluations[shortest].value, _STEPS_AFTER_REFUSAL)
+        return replace(state, trials=trials, refusals=refusals, step=0.0)
+
+    def _stalled(self, state: LbfgsState) -> LbfgsState:
+        return replace(state, status=STALLED, reason=f"no step lowers the objective any further, at a gradient of "
+                       f"{state.gradient_max:.2g}: the tolerance of {self.tolerance:g} is below what rounding allows for these data")
+
+
+def _remember(state: LbfgsState, found: Evaluation) -> tuple[Array, Array]:
+    """The memory with the latest pair, unless rounding has made its curvature worthless."""
+    move, change = found.point - state.point, found.gradient - state.gradient
+    if move @ change <= 1e-14 * np.linalg.norm(move) * np.linalg.norm(change):
+        return state.moves, state.changes
+    return np.vstack([state.moves, move])[-_MEMORY:], np.vstack([state.changes, change])[-_MEMORY:]

@@ -1,0 +1,107 @@
+"""Damped Newton: the Hessian is summed in the same pass as the gradient.
+
+    direction = -H⁻¹ g,  halved (by a parabola) until the objective falls
+
+A Hessian that is not positive definite in floating point is given a ridge on its diagonal (Nocedal and Wright,
+"Numerical Optimization", 2nd ed., algorithm 3.3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.objective import Evaluation, Objective
+from streamlr.solvers.base import STALLED, State, verdict
+from streamlr.solvers.line_search import best_acceptable, shorter_steps
+
+Array = NDArray[np.float64]
+
+_SMALLEST_RIDGE = 1e-12
+_MOST_REFUSALS = 12
+
+
+def inverse_of(hessian: Array, ridge: float = 0.0) -> Array:
+    """Inverse of a symmetric matrix with ``ridge`` times its diagonal added, and as much more as makes it positive definite."""
+    diagonal = np.abs(np.diag(hessian)).copy()
+    diagonal[diagonal == 0] = 1.0
+    # scaled to a unit diagonal, so that the ridge means the same for every parameter
+    root = np.sqrt(diagonal)
+    scaled = hessian / np.outer(root, root)
+    while True:
+        try:
+            factor = np.linalg.cholesky(scaled + ridge * np.eye(len(scaled)))
+            break
+        except np.linalg.LinAlgError:
+            ridge = max(_SMALLEST_RIDGE, 10.0 * ridge)
+    inverse_factor = np.linalg.inv(factor)
+    return (inverse_factor.T @ inverse_factor) / np.outer(root, root)
+
+
+@dataclass(frozen=True, slots=True)
+class NewtonState(State):
+    """Also the direction and how much of it is tried next."""
+
+    direction: Array
+    """(d,)."""
+    trial: float
+    """Step length to try."""
+    refusals: int
+    """Step lengths refused in a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Newton:
+    """Newton's method with a backtracking line search."""
+
+    objective: Objective
+    tolerance: float
+    name: str = "newton"
+    needs_hessian: bool = True
+
+    def init(self, objective: Objective, start: Evaluation) -> NewtonState:
+        """Without a Hessian yet: the first pass evaluates the start again, with one."""
+        return NewtonState(
+            point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
+            step=0.0, status="", reason="", direction=np.zeros_like(start.point), trial=0.0, refusals=0)
+
+    def candidates(self, state: State) -> Array:
+        assert isinstance(state, NewtonState)
+        return (state.point + state.trial * state.direction)[None, :]
+
+    def step(self, state: State, evaluations: list[Evaluation]) -> NewtonState:
+        assert isinstance(state, NewtonState)
+        found = evaluations[0]
+        first = state.trial == 0.0
+        if not first and best_acceptable(state.value, state.gradient, state.direction, np.array([state.trial]), evaluations) is None:
+            return self._refuse(state, found)
+        assert found.hessian is not None
+        direction = -inverse_of(found.hessian) @ found.gradient if np.isfinite(found.hessian).all() else np.zeros_like(found.point)
+        outcome = verdict(self.objective, self.tolerance, found, direction)
+        if outcome is None and not first and _no_longer_moves(state, found):
+            return self._stalled(state)
+        return NewtonState(
+            point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
+            step=state.trial, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
+            direction=direction, trial=1.0, refusals=0)
+
+    def result(self, state: State) -> Array:
+        return state.point
+
+    def _refuse(self, state: NewtonState, found: Evaluation) -> NewtonState:
+        if state.refusals + 1 >= _MOST_REFUSALS:
+            return self._stalled(state)
+        slope = float(state.gradient @ state.direction)
+        trial = float(shorter_steps(state.value, slope, state.trial, found.value, 1)[0])
+        return replace(state, trial=trial, refusals=state.refusals + 1, step=0.0)
+
+    def _stalled(self, state: NewtonState) -> NewtonState:
+        return replace(state, status=STALLED, step=0.0, reason=f"no step lowers the objective any further, at a gradient of "
+                       f"{state.gradient_max:.2g}: the tolerance of {self.tolerance:g} is below what rounding allows for these data")
+
+
+def _no_longer_moves(state: State, found: Evaluation) -> bool:
+    """Whether neither objective nor gradient have improved: rounding is all that is left."""
+    return found.value >= state.value - 1e-15 * abs(state.value) and found.gradient_max >= 0.5 * state.gradient_max

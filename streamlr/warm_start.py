@@ -1,0 +1,159 @@
+"""A start and a metric for the full data, had from a sample of its rows in memory.
+
+The optimum of s rows lies about sqrt(d / s) from that of all rows, and their Hessian is that of all rows up to a relative
+error of the same size; so a solve on the sample replaces most passes over the data (Byrd, Hansen, Nocedal and Singer, "A
+stochastic quasi-Newton method for large-scale optimization", SIAM J. Optim. 26, 2016, use the sample's curvature; here
+it is the metric of L-BFGS, whose corrections make it exact). The sample itself is solved in the same way, from a quarter
+of its rows, down to a size at which Newton's method is cheap.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.data.source import ArraySource
+from streamlr.execution.engine import one_blas_thread
+from streamlr.execution.local import ThreadsEngine, available_cores
+from streamlr.execution.scanner import Scanner
+from streamlr.kernels.survey import SampledRows
+from streamlr.objective import Evaluation, Objective
+from streamlr.solvers import Lbfgs, Newton, minimize
+from streamlr.solvers.base import CONVERGED, DIVERGED
+from streamlr.solvers.lbfgs import LbfgsState
+from streamlr.solvers.newton import inverse_of
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+
+MOST_PARAMETERS = 4096
+"""Above this many parameters a Hessian is too large to be worth its memory and the time to invert it."""
+_LEAST_BYTES = 64 * 2**20
+_MOST_BYTES = 1024 * 2**20
+_WANTED_ROWS_PER_PARAMETER = 40
+_LEAST_ROWS_PER_PARAMETER = 3
+_NEWTON_PARAMETERS = 256
+_COARSER = 4
+_TOLERANCE = 1e-6
+_TOLERANCE_OF_WHOLE = 1e-10
+_MOST_SAMPLE_PASSES = 60
+
+
+def sample_fraction(n_rows: int, n_parameters: int, row_bytes: int, memory_limit: int | None) -> float:
+    """Share of the rows to draw so that the sample stays within its budget of memory; 0 where a sample would not help.
+
+    Parameters
+    ----------
+    n_rows, n_parameters
+        Size of the problem.
+    row_bytes
+        Bytes of one row as stored.
+    memory_limit
+        Bytes the process may use, if it is limited.
+    """
+    if n_parameters > MOST_PARAMETERS:
+        return 0.0
+    wanted = max(_LEAST_BYTES, _WANTED_ROWS_PER_PARAMETER * n_parameters * row_bytes)
+    budget = min(wanted, _MOST_BYTES if memory_limit is None else memory_limit // 6)
+    rows = budget / row_bytes
+    if rows >= n_rows:
+        return 1.0
+    if rows < _LEAST_ROWS_PER_PARAMETER * n_parameters:
+        return 0.0
+    return (rows - 4.0 * np.sqrt(rows)) / n_rows  # the number drawn is binomial: stay below the budget
+
+
+@dataclass(frozen=True, slots=True)
+class SampleOptimum:
+    """What a sample tells of the whole."""
+
+    point: Array
+    """Its optimum, (d,)."""
+    metric: Array | None
+    """Inverse of its Hessian there, (d, d); None where it is of no use."""
+
+
+def join_sample(parts: tuple[SampledRows, ...]) -> SampledRows | None:
+    """The sampled rows of all blocks in one; None where there are none."""
+    if not parts:
+        return None
+    weights = None if parts[0].weights is None else np.concatenate([part.weights for part in parts if part.weights is not None])
+    return SampledRows(np.concatenate([part.X for part in parts]), np.concatenate([part.target for part in parts]), weights)
+
+
+def start_from_sample(objective: Objective, solver: Lbfgs, sample: SampledRows, start: Evaluation) -> LbfgsState:
+    """The state of L-BFGS that will first try the sample's optimum, with the sample's Hessian as its metric.
+
+    Whatever the sample says, the first step is held against the objective of the full data, so a bad sample costs passes
+    and nothing else.
+    """
+    with ThreadsEngine(available_cores()) as engine, one_blas_thread():
+        found = _solve(objective, sample, engine, start.point)
+    if found.metric is None:
+        metric: Array = 1.0 / objective.diagonal()
+        return solver.init_with(start, metric, _descent(start, found.point, metric), 4.0 ** -np.arange(4))
+    return solver.init_with(start, found.metric, _descent(start, found.point, found.metric), np.ones(1))
+
+
+def _descent(start: Evaluation, goal: Array, metric: Array) -> Array:
+    """The way to the goal if it leads downhill, else the quasi-Newton direction."""
+    direction = goal - start.point
+    if float(direction @ start.gradient) < 0 and np.isfinite(direction).all():
+        return direction
+    return -(metric @ start.gradient) if metric.ndim == 2 else -metric * start.gradient
+
+
+def _solve(objective: Objective, sample: SampledRows, engine: ThreadsEngine, start: Array) -> SampleOptimum:
+    """Optimum and inverse Hessian of the sample, coarse to fine."""
+    n_rows, d = sample.X.shape[0], objective.size
+    on_sample = Objective(
+        Scanner(engine, ArraySource(sample.X, sample.target, sample.weights), lambda event: None),
+        objective.model, objective.classes, objective.moments, objective.coordinates)
+    if d <= _NEWTON_PARAMETERS or n_rows < 2 * _COARSER * _LEAST_ROWS_PER_PARAMETER * d:
+        return _newton(on_sample, start)
+    every = slice(None, None, _COARSER)
+    weights = None if sample.weights is None else sample.weights[every]
+    coarse = _solve(objective, SampledRows(sample.X[every], sample.target[every], weights), engine, start)
+    return coarse if coarse.metric is None else _refine(on_sample, coarse)
+
+
+def _newton(objective: Objective, start: Array) -> SampleOptimum:
+    solver = Newton(objective, _tolerance(objective))
+    first = objective.evaluate(start[None, :], "sample", hessian=True)[0]
+    state, outcome = minimize(objective, solver, solver.init(objective, first), 0, _MOST_SAMPLE_PASSES, lambda *_: None)
+    log.info("sample of %d rows, Newton: %s after a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
+    if outcome.status == DIVERGED:
+        return SampleOptimum(state.point, None)
+    return _with_metric(objective, state.point)
+
+
+def _refine(objective: Objective, coarse: SampleOptimum) -> SampleOptimum:
+    assert coarse.metric is not None
+    solver = Lbfgs(objective, _tolerance(objective))
+    first = objective.evaluate(coarse.point[None, :], "sample")[0]
+    state, outcome = minimize(
+        objective, solver, solver.init_with(first, coarse.metric, -coarse.metric @ first.gradient, np.ones(1)), 0,
+        _MOST_SAMPLE_PASSES, lambda *_: None)
+    log.info("sample of %d rows, L-BFGS: %s at a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
+    if outcome.status == DIVERGED:
+        return SampleOptimum(state.point, None)
+    if outcome.status != CONVERGED:
+        log.warning("the solve on the sample ended %s; it serves as a start all the same", outcome.status)
+    return _with_metric(objective, state.point)
+
+
+def _tolerance(objective: Objective) -> float:
+    """Where the sample is the whole, its optimum is the answer; elsewhere more digits would be digits of the sample alone."""
+    return _TOLERANCE_OF_WHOLE if objective.scanner.source.n_rows == objective.moments.n_rows else _TOLERANCE
+
+
+def _with_metric(objective: Objective, point: Array) -> SampleOptimum:
+    hessian = objective.evaluate(point[None, :], "sample", hessian=True)[0].hessian
+    assert hessian is not None
+    if not np.isfinite(hessian).all():
+        return SampleOptimum(point, None)
+    return SampleOptimum(point, inverse_of(hessian, ridge=1e-8))
