@@ -53,7 +53,8 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     final = directory / f"pass-{checkpoint.passes:06d}.npz"
     partial = final.with_suffix(".partial")
     with open(partial, "wb") as file:
-        np.savez(file, **{_HEADER: np.array(json.dumps(header))}, **checkpoint.arrays)
+        content: dict[str, Any] = {_HEADER: np.array(json.dumps(header)), **checkpoint.arrays}
+        np.savez(file, **content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, final)

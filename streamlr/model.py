@@ -47,7 +47,7 @@ class Model:
         """Z of every row of ``X``, (m, n): (m,)."""
         rows = np.asarray(X, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.coef_.shape[1]:
-            raise ShapeError(f"X has shape {rows.shape}; the model was fitted to {self.coef_.shape[1]} features, so expected (rows, {self.coef_.shape[1]})")
+            raise ShapeError(f"X has shape {rows.shape}; the model was fitted to {self.coef_.shape[1]} features: expected (rows, {self.coef_.shape[1]})")
         Z: Array = rows @ self.coef_[0] + self.intercept_[0]
         return Z
 

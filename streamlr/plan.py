@@ -77,7 +77,7 @@ def make_plan(config: TrainConfig, source: Source, n_threads: int, threads_per_p
     row_bytes = source.n_features * source.dtype.itemsize
     block_bytes = partition.block_rows * row_bytes
     leaf_bytes = partition.leaf_rows * source.n_features * 8
-    sample_rows = int(round(fraction * source.n_rows))
+    sample_rows = round(fraction * source.n_rows)
     hessian_bytes = (source.n_features + 1) ** 2 * 8
     peak = _PROCESS_BYTES + threads_per_process * _thread_bytes(partition, block_bytes, leaf_bytes)
     if name == "newton":

@@ -49,18 +49,27 @@ class RunDirectory:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self.path / _LOCK_NAME)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise RunDirectoryError(f"cannot make the run directory {str(path)!r}: {error}; choose another with --run-dir or run.directory") from error
+            raise RunDirectoryError(
+                f"cannot make the run directory {str(path)!r}: {error}; choose another with --run-dir or run.directory") from error
         held = [name for name in _OURS if (self.path / name).exists()]
         if held and not (resume or overwrite):
             self.close()
             raise RunDirectoryError(f"{str(path)!r} already holds a run ({', '.join(held)}); add --resume to go on with it, --overwrite to replace "
                                     "it, or choose another --run-dir")
-        if overwrite and not resume:
-            self._clear(held)
+        self._stale = held if overwrite and not resume else []
 
     @property
     def checkpoints(self) -> Path:
         return self.path / CHECKPOINT_NAME
+
+    def begin(self) -> None:
+        """The first pass has succeeded: drop what an overwritten run left, but for its model, which stands until there is a new one."""
+        for name in self._stale:
+            if name == CHECKPOINT_NAME:
+                shutil.rmtree(self.path / name)
+            elif name in (CONFIG_NAME, HISTORY_NAME):
+                (self.path / name).unlink()
+        self._stale = []
 
     def write_config(self, config: TrainConfig) -> None:
         self._write(CONFIG_NAME, yaml.safe_dump(config.to_dict(), sort_keys=False))
@@ -85,14 +94,6 @@ class RunDirectory:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _clear(self, names: Sequence[str]) -> None:
-        for name in names:
-            path = self.path / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
 
     def _write(self, name: str, text: str) -> None:
         partial = self.path / f".{name}.partial"

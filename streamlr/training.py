@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,12 @@ def _open_source(settings: TrainConfig, X: ArrayLike | None, y: ArrayLike | None
     if X is None or y is None:
         raise ConfigError("X and y go together: one was given without the other")
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
-    return ArraySource(np.asarray(X), np.asarray(y), weights)
+    return ArraySource(np.asarray(X), _as_labels(np.asarray(y)), weights)
+
+
+def _as_labels(y: NDArray[Any]) -> NDArray[Any]:
+    """Labels of a type that sorts and travels: Python objects become text or numbers."""
+    return np.array(y.tolist()) if y.dtype.kind in "OT" else y
 
 
 class _Run:
@@ -127,7 +132,6 @@ class _Run:
         saved = None
         if self.directory is not None:
             saved = load_checkpoint(self.directory.checkpoints, self._fingerprint()) if resume else None
-            self.directory.write_config(self.settings)
         classes, moments, solver, state = self._begin() if saved is None else self._continue(saved)
         objective = solver_objective(self.scanner, self.settings, classes, moments)
         passes = len(self.history)
@@ -187,6 +191,8 @@ class _Run:
         self.history.append(event.as_line())
         if self.directory is not None:
             if number == 1:
+                self.directory.begin()
+                self.directory.write_config(self.settings)
                 self.directory.write_history(self.history)
             else:
                 self.directory.append_history(self.history[-1])
@@ -210,10 +216,9 @@ class _Run:
         classes = saved.arrays["classes"]
         solver = make_solver(self.settings, solver_objective(self.scanner, self.settings, classes, moments))
         state = unflatten(_STATES[solver.name], "state.", saved)
-        if state.status == "":
-            state = replace(state)
         self.history = list(saved.values["history"])
         self.seconds_before = float(saved.values["seconds"])
+        self.directory.write_config(self.settings)
         self.directory.write_history(self.history)
         self.publish(Note(f"resuming after pass {saved.passes}, at a gradient of {state.gradient_max:.3g}"))
         return classes, moments, solver, state

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.data.source import ArraySource
-from streamlr.execution.engine import one_blas_thread
+from streamlr.execution.engine import Engine, one_blas_thread
 from streamlr.execution.local import ThreadsEngine, available_cores
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.survey import SampledRows
 from streamlr.objective import Evaluation, Objective
 from streamlr.solvers import Lbfgs, Newton, minimize
 from streamlr.solvers.base import CONVERGED, DIVERGED
-from streamlr.solvers.lbfgs import LbfgsState
+from streamlr.solvers.lbfgs import FIRST_STEPS, LbfgsState
 from streamlr.solvers.newton import inverse_of
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def sample_fraction(n_rows: int, n_parameters: int, row_bytes: int, memory_limit
         return 1.0
     if rows < _LEAST_ROWS_PER_PARAMETER * n_parameters:
         return 0.0
-    return (rows - 4.0 * np.sqrt(rows)) / n_rows  # the number drawn is binomial: stay below the budget
+    return float(rows - 4.0 * np.sqrt(rows)) / n_rows  # the number drawn is binomial: stay below the budget
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +95,7 @@ def start_from_sample(objective: Objective, solver: Lbfgs, sample: SampledRows, 
         found = _solve(objective, sample, engine, start.point)
     if found.metric is None:
         metric: Array = 1.0 / objective.diagonal()
-        return solver.init_with(start, metric, _descent(start, found.point, metric), 4.0 ** -np.arange(4))
+        return solver.init_with(start, metric, _descent(start, found.point, metric), FIRST_STEPS)
     return solver.init_with(start, found.metric, _descent(start, found.point, found.metric), np.ones(1))
 
 
@@ -107,7 +107,7 @@ def _descent(start: Evaluation, goal: Array, metric: Array) -> Array:
     return -(metric @ start.gradient) if metric.ndim == 2 else -metric * start.gradient
 
 
-def _solve(objective: Objective, sample: SampledRows, engine: ThreadsEngine, start: Array) -> SampleOptimum:
+def _solve(objective: Objective, sample: SampledRows, engine: Engine, start: Array) -> SampleOptimum:
     """Optimum and inverse Hessian of the sample, coarse to fine."""
     n_rows, d = sample.X.shape[0], objective.size
     on_sample = Objective(

@@ -16,8 +16,8 @@ from zarr.core.buffer import Buffer as ZarrBuffer
 from zarr.core.buffer import BufferPrototype, default_buffer_prototype
 from zarr.storage import LocalStore, WrapperStore
 
-from streamlr.data.decoding import DamagedChunk
-from streamlr.data.files import MissingChunk, chunk_files
+from streamlr.data.decoding import DamagedChunkError
+from streamlr.data.files import MissingChunkError, chunk_files
 from streamlr.data.source import Buffer
 from streamlr.errors import ChunkError
 
@@ -34,7 +34,7 @@ class RefuseMissing(WrapperStore[Store]):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> ZarrBuffer | None:
         value = await super().get(key, prototype, byte_range)
         if value is None and key.rsplit("/", 1)[-1] not in _METADATA_NAMES:
-            raise MissingChunk(key)
+            raise MissingChunkError(key)
         return value
 
 
@@ -85,6 +85,19 @@ class StoredArray:
     def stored_bytes(self) -> int | None:
         """Bytes in storage; None where that would take a listing of a remote store."""
         return None if self._files is None else self._files.stored_bytes()
+
+    @property
+    def n_chunks(self) -> int:
+        return int(np.prod([-(-size // part) for size, part in zip(self.shape, self.chunk_shape, strict=True)]))
+
+    def describe(self) -> dict[str, Any]:
+        """Name, shape, chunks, shards, codecs and path of reading, for people."""
+        metadata = self._array.metadata.to_dict()
+        codecs: Any = metadata.get("codecs") or [metadata.get("compressor")]
+        return {"name": self.name, "shape": list(self.shape), "dtype": str(self.dtype), "chunks": list(self.chunk_shape),
+                "shards": None if self._array.shards is None else list(self._array.shards), "zarr_format": metadata["zarr_format"],
+                "codecs": [dict(codec).get("name", dict(codec).get("id")) for codec in codecs if codec is not None],
+                "checksummed": self.checksummed, "n_chunks": self.n_chunks, "read": "directly" if self.reads_files else "through zarr"}
 
     def chunk_name(self, index: tuple[int, ...]) -> str:
         """How messages name a chunk: "chunk 17 of X (rows 17000 to 17999)"."""
@@ -154,11 +167,11 @@ class StoredArray:
         assert self._files is not None
         try:
             self._files.read(index, out)
-        except MissingChunk:
+        except MissingChunkError:
             if not self._fill_missing:
                 raise self._missing_error(index) from None
             out[...] = self._array.fill_value
-        except DamagedChunk as error:
+        except DamagedChunkError as error:
             raise ChunkError(f"{self.chunk_name(index)} is damaged: {error} (file {self._files.path_of(index)}); "
                              "restore that file or write the store again") from error
         except OSError as error:
@@ -182,7 +195,7 @@ class StoredArray:
         selection = self._along(start, stop)
         try:
             if self.dtype.kind not in "biuf":
-                return np.asarray(self._array[selection]).astype(np.str_)
+                return np.array([str(label) for label in np.asarray(self._array[selection]).tolist()], dtype=np.str_)
             shape = tuple(stop - start if axis == self.sample_axis else size for axis, size in enumerate(self.shape))
             out = buffer.array(shape, self.dtype)
             self._array.get_basic_selection(selection, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
@@ -199,7 +212,7 @@ class StoredArray:
         for index in itertools.product(*(rows if axis == self.sample_axis else range(n) for axis, n in enumerate(counts))):
             try:
                 self._array[tuple(slice(i * part, (i + 1) * part) for i, part in zip(index, self.chunk_shape, strict=True))]
-            except MissingChunk:
+            except MissingChunkError:
                 return self._missing_error(index)
             except Exception as found:
                 return ChunkError(f"{self.chunk_name(index)} cannot be decoded: {found}; restore it or write the store again")

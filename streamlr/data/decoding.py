@@ -23,19 +23,19 @@ _CRC_BYTES = 4
 _BLOSC_HEADER_BYTES = 16
 
 
-class DamagedChunk(Exception):
+class DamagedChunkError(Exception):
     """The bytes of a chunk cannot be what was written; says why. The caller adds where."""
 
 
 def _strip_crc32c(encoded: Bytes) -> memoryview:
     view = memoryview(encoded)
     if len(view) < _CRC_BYTES:
-        raise DamagedChunk(f"{len(view)} bytes, too few for a checksum")
+        raise DamagedChunkError(f"{len(view)} bytes, too few for a checksum")
     (stored,) = struct.unpack("<I", view[-_CRC_BYTES:])
     content = view[:-_CRC_BYTES]
     computed = crc32c(content)
     if stored != computed:
-        raise DamagedChunk(f"checksum crc32c is {computed:08x}, stored was {stored:08x}")
+        raise DamagedChunkError(f"checksum crc32c is {computed:08x}, stored was {stored:08x}")
     return content
 
 
@@ -47,10 +47,10 @@ def crc32c(content: Any, start: int = 0) -> int:
 def _blosc(encoded: Bytes) -> Bytes:
     view = memoryview(encoded)
     if len(view) < _BLOSC_HEADER_BYTES:
-        raise DamagedChunk(f"{len(view)} bytes, too few for a Blosc header")
+        raise DamagedChunkError(f"{len(view)} bytes, too few for a Blosc header")
     (stated,) = struct.unpack("<I", view[12:16])
     if stated != len(view):  # Blosc itself decodes a chunk that lost its last bytes into wrong values without a word
-        raise DamagedChunk(f"{len(view)} bytes, but its Blosc header states {stated}")
+        raise DamagedChunkError(f"{len(view)} bytes, but its Blosc header states {stated}")
     return view
 
 
@@ -90,7 +90,7 @@ class Decoder:
 
         Raises
         ------
-        DamagedChunk
+        DamagedChunkError
             When a checksum or a length is wrong, or a codec fails.
         """
         target = out.reshape(-1).view(np.uint8)
@@ -113,14 +113,14 @@ def _run(decoder: Any, encoded: Bytes, out: NDArray[np.uint8] | None) -> Any:
     try:
         return decoder.decode(encoded, out) if out is not None else decoder.decode(encoded)
     except (RuntimeError, ValueError, OSError, EOFError, MemoryError) as error:
-        raise DamagedChunk(f"{type(decoder).__name__} cannot decode it: {error}") from error
+        raise DamagedChunkError(f"{type(decoder).__name__} cannot decode it: {error}") from error
     except Exception as error:  # zlib.error and the like derive from Exception alone
-        raise DamagedChunk(f"{type(decoder).__name__} cannot decode it: {error}") from error
+        raise DamagedChunkError(f"{type(decoder).__name__} cannot decode it: {error}") from error
 
 
 def _require_length(found: int, expected: int) -> None:
     if found != expected:
-        raise DamagedChunk(f"it decodes to {found} bytes instead of {expected}")
+        raise DamagedChunkError(f"it decodes to {found} bytes instead of {expected}")
 
 
 def chunk_decoder(codecs: Sequence[Mapping[str, Any]]) -> Decoder | None:

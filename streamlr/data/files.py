@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.data.decoding import DamagedChunk, Decoder, chunk_decoder, chunk_decoder_v2, crc32c
+from streamlr.data.decoding import DamagedChunkError, Decoder, chunk_decoder, chunk_decoder_v2, crc32c
 
 _NO_CHUNK = 2**64 - 1
 _SHARD_INDICES_KEPT = 64
 
 
-class MissingChunk(Exception):
+class MissingChunkError(Exception):
     """There is no such chunk. The caller adds where, and what to do."""
 
 
@@ -70,9 +70,9 @@ class ChunkFiles:
 
         Raises
         ------
-        MissingChunk
+        MissingChunkError
             When there is no such file, or the shard lacks the chunk.
-        DamagedChunk
+        DamagedChunkError
             When its bytes are not what was written.
         """
         try:
@@ -84,7 +84,7 @@ class ChunkFiles:
                 else:
                     self.decoder.decode(file.readall(), out)
         except FileNotFoundError:
-            raise MissingChunk from None
+            raise MissingChunkError from None
 
     def prefetch(self, index: tuple[int, ...]) -> None:
         """Ask the operating system to bring the file of a chunk into memory meanwhile; a hint, so failures do not matter."""
@@ -126,10 +126,10 @@ class ChunkFiles:
         entries = self._index_of(descriptor, shard)
         offset, nbytes = (int(value) for value in entries[within])
         if offset == _NO_CHUNK and nbytes == _NO_CHUNK:
-            raise MissingChunk
+            raise MissingChunkError
         encoded = os.pread(descriptor, nbytes, offset)
         if len(encoded) != nbytes:
-            raise DamagedChunk(f"its shard ends after {len(encoded)} of its {nbytes} bytes")
+            raise DamagedChunkError(f"its shard ends after {len(encoded)} of its {nbytes} bytes")
         self.decoder.decode(encoded, out)
 
     def _index_of(self, descriptor: int, shard: tuple[int, ...]) -> NDArray[np.uint64]:
@@ -148,25 +148,25 @@ class ChunkFiles:
 def _read_raw(descriptor: int, out: NDArray[Any]) -> None:
     size = os.fstat(descriptor).st_size
     if size != out.nbytes:
-        raise DamagedChunk(f"its file has {size} bytes instead of {out.nbytes}")
-    view = memoryview(out.reshape(-1).view(np.uint8))
+        raise DamagedChunkError(f"its file has {size} bytes instead of {out.nbytes}")
+    view = out.reshape(-1).view(np.uint8).data
     done = 0
     while done < size:
         got = os.readv(descriptor, [view[done:]])
         if got == 0:
-            raise DamagedChunk(f"its file ended after {done} of {size} bytes while it was read")
+            raise DamagedChunkError(f"its file ended after {done} of {size} bytes while it was read")
         done += got
 
 
 def _read_shard_index(descriptor: int, layout: _ShardLayout) -> NDArray[np.uint64]:
     size = os.fstat(descriptor).st_size
     if size < layout.index_bytes:
-        raise DamagedChunk(f"its shard has {size} bytes, too few for an index of {layout.index_bytes}")
+        raise DamagedChunkError(f"its shard has {size} bytes, too few for an index of {layout.index_bytes}")
     raw = os.pread(descriptor, layout.index_bytes, size - layout.index_bytes if layout.at_end else 0)
     if layout.checksummed:
         raw, (stored,) = raw[:-4], struct.unpack("<I", raw[-4:])
         if crc32c(raw) != stored:
-            raise DamagedChunk(f"the index of its shard has checksum crc32c {crc32c(raw):08x}, stored was {stored:08x}")
+            raise DamagedChunkError(f"the index of its shard has checksum crc32c {crc32c(raw):08x}, stored was {stored:08x}")
     return np.frombuffer(raw, dtype="<u8").reshape(*layout.chunks_per_shard, 2)
 
 

@@ -21,11 +21,26 @@ _MISSING_NAMED = 3
 
 
 class ZarrSource:
-    """Rows of a store that keeps the contract. Travels to workers as its configuration and is opened once in each process."""
+    """Rows of a store that keeps the contract. Travels to workers as its configuration and is opened once in each process.
 
-    def __init__(self, config: DataConfig, *, direct: bool = True) -> None:
+    Parameters
+    ----------
+    config
+        Where the store is and how it names its arrays.
+    direct
+        Whether chunks in local files may be read without Zarr's own pipeline.
+    labelled
+        Whether labels and weights are wanted; a store to predict from need not have any.
+
+    Raises
+    ------
+    DataError
+        When the store breaks the contract.
+    """
+
+    def __init__(self, config: DataConfig, *, direct: bool = True, labelled: bool = True) -> None:
         self.config = config
-        self._direct = direct
+        self._options = (direct, labelled)
         group = open_group(config)
         fill = config.missing_chunks == "fill"
         features = _member(group, config.features, "data.features", config.store)
@@ -33,17 +48,18 @@ class ZarrSource:
             raise ShapeError(f"{config.features} in {config.store} has shape {features.shape}; features must have two axes, rows and features")
         check_feature_dtype(np.dtype(features.dtype), f"{config.features} in {config.store}")
         self.features = StoredArray(features, config.sample_axis, fill_missing=fill, direct=direct)
-        target = _member(group, config.target, "data.target", config.store)
-        self.target = StoredArray(target, fill_missing=fill, direct=direct)
-        weights = None if config.weights is None else _member(group, config.weights, "data.weights", config.store)
-        self.weights = None if weights is None else StoredArray(weights, fill_missing=fill, direct=direct)
+        self.target = self.weights = None
+        if labelled:
+            self.target = StoredArray(_member(group, config.target, "data.target", config.store), fill_missing=fill, direct=direct)
+        if labelled and config.weights is not None:
+            self.weights = StoredArray(_member(group, config.weights, "data.weights", config.store), fill_missing=fill, direct=direct)
         self._check_shapes()
         self._check_dtypes()
         self.feature_names = _feature_names(group, self.n_features, config.store)
         self.attributes: dict[str, Any] = dict(group.attrs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.config, self._direct, self.features.shape)
+        return _reopen, (self.config, self._options, self.features.shape)
 
     @property
     def n_rows(self) -> int:
@@ -72,8 +88,8 @@ class ZarrSource:
 
     @property
     def arrays(self) -> list[StoredArray]:
-        """Features, target and, where there are any, weights."""
-        return [self.features, self.target] + ([self.weights] if self.weights is not None else [])
+        """Features and, where they are read, target and weights."""
+        return [array for array in (self.features, self.target, self.weights) if array is not None]
 
     def describe(self, what: str) -> str:
         name = {"features": self.config.features, "target": self.config.target, "weights": self.config.weights}[what]
@@ -102,6 +118,7 @@ class ZarrSource:
         return rows.T if self.features.sample_axis == 0 else rows
 
     def read_target(self, start: int, stop: int) -> NDArray[Any]:
+        assert self.target is not None
         return self.target.read_labels(start, stop)
 
     def read_weights(self, start: int, stop: int) -> NDArray[np.float64] | None:
@@ -110,8 +127,8 @@ class ZarrSource:
     def _check_shapes(self) -> None:
         if 0 in self.features.shape:
             raise ShapeError(f"{self.describe('features')} has shape {self.features.shape}: there is nothing to train on")
-        for what, array in (("target", self.target), ("weights", self.weights)):
-            if array is not None and array.shape != (self.n_rows,):
+        for array in self.arrays[1:]:
+            if array.shape != (self.n_rows,):
                 hint = ""
                 if array.shape == (self.n_features,):
                     hint = f"; are the examples along the other axis (data.sample_axis: {1 - self.config.sample_axis})?"
@@ -119,20 +136,20 @@ class ZarrSource:
                                  f"{self.config.sample_axis}), but {array.name} has shape {array.shape}; expected ({self.n_rows},){hint}")
 
     def _check_dtypes(self) -> None:
-        if self.target.dtype.kind not in "biufUTSO":
+        if self.target is not None and self.target.dtype.kind not in "biufUTSO":
             raise DtypeError(f"{self.describe('target')} has dtype {self.target.dtype}; labels must be integers, bools, floats or strings")
         if self.weights is not None and self.weights.dtype.kind not in "biuf":
             raise DtypeError(f"{self.describe('weights')} has dtype {self.weights.dtype}; weights must be numbers")
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(fingerprint: str, direct: bool) -> ZarrSource:
-    return ZarrSource(DataConfig(**json.loads(fingerprint)), direct=direct)
+def _opened(fingerprint: str, direct: bool, labelled: bool) -> ZarrSource:
+    return ZarrSource(DataConfig(**json.loads(fingerprint)), direct=direct, labelled=labelled)
 
 
-def _reopen(config: DataConfig, direct: bool, shape: tuple[int, ...]) -> ZarrSource:
+def _reopen(config: DataConfig, options: tuple[bool, bool], shape: tuple[int, ...]) -> ZarrSource:
     """What unpickling does: one opened source serves all tasks of a process."""
-    source = _opened(json.dumps(dataclasses.asdict(config), sort_keys=True), direct)
+    source = _opened(json.dumps(dataclasses.asdict(config), sort_keys=True), *options)
     if source.features.shape != shape:
         raise ShapeError(f"{source.describe('features')} has shape {source.features.shape} on this worker, and had {shape} where the run "
                          "started; the store must not change while it is read")
@@ -202,7 +219,7 @@ def _member(group: zarr.Group, name: str, key: str, store: str) -> zarr.Array[An
 def _feature_names(group: zarr.Group, n_features: int, store: str) -> tuple[str, ...] | None:
     """Names from an array ``feature_names`` or an attribute of the group."""
     if "feature_names" in group:
-        names = tuple(str(name) for name in np.asarray(group["feature_names"][:]).tolist())
+        names = tuple(str(name) for name in np.asarray(_member(group, "feature_names", "feature_names", store)[...]).tolist())
     elif "feature_names" in group.attrs:
         names = tuple(str(name) for name in list(group.attrs["feature_names"]))  # type: ignore[arg-type]
     else:

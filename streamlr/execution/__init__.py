@@ -7,7 +7,7 @@ from collections.abc import Callable
 from streamlr.config import ClusterConfig
 from streamlr.execution.cluster import open_address, open_processes
 from streamlr.execution.engine import Engine
-from streamlr.execution.local import SerialEngine, open_threads
+from streamlr.execution.local import SerialEngine, available_cores, open_threads
 
 ENGINES: dict[str, Callable[[ClusterConfig], Engine]] = {
     "serial": lambda config: SerialEngine(),
@@ -20,3 +20,16 @@ ENGINES: dict[str, Callable[[ClusterConfig], Engine]] = {
 def open_engine(config: ClusterConfig) -> Engine:
     """Start the engine that the configuration asks for; use it as a context manager."""
     return ENGINES[config.kind](config)
+
+
+def count_threads(config: ClusterConfig) -> tuple[int, int]:
+    """Threads of the engine that the configuration asks for, in all and in one process, without starting it."""
+    if config.kind == "serial":
+        return 1, 1
+    if config.kind == "threads":
+        return (config.workers or available_cores(),) * 2
+    if config.kind == "processes":
+        workers = config.workers or max(1, available_cores() // config.threads_per_worker)
+        return workers * config.threads_per_worker, config.threads_per_worker
+    with open_engine(config) as engine:
+        return engine.n_threads, config.threads_per_worker

@@ -107,7 +107,7 @@ class ClusterEngine:
 
     def peak_memory_bytes(self) -> int:
         peaks = self._client.run(process_peak_bytes)
-        return max([process_peak_bytes(), *peaks.values()])
+        return max(process_peak_bytes(), *(int(peak) for peak in peaks.values()))
 
     def __enter__(self) -> Engine:
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import dask.threaded
 from dask.callbacks import Callback
@@ -61,7 +61,7 @@ class ThreadsEngine:
         graph |= {"source": source, "partition": partition, "scan": scan, **tree.tasks}
         done = Callback(posttask=lambda key, *_: slab_done(key[1]) if isinstance(key, tuple) and key[0] == "slab" else None)
         with one_blas_thread(), done:
-            return dask.threaded.get(graph, tree.root, pool=self._pool, num_workers=self.n_threads)
+            return dask.threaded.get(graph, cast(Any, tree.root), pool=self._pool, num_workers=self.n_threads)
 
     def peak_memory_bytes(self) -> int:
         return process_peak_bytes()

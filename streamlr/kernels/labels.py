@@ -61,7 +61,7 @@ class LabelScan:
         if weights is not None:
             _refuse_bad_weights(weights, batch.first_row, self.weights_name)
         labels, codes, counts = np.unique(target, return_inverse=True, return_counts=True)
-        weight_sums = counts.astype(np.float64) if weights is None else np.bincount(codes, weights, len(labels))
+        weight_sums = counts.astype(np.float64) if weights is None else np.bincount(codes, weights, len(labels)).astype(np.float64)
         return _refuse_many(LabelSums(labels, counts.astype(np.int64), weight_sums))
 
 

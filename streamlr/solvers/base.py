@@ -62,8 +62,13 @@ class State:
 class Solver(Protocol):
     """A method of minimisation."""
 
-    name: str
-    needs_hessian: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs_hessian(self) -> bool:
+        """Whether each pass is to sum the Hessian at its first candidate."""
+        ...
 
     def init(self, objective: Objective, start: Evaluation) -> State:
         """The state at a point that has been evaluated. Makes no pass."""

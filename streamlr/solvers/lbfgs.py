@@ -3,7 +3,8 @@
     direction = -H g,  H from the last M pairs (s, y) by the two-loop recursion
 
 (Nocedal and Wright, "Numerical Optimization", 2nd ed., algorithm 7.4). The initial matrix is the inverse Hessian of a
-sample of rows where there is one, else the inverse of the Hessian's diagonal at the start, times sᵀy / yᵀH₀y.
+sample of rows where there is one, else the inverse of the Hessian's diagonal at the start, times sᵀy / yᵀH₀y. The step
+from the start to the sample's optimum is long, and its pair would tell of the way and not of the place: it is not kept.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from streamlr.solvers.line_search import best_acceptable, shorter_steps
 Array = NDArray[np.float64]
 
 _MEMORY = 20
-_FIRST_STEPS = 4.0 ** -np.arange(4)
+FIRST_STEPS: Array = 4.0 ** -np.arange(4.0)
 _MOST_REFUSALS = 4
 _STEPS_AFTER_REFUSAL = 4
 _MOST_PASSES_WITHOUT_GAIN = 8
@@ -44,6 +45,8 @@ class LbfgsState(State):
     """Passes in a row in which no step length was acceptable."""
     best_gradient_max: float
     """Smallest gradient so far."""
+    accepted: int
+    """Steps taken so far."""
     passes_without_gain: int
     """Passes since the objective or the gradient last improved."""
 
@@ -66,11 +69,12 @@ def quasi_newton_direction(gradient: Array, moves: Array, changes: Array, metric
     for i in reversed(range(len(moves))):
         alpha[i] = rho[i] * (moves[i] @ q)
         q -= alpha[i] * changes[i]
-    r = metric @ q if metric.ndim == 2 else metric * q
-    if len(moves):
-        y = changes[-1]
-        Hy = metric @ y if metric.ndim == 2 else metric * y
-        r *= (moves[-1] @ y) / (y @ Hy)
+    if metric.ndim == 2:
+        r = metric @ q  # a sample's Hessian has the right size already; to scale it by one pair would spoil it
+    else:
+        r = metric * q
+        if len(moves):
+            r *= (moves[-1] @ changes[-1]) / (changes[-1] @ (metric * changes[-1]))
     for i in range(len(moves)):
         r += moves[i] * (alpha[i] - rho[i] * (changes[i] @ r))
     return -r
@@ -88,7 +92,7 @@ class Lbfgs:
     def init(self, objective: Objective, start: Evaluation) -> LbfgsState:
         """Without a sample: a diagonal metric, and four step lengths in the first pass, since its size is a guess."""
         metric = 1.0 / objective.diagonal()
-        return self.init_with(start, metric, -metric * start.gradient, _FIRST_STEPS)
+        return self.init_with(start, metric, -metric * start.gradient, FIRST_STEPS)
 
     def init_with(self, start: Evaluation, metric: Array, direction: Array, trials: Array) -> LbfgsState:
         """With a metric, a first direction, (d,), and step lengths to try along it, (K,)."""
@@ -97,7 +101,7 @@ class Lbfgs:
             point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
             step=0.0, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=np.empty((0, len(start.point))), changes=np.empty((0, len(start.point))), metric=metric, direction=direction,
-            trials=trials, refusals=0, best_gradient_max=start.gradient_max, passes_without_gain=0)
+            trials=trials, refusals=0, best_gradient_max=start.gradient_max, accepted=0, passes_without_gain=0)
 
     def candidates(self, state: State) -> Array:
         assert isinstance(state, LbfgsState)
@@ -118,7 +122,7 @@ class Lbfgs:
             point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
             step=float(state.trials[chosen]), status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=moves, changes=changes, metric=state.metric, direction=direction, trials=np.ones(1), refusals=0,
-            best_gradient_max=min(found.gradient_max, state.best_gradient_max), passes_without_gain=idle)
+            best_gradient_max=min(found.gradient_max, state.best_gradient_max), accepted=state.accepted + 1, passes_without_gain=idle)
         return self._stalled(following) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
 
     def result(self, state: State) -> Array:
@@ -131,7 +135,7 @@ class Lbfgs:
             if not len(state.moves):
                 return self._stalled(state)
             direction = quasi_newton_direction(state.gradient, state.moves[:0], state.changes[:0], state.metric)
-            return replace(state, moves=state.moves[:0], changes=state.changes[:0], direction=direction, trials=_FIRST_STEPS,
+            return replace(state, moves=state.moves[:0], changes=state.changes[:0], direction=direction, trials=FIRST_STEPS,
                            refusals=0, step=0.0)
         slope = float(state.gradient @ state.direction)
         shortest = int(np.argmin(state.trials))
@@ -146,6 +150,8 @@ class Lbfgs:
 def _remember(state: LbfgsState, found: Evaluation) -> tuple[Array, Array]:
     """The memory with the latest pair, unless rounding has made its curvature worthless."""
     move, change = found.point - state.point, found.gradient - state.gradient
+    if state.metric.ndim == 2 and state.accepted == 0:
+        return state.moves, state.changes
     if move @ change <= 1e-14 * np.linalg.norm(move) * np.linalg.norm(change):
         return state.moves, state.changes
     return np.vstack([state.moves, move])[-_MEMORY:], np.vstack([state.changes, change])[-_MEMORY:]

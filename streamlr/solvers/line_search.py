@@ -61,4 +61,5 @@ def shorter_steps(value: float, slope: float, step: float, found: float, count: 
         excess = found - value - slope * step
         if excess > 0:
             guess = float(np.clip(-slope * step**2 / (2.0 * excess), 0.02 * step, 0.7 * step))
-    return guess * 4.0 ** -np.arange(count)
+    steps: Array = guess * 4.0 ** -np.arange(float(count))
+    return steps

@@ -1,0 +1,1 @@
+"""The command line: each command makes one call of the library."""

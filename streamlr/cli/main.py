@@ -1,0 +1,153 @@
+"""``streamlr``: the group of commands, and how their errors become a line and an exit status."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+import streamlr
+from streamlr.cli.stores import info_command, ingest_command, synth_command
+from streamlr.config import TrainConfig, load_config
+from streamlr.data.store import ZarrSource
+from streamlr.errors import StreamlrError
+from streamlr.execution import count_threads
+from streamlr.plan import make_plan
+from streamlr.reporting.console import Console, plain
+from streamlr.scoring import evaluate, predict
+from streamlr.training import TrainResult, train
+
+_set = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the configuration, such as solver.name=lbfgs.")
+_config = click.option("--config", "config_path", required=True, metavar="FILE", help="The configuration (YAML).")
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
+_quiet = click.option("--quiet", is_flag=True, help="Show warnings and errors alone.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(streamlr.__version__, prog_name="streamlr")
+@click.option("-v", "--verbose", is_flag=True, help="Log what solvers and engines decide.")
+def cli(verbose: bool) -> None:
+    """Exact linear models on data that does not fit in memory."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("streamlr").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+cli.add_command(synth_command)
+cli.add_command(ingest_command)
+cli.add_command(info_command)
+
+
+@cli.command("plan")
+@_config
+@_set
+@_json
+def plan_command(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show what a run would do and need; trains nothing."""
+    config = load_config(config_path, overrides)
+    n_threads, per_process = count_threads(config.cluster)
+    plan = make_plan(config, ZarrSource(config.data), n_threads, per_process, in_this_process=config.cluster.kind in ("serial", "threads"))
+    if as_json:
+        click.echo(json.dumps(plan.to_dict(), indent=2))
+        return
+    for key, value in plan.to_dict().items():
+        shown = f"{value / 1e6:,.1f} MB" if key.endswith("_bytes") and value is not None else value
+        click.echo(f"{key.replace('_bytes', ''):14} {shown}", err=True)
+
+
+@cli.command("train")
+@_config
+@_set
+@click.option("--run-dir", metavar="DIR", help="Directory of the run [default: run.directory, or runs/ with the configuration's name].")
+@click.option("--resume", is_flag=True, help="Go on with the run that the directory holds.")
+@click.option("--overwrite", is_flag=True, help="Replace the run that the directory holds.")
+@_quiet
+@_json
+def train_command(config_path: str, overrides: tuple[str, ...], run_dir: str | None, resume: bool, overwrite: bool, quiet: bool,
+                  as_json: bool) -> None:
+    """Fit a model to the optimum of all the data."""
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other: one goes on with a run, the other drops it")
+    directory = _run_directory(load_config(config_path, overrides), config_path, run_dir)
+    try:
+        result = train(config_path, overrides=[*overrides, f"run.directory={json.dumps(directory)}"], resume=resume, overwrite=overwrite,
+                       subscribers=[Console(quiet=quiet)])
+    except KeyboardInterrupt:
+        click.echo(f"stopped; finished passes are safe in {plain(directory)}: add --resume to go on", err=True)
+        sys.exit(1)
+    if as_json:
+        click.echo(json.dumps(result.summary, indent=2))
+    if not quiet:
+        click.echo(_ending(result, directory), err=True)
+
+
+def _run_directory(config: TrainConfig, config_path: str, run_dir: str | None) -> str:
+    return run_dir or config.run.directory or str(Path("runs", Path(config_path).stem))
+
+
+def _ending(result: TrainResult, directory: str) -> str:
+    summary = result.summary
+    return plain(
+        f"{result.status} after {result.passes} passes in {summary['seconds']:.1f} s: {result.reason}\n"
+        f"objective {summary['objective']:.12g}, peak memory {summary['peak_memory_bytes'] / 1e6:.0f} MB, model in {directory}")
+
+
+@cli.command("evaluate")
+@click.argument("run")
+@click.argument("store")
+@_set
+@_quiet
+@_json
+def evaluate_command(run: str, store: str, overrides: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+    """Score the model of RUN on STORE in one streamed pass."""
+    metrics = evaluate(run, store, overrides=overrides, subscribers=[Console(quiet=quiet)])
+    if as_json:
+        click.echo(json.dumps(metrics, indent=2))
+        return
+    for key, value in metrics.items():
+        click.echo(f"{key:16} {plain(_shown(value))}", err=True)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+@cli.command("predict")
+@click.argument("run")
+@click.argument("store")
+@click.argument("out")
+@click.option("--overwrite", is_flag=True, help="Replace what stands at OUT.")
+@_set
+@_quiet
+def predict_command(run: str, store: str, out: str, overwrite: bool, overrides: tuple[str, ...], quiet: bool) -> None:
+    """Write the probability of the second class for every row of STORE into the Zarr array OUT."""
+    rows = predict(run, store, out, overwrite=overwrite, overrides=overrides, subscribers=[Console(quiet=quiet)])
+    if not quiet:
+        click.echo(f"{rows:,} probabilities in {plain(out)}", err=True)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    del signum, frame
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Entry point: errors that streamlr raises on purpose end in one line and their exit status."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        cli(standalone_mode=True)
+    except StreamlrError as error:
+        click.echo(f"Error: {plain(str(error))}", err=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

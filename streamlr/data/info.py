@@ -1,0 +1,72 @@
+"""What a store holds, and what may be wrong with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from streamlr.data.arrays import StoredArray
+from streamlr.data.partition import partition_rows
+from streamlr.data.store import ZarrSource
+from streamlr.errors import DataError
+from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.fold import fold
+from streamlr.kernels.labels import LabelScan, LabelSums
+
+_LARGE_CHUNK_BYTES = 512 * 2**20
+_MISSING_NAMED = 5
+
+
+def describe_store(source: ZarrSource) -> dict[str, Any]:
+    """Shapes, chunks, codecs, classes and problems of a store; reads the labels, not the features.
+
+    Returns
+    -------
+    dict
+        ``store``, ``rows``, ``features``, ``dtype``, ``sample_axis``, ``data_bytes``, ``stored_bytes``, ``arrays`` (a record for each),
+        ``classes`` (label, rows and weight of each), ``feature_names`` and ``problems`` (a list of sentences).
+    """
+    problems = [problem for array in source.arrays for problem in _array_problems(array)]
+    classes = []
+    try:
+        labels = _labels(source)
+        classes = [{"label": label, "rows": int(rows), "weight": float(weight)} for label, rows, weight in
+                   zip(labels.labels.tolist(), labels.row_counts, labels.weight_sums, strict=True)]
+        if len(classes) != 2:
+            problems.append(f"{source.config.target} holds {len(classes)} classes; the logistic family fits two")
+    except DataError as error:
+        problems.append(str(error))
+    return {
+        "store": source.config.store, "rows": source.n_rows, "features": source.n_features, "dtype": str(source.dtype),
+        "sample_axis": source.config.sample_axis, "data_bytes": source.n_rows * source.n_features * source.dtype.itemsize,
+        "stored_bytes": source.stored_bytes, "arrays": [array.describe() for array in source.arrays], "classes": classes,
+        "feature_names": None if source.feature_names is None else list(source.feature_names), "problems": problems}
+
+
+def _labels(source: ZarrSource) -> LabelSums:
+    partition = partition_rows(source.n_rows, 1, source.chunk_rows, 8)
+    scan = LabelScan(source.describe("target"), source.describe("weights") if source.weighted else "")
+
+    def sums() -> Any:
+        for block in range(partition.n_blocks):
+            start, stop = partition.rows_of_block(block)
+            batch = Batch(start, np.empty((0, stop - start)), source.read_target(start, stop), source.read_weights(start, stop))
+            yield scan.sums(batch, stop - start, Workspace())
+
+    total: LabelSums = fold(sums())
+    return total
+
+
+def _array_problems(array: StoredArray) -> list[str]:
+    problems = []
+    missing = list(array.missing_chunks())
+    if missing:
+        named = ", ".join(array.chunk_name(index) for index in missing[:_MISSING_NAMED])
+        problems.append(f"{len(missing)} of {array.n_chunks} chunks of {array.name} are missing ({named}{', ...' if len(missing) > _MISSING_NAMED else ''})")
+    if array.checksummed is False:
+        problems.append(f"{array.name} has no checksums: a flipped bit in a chunk can go unnoticed")
+    chunk_bytes = array.chunk_rows * int(np.prod([size for axis, size in enumerate(array.shape) if axis != array.sample_axis])) * array.dtype.itemsize
+    if array.dtype.kind in "biuf" and chunk_bytes > _LARGE_CHUNK_BYTES:
+        problems.append(f"rows of {array.name} come in chunks of {chunk_bytes / 1e6:.0f} MB at full width, each of which has to be in memory whole")
+    return problems

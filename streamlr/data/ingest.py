@@ -1,0 +1,254 @@
+"""From tables to a store: streamed, checked, committed by a rename, and continued where it was interrupted.
+
+Rows keep their order. Whole chunks are written as they fill up; after each, a journal in the unfinished store says how
+many rows are safe, so that a second attempt with the same sources and options skips them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from streamlr.data.source import check_feature_dtype
+from streamlr.data.tables import Columns, Rows, Table, open_table
+from streamlr.data.writing import Compressor, StoreWriter, chunk_rows_for, create_array, write_names
+from streamlr.errors import IngestError
+
+FORMAT_VERSION = 1
+_JOURNAL = "ingest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class IngestSpec:
+    """How tables become a store."""
+
+    columns: Columns
+    """Which columns are what."""
+    dtype: str | None = None
+    """Type of the stored features; None: one that holds the source's values exactly."""
+    chunk_rows: int | None = None
+    """Rows of a chunk; None: as many as measured best."""
+    compressor: Compressor = "lz4"
+    """Compression of the chunks."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """What came of it."""
+
+    rows: int
+    """Rows of the store."""
+    features: int
+    """Its features."""
+    resumed_rows: int
+    """Rows that an earlier attempt had written."""
+
+
+def ingest(sources: Sequence[str | Path], path: str | Path, spec: IngestSpec, *, overwrite: bool = False,
+           rows_done: Callable[[int], None] = lambda rows: None) -> IngestResult:
+    """Write a store from tables with the same columns, one after the other.
+
+    Parameters
+    ----------
+    sources
+        Paths of CSV, Parquet, .npy or .npz files.
+    path
+        Where the store is to be.
+    spec
+        How.
+    overwrite
+        Whether to replace a store that stands there.
+    rows_done
+        Called with the number of rows that have just been written.
+
+    Raises
+    ------
+    IngestError
+        When a source cannot become rows of the store; the message names file, row and column.
+    """
+    tables = [open_table(Path(source), spec.columns) for source in sources]
+    _check_alike(tables)
+    dtype = np.dtype(spec.dtype) if spec.dtype is not None else np.result_type(*[table.dtype for table in tables])
+    check_feature_dtype(dtype, str(tables[0].path))
+    writer = StoreWriter(path, overwrite=overwrite)
+    sink = _Sink(writer, spec, dtype, _identity(tables, spec))
+    resumed = sink.rows
+    rows_done(resumed)
+    for table, rows in _all_rows(tables, resumed):
+        _check_rows(table, rows)
+        for count in sink.add(table, rows):
+            rows_done(count)
+    rows_done(sink.finish())
+    writer.commit()
+    return IngestResult(sink.rows, sink.n_features, resumed)
+
+
+def _all_rows(tables: Sequence[Table], skip: int) -> Iterator[tuple[Table, Rows]]:
+    for table in tables:
+        held = 0
+        for rows in table.batches(skip):
+            held += len(rows.target)
+            yield table, rows
+        # a table that was skipped whole yields nothing: then it held at most `skip` rows, and which is found by counting
+        skip = 0 if held or skip == 0 else skip - _count(table, skip)
+
+
+def _count(table: Table, at_most: int) -> int:
+    count = sum(len(rows.target) for rows in table.batches(0))
+    if count > at_most:
+        raise IngestError(f"{table.path} has {count} rows, and had at most {at_most} when the ingest was interrupted; remove the unfinished store")
+    return count
+
+
+def _check_alike(tables: Sequence[Table]) -> None:
+    for table in tables[1:]:
+        if table.feature_names != tables[0].feature_names:
+            ours, first = set(table.feature_names or ()), set(tables[0].feature_names or ())
+            raise IngestError(f"{table.path} and {tables[0].path} differ in their columns: only the first has {sorted(ours - first)}, only the second "
+                              f"has {sorted(first - ours)}, or their order differs; bring them to the same columns")
+
+
+def _check_rows(table: Table, rows: Rows) -> None:
+    if rows.features.dtype.kind == "f" and not np.isfinite(rows.features).all():
+        at, feature = (int(i) for i in np.argwhere(~np.isfinite(rows.features))[0])
+        name = table.feature_names[feature] if table.feature_names is not None else feature
+        raise IngestError(f"{table.path}: a value that is not finite ({rows.features[at, feature]}) in the column {name!r}; clean the source, then "
+                          "ingest again")
+
+
+def _identity(tables: Sequence[Table], spec: IngestSpec) -> dict[str, Any]:
+    """What must be the same for an interrupted attempt to be continued."""
+    files = [[str(table.path.resolve()), os.stat(table.path).st_size, os.stat(table.path).st_mtime_ns] for table in tables]
+    return json.loads(json.dumps({"format_version": FORMAT_VERSION, "files": files, "spec": asdict(spec)}))
+
+
+class _Sink:
+    """Collects rows into whole chunks and writes them."""
+
+    def __init__(self, writer: StoreWriter, spec: IngestSpec, dtype: np.dtype[Any], identity: dict[str, Any]) -> None:
+        self._writer = writer
+        self._spec = spec
+        self._dtype = dtype
+        self._identity = identity
+        self._group: zarr.Group | None = None
+        self._held: list[Rows] = []
+        self._held_rows = 0
+        self.rows = self._rows_of_earlier_attempt()
+        self.n_features = 0
+        self._chunk = 0
+        if self.rows:
+            self._group = writer.reopen()
+            self._chunk, self.n_features = self._array("X").chunks
+
+    def add(self, table: Table, rows: Rows) -> Iterator[int]:
+        """Take rows; yields the rows of every chunk that was written."""
+        if self._group is None:
+            self._start(table, rows)
+        self._check_labels(table, rows)
+        self._held.append(rows)
+        self._held_rows += len(rows.target)
+        while self._held_rows >= self._chunk:
+            yield self._write(self._chunk)
+
+    def finish(self) -> int:
+        """Write what is left and cut the arrays to their length."""
+        if self._group is None or self.rows + self._held_rows == 0:
+            raise IngestError("the sources hold no rows; nothing was written")
+        count = self._write(self._held_rows) if self._held_rows else 0
+        for name in ("X", "y", "weights"):
+            if name in self._group:
+                array = self._array(name)
+                array.resize((self.rows, *array.shape[1:]))
+        (self._writer.partial / _JOURNAL).unlink()
+        return count
+
+    def _start(self, table: Table, rows: Rows) -> None:
+        self._group = self._writer.start({"made_by": "streamlr ingest"})
+        self.n_features = rows.features.shape[1]
+        self._chunk = self._spec.chunk_rows or chunk_rows_for(self.n_features, self._dtype.itemsize)
+        how = self._spec.compressor
+        labels: Any = str if rows.target.dtype.kind in "UT" else rows.target.dtype
+        create_array(self._group, "X", (0, self.n_features), (self._chunk, self.n_features), self._dtype, how)
+        create_array(self._group, "y", (0,), (self._chunk,), labels, "none" if labels is str else how)
+        if rows.weights is not None:
+            create_array(self._group, "weights", (0,), (self._chunk,), np.float64, how)
+        write_names(self._group, list(table.feature_names or [f"f{j}" for j in range(self.n_features)]))
+
+    def _check_labels(self, table: Table, rows: Rows) -> None:
+        stored = np.dtype(self._array("y").dtype)
+        text = stored.kind in "TUO"
+        if (rows.target.dtype.kind in "UT") != text or (not text and not np.can_cast(rows.target.dtype, stored, "safe")):
+            raise IngestError(f"{table.path}: labels are {rows.target.dtype} here and {stored} before; bring them to one type")
+
+    def _write(self, count: int) -> int:
+        """Write the first ``count`` held rows, at most a chunk, and tell the journal."""
+        taken: list[Rows] = []
+        left = count
+        while left:
+            rows = self._held.pop(0)
+            if len(rows.target) > left:
+                self._held.insert(0, _cut(rows, left, None))
+                rows = _cut(rows, 0, left)
+            taken.append(rows)
+            left -= len(rows.target)
+        stop = self.rows + count
+        self._put("X", stop, self._stored(np.concatenate([rows.features for rows in taken])))
+        self._put("y", stop, np.concatenate([rows.target for rows in taken]))
+        if taken[0].weights is not None:
+            self._put("weights", stop, np.concatenate([rows.weights for rows in taken if rows.weights is not None]))
+        self._held_rows -= count
+        self.rows = stop
+        self._write_journal()
+        return count
+
+    def _stored(self, features: NDArray[Any]) -> NDArray[Any]:
+        with np.errstate(over="ignore", invalid="ignore"):
+            stored = features.astype(self._dtype)
+        exact = self._dtype.kind == "f" or np.array_equal(stored, features)
+        if not exact or (self._dtype.kind == "f" and not np.isfinite(stored).all()):
+            raise IngestError(f"rows from {self.rows} on hold values that {self._dtype} cannot hold; choose another --dtype")
+        return stored
+
+    def _put(self, name: str, stop: int, values: NDArray[Any]) -> None:
+        array = self._array(name)
+        array.resize((stop, *array.shape[1:]))
+        array[self.rows : stop] = values if values.dtype.kind != "U" else values.astype(object)
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        assert self._group is not None
+        array = self._group[name]
+        assert isinstance(array, zarr.Array)
+        return array
+
+    def _write_journal(self) -> None:
+        journal = self._writer.partial / _JOURNAL
+        fresh = journal.with_suffix(".partial")
+        with open(fresh, "w", encoding="utf-8") as file:
+            json.dump({**self._identity, "rows": self.rows, "chunk_rows": self._chunk}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, journal)
+
+    def _rows_of_earlier_attempt(self) -> int:
+        """Whole chunks that an earlier attempt with the same sources and options has written."""
+        try:
+            journal = json.loads((self._writer.partial / _JOURNAL).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return 0
+        if {key: journal.get(key) for key in self._identity} != self._identity:
+            return 0
+        rows, chunk = int(journal["rows"]), int(journal["chunk_rows"])
+        return rows - rows % chunk
+
+
+def _cut(rows: Rows, start: int, stop: int | None) -> Rows:
+    here = slice(start, stop)
+    return Rows(rows.features[here], rows.target[here], None if rows.weights is None else rows.weights[here])

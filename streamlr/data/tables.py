@@ -1,0 +1,330 @@
+"""Tables that people bring: CSV, Parquet, .npy and .npz, read a batch of rows at a time."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from numpy.typing import NDArray
+
+from streamlr.errors import IngestError
+
+_BATCH_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns are what."""
+
+    target: str
+    """Name of the labels' column; for arrays its number, or the path of a .npy file, or the name of an array in a .npz file."""
+    weights: str | None = None
+    """Name of the weights' column."""
+    features: tuple[str, ...] | None = None
+    """Names of the features' columns; None: all others."""
+    drop: tuple[str, ...] = ()
+    """Names of columns to leave out."""
+    delimiter: str = ","
+    """What separates the columns of a CSV file."""
+    header: bool = True
+    """Whether a CSV file begins with the names of its columns; else they are called f0, f1, ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A batch of rows."""
+
+    features: NDArray[Any]
+    """(k, n)."""
+    target: NDArray[Any]
+    """(k,)."""
+    weights: NDArray[np.float64] | None
+    """(k,)."""
+
+
+class Table(Protocol):
+    """A file of rows."""
+
+    path: Path
+    feature_names: tuple[str, ...] | None
+    dtype: np.dtype[Any]
+
+    def batches(self, skip: int) -> Iterator[Rows]:
+        """Rows from number ``skip`` on."""
+        ...
+
+
+def open_table(path: Path, columns: Columns) -> Table:
+    """Open a source by the ending of its name.
+
+    Raises
+    ------
+    IngestError
+        When there is no such file, its kind is not known, or it lacks a column.
+    """
+    if not path.is_file():
+        raise IngestError(f"no file at {str(path)!r}; check SOURCE")
+    endings = [ending.lower() for ending in path.suffixes]
+    kind = endings[-2] if len(endings) > 1 and endings[-1] in (".gz", ".bz2", ".zst") else (endings[-1] if endings else "")
+    readers: dict[str, Any] = {".csv": CsvTable, ".tsv": CsvTable, ".txt": CsvTable, ".parquet": ParquetTable, ".pq": ParquetTable,
+                               ".npy": NpyTable, ".npz": NpzTable}
+    if kind not in readers:
+        raise IngestError(f"{str(path)!r} ends in {kind!r}; streamlr reads {', '.join(readers)}")
+    table: Table = readers[kind](path, columns)
+    return table
+
+
+def _select(path: Path, present: Sequence[str], columns: Columns) -> tuple[str, ...]:
+    """Names of the features' columns."""
+    repeated = {name for name in present if list(present).count(name) > 1}
+    if repeated:
+        raise IngestError(f"{path}: the column {sorted(repeated)[0]!r} occurs more than once; rename one")
+    for name in (columns.target, columns.weights, *(columns.features or ()), *columns.drop):
+        if name is not None and name not in present:
+            shown = ", ".join(present[:12]) + (", ..." if len(present) > 12 else "")
+            raise IngestError(f"{path} has no column {name!r}; it has {shown}")
+    taken = {columns.target, columns.weights, *columns.drop}
+    chosen = columns.features or tuple(name for name in present if name not in taken)
+    if not chosen:
+        raise IngestError(f"{path} has no column left to be a feature")
+    return tuple(chosen)
+
+
+def _check_types(path: Path, schema: Any, names: Sequence[str]) -> None:
+    for name in names:
+        kind = schema.field(name).type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
+                or pa.types.is_decimal(kind)):
+            raise IngestError(f"{path}: the column {name!r} holds {kind}, not numbers; leave it out with --drop {name!r}, or encode it "
+                              "(one column for each category) before")
+
+
+def _numbers(path: Path, batch: Any, names: Sequence[str], dtype: np.dtype[Any], first_row: int) -> NDArray[Any]:
+    out = np.empty((batch.num_rows, len(names)), dtype=dtype)
+    for at, name in enumerate(names):
+        column = batch.column(name)
+        if column.null_count:
+            row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+            raise IngestError(f"{path}: row {first_row + row} has no value in the column {name!r} ({column.null_count} missing nearby); fill or drop "
+                              "such rows, then ingest again")
+        values = column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column
+        out[:, at] = values.to_numpy(zero_copy_only=False)
+    return out
+
+
+def _labels(path: Path, batch: Any, name: str, first_row: int) -> NDArray[Any]:
+    column = batch.column(name)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if column.null_count:
+        row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+        raise IngestError(f"{path}: row {first_row + row} has no label in the column {name!r}; drop such rows, then ingest again")
+    values = column.to_numpy(zero_copy_only=False)
+    return values.astype(np.str_) if values.dtype == object else values
+
+
+def _rows(path: Path, batch: Any, names: Sequence[str], columns: Columns, dtype: np.dtype[Any], first_row: int) -> Rows:
+    weights = None
+    if columns.weights is not None:
+        weights = _numbers(path, batch, [columns.weights], np.dtype(np.float64), first_row)[:, 0]
+    return Rows(_numbers(path, batch, names, dtype, first_row), _labels(path, batch, columns.target, first_row), weights)
+
+
+class CsvTable:
+    """A CSV file, plain or compressed; numbers are read as float64."""
+
+    dtype = np.dtype(np.float64)
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self.path = path
+        self._columns = columns
+        delimiter = "\t" if path.suffixes[:1] == [".tsv"] and columns.delimiter == "," else columns.delimiter
+        self._parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+        self._read = pyarrow.csv.ReadOptions(block_size=_BATCH_BYTES, autogenerate_column_names=not columns.header)
+        with self._open(pyarrow.csv.ConvertOptions()) as reader:
+            schema = reader.schema
+        self.feature_names = _select(path, schema.names, columns)
+        _check_types(path, schema, self.feature_names)
+        numbers = [*self.feature_names] + ([columns.weights] if columns.weights is not None else [])
+        types = dict.fromkeys(numbers, pa.float64())
+        types[columns.target] = schema.field(columns.target).type
+        if pa.types.is_null(types[columns.target]):
+            raise IngestError(f"{path}: the column {columns.target!r} begins without labels; drop rows without one, then ingest again")
+        self._convert = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False)
+
+    def batches(self, skip: int) -> Iterator[Rows]:
+        row = 0
+        assert self.feature_names is not None
+        with self._open(self._convert) as reader:
+            try:
+                for batch in reader:
+                    fresh = batch.slice(max(0, skip - row))
+                    first = row + batch.num_rows - fresh.num_rows
+                    row += batch.num_rows
+                    if fresh.num_rows:
+                        yield _rows(self.path, fresh, self.feature_names, self._columns, self.dtype, first)
+            except pa.ArrowInvalid as error:
+                raise IngestError(f"{self.path}, after row {row}: {error}; mend the file, or leave the column out with --drop") from error
+
+    def _open(self, convert: Any) -> Any:
+        try:
+            return pyarrow.csv.open_csv(self.path, read_options=self._read, parse_options=self._parse, convert_options=convert)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise IngestError(f"{self.path} cannot be read as CSV: {error}") from error
+
+
+class ParquetTable:
+    """A Parquet file; columns of several types are brought to one that holds them all."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self.path = path
+        self._columns = columns
+        try:
+            schema = pyarrow.parquet.read_schema(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise IngestError(f"{path} cannot be read as Parquet: {error}") from error
+        present = [name for name in schema.names if not name.startswith("__index_level_")]
+        self.feature_names = _select(path, present, columns)
+        _check_types(path, schema, self.feature_names)
+        kinds = [schema.field(name).type for name in self.feature_names]
+        self.dtype = np.result_type(*[np.float64 if pa.types.is_decimal(kind) or pa.types.is_null(kind) else kind.to_pandas_dtype()
+                                      for kind in kinds])
+
+    def batches(self, skip: int) -> Iterator[Rows]:
+        columns, names = self._columns, self.feature_names
+        assert names is not None
+        wanted = [*names, columns.target] + ([columns.weights] if columns.weights is not None else [])
+        batch_rows = max(1, _BATCH_BYTES // (8 * len(wanted)))
+        row = 0
+        try:
+            with pyarrow.parquet.ParquetFile(self.path) as file:
+                for group in range(file.num_row_groups):
+                    held = file.metadata.row_group(group).num_rows
+                    if row + held <= skip:
+                        row += held
+                        continue
+                    for batch in file.iter_batches(batch_rows, row_groups=[group], columns=wanted):
+                        fresh = batch.slice(max(0, skip - row))
+                        first = row + batch.num_rows - fresh.num_rows
+                        row += batch.num_rows
+                        if fresh.num_rows:
+                            yield _rows(self.path, fresh, names, columns, self.dtype, first)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise IngestError(f"{self.path}, after row {row}, cannot be read: {error}") from error
+
+
+def _split_columns(path: Path, width: int, columns: Columns) -> tuple[int | None, list[int]]:
+    """Number of the labels' column (None: they are elsewhere), and those of the features."""
+    if columns.features is not None or columns.drop or columns.weights is not None:
+        raise IngestError(f"{path}: columns of an array have numbers, not names; --features, --drop and --weights are for CSV and Parquet")
+    try:
+        target = int(columns.target)
+    except ValueError:
+        return None, list(range(width))
+    if not -width <= target < width:
+        raise IngestError(f"{path} has {width} columns; --target {target} is none of them")
+    return target % width, [at for at in range(width) if at != target % width]
+
+
+class NpyTable:
+    """A .npy file with a matrix; labels are one of its columns, or a .npy file of their own (``--target y.npy``)."""
+
+    feature_names: tuple[str, ...] | None = None
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self.path = path
+        self._array = _mapped(path)
+        if self._array.ndim != 2:
+            raise IngestError(f"{path} has shape {self._array.shape}; expected a matrix of rows and features")
+        self._target, self._features = _split_columns(path, self._array.shape[1], columns)
+        self._labels = None
+        if self._target is None:
+            self._labels = _mapped(Path(columns.target))
+            if self._labels.shape != self._array.shape[:1]:
+                raise IngestError(f"{path} has {self._array.shape[0]} rows and {columns.target} has shape {self._labels.shape}; they must agree")
+        self.dtype = self._array.dtype
+
+    def batches(self, skip: int) -> Iterator[Rows]:
+        step = max(1, _BATCH_BYTES // max(1, self._array.itemsize * self._array.shape[1]))
+        for start in range(skip, len(self._array), step):
+            block = np.asarray(self._array[start : start + step])
+            labels = block[:, self._target] if self._labels is None else np.asarray(self._labels[start : start + step])
+            yield Rows(block if self._labels is not None else block[:, self._features], labels, None)
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    if not path.is_file():
+        raise IngestError(f"no file at {str(path)!r}; --target of a .npy file is the number of a column, or another .npy file")
+    try:
+        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (ValueError, OSError, EOFError) as error:
+        raise IngestError(f"{path} cannot be read as .npy: {error}") from error
+
+
+class NpzTable:
+    """A .npz file with a matrix and, under the name of ``--target``, its labels; unpacked as a stream."""
+
+    feature_names: tuple[str, ...] | None = None
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self.path = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                self._shapes = {name.removesuffix(".npy"): self._header(archive, name) for name in archive.namelist() if name.endswith(".npy")}
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise IngestError(f"{path} cannot be read as .npz: {error}") from error
+        matrices = [name for name, (shape, _) in self._shapes.items() if len(shape) == 2]
+        self._name = columns.features[0] if columns.features else (matrices[0] if len(matrices) == 1 else "X")
+        if self._name not in matrices or columns.target not in self._shapes:
+            held = ", ".join(f"{name} {shape}" for name, (shape, _) in self._shapes.items())
+            raise IngestError(f"{path} holds {held}; name the matrix with --features (default X) and the labels with --target")
+        self._target = columns.target
+        (rows, _), self.dtype = self._shapes[self._name]
+        if self._shapes[self._target][0] != (rows,):
+            raise IngestError(f"{path}: {self._name} has {rows} rows and {self._target} has shape {self._shapes[self._target][0]}; they must agree")
+
+    def batches(self, skip: int) -> Iterator[Rows]:
+        (rows, width), dtype = self._shapes[self._name]
+        label_dtype = self._shapes[self._target][1]
+        step = max(1, _BATCH_BYTES // max(1, dtype.itemsize * width))
+        with zipfile.ZipFile(self.path) as archive, archive.open(self._name + ".npy") as X, archive.open(self._target + ".npy") as y:
+            _read_header(X)
+            _read_header(y)
+            for start in range(0, rows, step):
+                count = min(step, rows - start)
+                block = _take(X, count * width, dtype, self.path).reshape(count, width)
+                labels = _take(y, count, label_dtype, self.path)
+                fresh = max(0, skip - start)
+                if fresh < count:
+                    yield Rows(block[fresh:], labels[fresh:], None)
+
+    def _header(self, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        with archive.open(name) as file:
+            shape, fortran, dtype = _read_header(file)
+        if fortran and len(shape) > 1:
+            raise IngestError(f"{self.path}: {name} is stored by columns (Fortran order), which cannot be streamed by rows; save a C-ordered copy, "
+                              "or the array alone as .npy")
+        if dtype.hasobject:
+            raise IngestError(f"{self.path}: {name} holds Python objects, which would have to be unpickled; save numbers or fixed-width text")
+        return shape, dtype
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    return shape, fortran, dtype
+
+
+def _take(file: IO[bytes], count: int, dtype: np.dtype[Any], path: Path) -> NDArray[Any]:
+    content = file.read(count * dtype.itemsize)
+    if len(content) != count * dtype.itemsize:
+        raise IngestError(f"{path} ends {count * dtype.itemsize - len(content)} bytes too early; fetch or write it again")
+    return np.frombuffer(content, dtype=dtype)

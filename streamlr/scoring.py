@@ -1,0 +1,143 @@
+"""What a model makes of a store: its metrics, or its probabilities, each in one streamed pass."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec
+
+from streamlr.config import TrainConfig, load_config
+from streamlr.data.records import commit_directory
+from streamlr.data.store import ZarrSource
+from streamlr.errors import ConfigError, LabelError, ShapeError
+from streamlr.events import Subscriber, publisher
+from streamlr.execution import open_engine
+from streamlr.execution.scanner import Scanner
+from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.families import FAMILIES
+from streamlr.kernels.metrics import MetricScan, MetricSums, linear
+from streamlr.model import Model, load_model
+from streamlr.run_directory import CONFIG_NAME
+
+Array = NDArray[np.float64]
+
+
+def evaluate(run: str | Path, store: str, *, overrides: Sequence[str] = (), subscribers: Sequence[Subscriber] = ()) -> dict[str, Any]:
+    """Metrics of a trained model on a store, in one pass.
+
+    Parameters
+    ----------
+    run
+        Directory of the run.
+    store
+        The store to score, with arrays named as in the run's configuration.
+    overrides
+        Settings that differ from the run's, as ``section.key=value``.
+    subscribers
+        Called with every event.
+
+    Returns
+    -------
+    dict
+        ``rows``, ``log_loss``, ``accuracy``, ``brier_score``, ``auc`` with ``auc_error_bound`` (0 where exact; both None where
+        there is one class only), and ``confusion_matrix`` (true by predicted, in the order of ``classes``).
+    """
+    model, config, source = _open(run, store, overrides, labelled=True)
+    with open_engine(config.cluster) as engine:
+        scan = MetricScan(model.family, model.classes_, model.coef_.T, model.intercept_)
+        try:
+            sums: MetricSums = Scanner(engine, source, publisher(subscribers)).run(scan, "evaluate")
+        except LabelError as error:
+            raise LabelError(f"{source.describe('target')}: {error}") from error
+    area = sums.scores.area()
+    return {
+        "rows": sums.n_rows, "log_loss": sums.log_loss_sum / sums.weight_sum,
+        "accuracy": float(np.trace(sums.confusion_sum) / sums.weight_sum), "brier_score": sums.brier_sum / sums.weight_sum,
+        "auc": None if area is None else area[0], "auc_error_bound": None if area is None else area[1],
+        "classes": model.classes_.tolist(), "confusion_matrix": sums.confusion_sum.tolist()}
+
+
+def predict(run: str | Path, store: str, out: str | Path, *, overwrite: bool = False, overrides: Sequence[str] = (),
+            subscribers: Sequence[Subscriber] = ()) -> int:
+    """Write the probability of the second class for every row of a store, (m,), as a Zarr array; returns m.
+
+    Every block of rows is written by the task that computed it, as a chunk of its own; the array appears when it is whole.
+    """
+    target = Path(out)
+    if target.exists() and not overwrite:
+        raise ConfigError(f"{str(out)!r} exists already; choose another name, or add --overwrite to replace it")
+    model, config, source = _open(run, store, overrides, labelled=False)
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open_engine(config.cluster) as engine:
+            scanner = Scanner(engine, source, publisher(subscribers))
+            zarr.create_array(
+                str(partial), shape=(source.n_rows,), chunks=(min(scanner.partition.block_rows, source.n_rows),), dtype=np.float64,
+                compressors=[Crc32cCodec()], attributes={"class": model.classes_.tolist()[1], "classes": model.classes_.tolist()},
+                config={"write_empty_chunks": True}, overwrite=True)
+            written: Count = scanner.run(PredictScan(model.family, model.coef_.T, model.intercept_, str(partial.resolve())), "predict")
+        commit_directory(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return written.n_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How many rows were written; and whether all were numbers."""
+
+    n_rows: int
+    probe: Array
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.n_rows + other.n_rows, self.probe + other.probe)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictScan:
+    """Writes probabilities; what it sums is how many."""
+
+    reads_features = True
+    reads_target = False
+
+    family: str
+    """Name of the family."""
+    coefficients: Array
+    """W, (n, 1)."""
+    intercept: Array
+    """b, (1,)."""
+    out: str
+    """Path of the array, whose chunks are the blocks."""
+
+    def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> Count:
+        """Write the probabilities of one block, which are one chunk of the array."""
+        A = np.concatenate([
+            FAMILIES[self.family].activate(linear(workspace.cast(batch.X[:, leaf]), self.coefficients, self.intercept))[0]
+            for leaf in batch.leaves(leaf_rows)])
+        zarr.open_array(self.out, mode="r+")[batch.first_row : batch.first_row + len(A)] = A
+        return Count(len(A), A.sum(keepdims=True))
+
+
+def _open(run: str | Path, store: str, overrides: Sequence[str], *, labelled: bool) -> tuple[Model, TrainConfig, ZarrSource]:
+    model = load_model(run)
+    path = Path(run) / CONFIG_NAME
+    config = load_config(path if path.exists() else {}, overrides)
+    config = replace(config, data=replace(config.data, store=store))
+    source = ZarrSource(config.data, labelled=labelled)
+    source.check_chunks()
+    if source.n_features != model.coef_.shape[1]:
+        raise ShapeError(f"{source.describe('features')} has {source.n_features} features; the model in {str(run)!r} was fitted to {model.coef_.shape[1]}")
+    if source.feature_names is not None and model.feature_names is not None and source.feature_names != model.feature_names:
+        at = next(j for j, (a, b) in enumerate(zip(source.feature_names, model.feature_names, strict=True)) if a != b)
+        raise ShapeError(f"feature {at} of {store!r} is {source.feature_names[at]!r}, of the model {model.feature_names[at]!r}; bring the store's "
+                         "features to the order of the model's")
+    return model, config, source
