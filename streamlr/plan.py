@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from streamlr.config import TrainConfig
-from streamlr.data.partition import Partition
-from streamlr.data.source import Source
+from streamlr.config import ClusterConfig, TrainConfig
+from streamlr.data.partition import Partition, with_held_slabs
+from streamlr.data.source import ArraySource, Source
 from streamlr.errors import MemoryLimitError
+from streamlr.execution.engine import tree_tasks
 from streamlr.execution.scanner import plan_slabs
 from streamlr.warm_start import MOST_PARAMETERS, sample_fraction
 
@@ -18,6 +19,9 @@ _PROCESS_BYTES = 160 * 2**20
 """Interpreter, libraries and Dask before any data; measured 120 to 150 MB."""
 _MOST_CANDIDATES = 4
 _NEWTON_HESSIANS = 6
+_USABLE = 0.95
+_USABLE_OF_WORKER = 0.55
+"""Dask begins to move results to disk at 0.6 of a worker's limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,71 +32,99 @@ class Plan:
     """Method that will be used."""
     reason: str
     """Why that one."""
-    rows: int
+    partition: Partition
+    """What is read and summed together, and which slabs stay in memory."""
     features: int
     dtype: str
-    blocks: int
-    """Units of reading."""
-    slabs: int
-    """Tasks of a pass, apart from their sums."""
     threads: int
-    """Slabs summed at a time."""
+    """Slabs summed at a time, in all processes."""
     data_bytes: int
     """Decoded bytes of a pass."""
     stored_bytes: int | None
-    """Bytes in storage; null where that is not known."""
-    block_bytes: int
-    """Decoded bytes of a block."""
-    leaf_bytes: int
-    """Bytes of a leaf in float64."""
-    sample_rows: int
-    """Rows of the sample, about."""
-    sample_bytes: int
-    """Bytes of the sample."""
+    """Bytes in storage; None where that is not known."""
+    sample_fraction: float
+    """Share of the rows drawn into the sample."""
+    row_bytes: int
+    """Decoded bytes of a row."""
     peak_bytes: int
     """Projected memory of the largest process."""
     memory_limit: int | None
-    """What it may use."""
+    """What each process may use."""
+
+    @property
+    def sample_rows(self) -> int:
+        """Rows of the sample, about."""
+        return round(self.sample_fraction * self.partition.n_rows)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """The plan as ``streamlr plan`` shows it."""
+        p = self.partition
+        return {
+            "solver": self.solver, "reason": self.reason, "rows": p.n_rows, "features": self.features, "dtype": self.dtype, "blocks": p.n_blocks,
+            "slabs": p.n_slabs, "tasks_per_pass": p.n_slabs + tree_tasks(p.n_slabs), "threads": self.threads, "data_bytes": self.data_bytes,
+            "stored_bytes": self.stored_bytes, "block_bytes": p.block_rows * self.row_bytes, "leaf_bytes": p.leaf_rows * self.features * 8,
+            "sample_rows": self.sample_rows, "sample_bytes": self.sample_rows * self.row_bytes, "held_slabs": p.held_slabs,
+            "held_bytes": p.held_rows * self.row_bytes, "peak_bytes": self.peak_bytes, "memory_limit": self.memory_limit}
 
 
-def make_plan(config: TrainConfig, source: Source, n_threads: int, threads_per_process: int, *, in_this_process: bool = True) -> Plan:
-    """Project a run.
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Who will take the sums."""
 
-    Parameters
-    ----------
-    config, source
-        The run.
-    n_threads
-        Slabs summed at a time, in all processes.
-    threads_per_process
-        Slabs summed at a time in one of them.
-    in_this_process
-        Whether the client itself takes sums (then the sample is in the same memory).
-    """
-    partition = plan_slabs(source, n_threads)
+    threads: int
+    """Slabs summed at a time, in all processes."""
+    threads_per_process: int
+    """Slabs summed at a time in one of them."""
+    in_this_process: bool
+    """Whether that is this process, in whose memory the sample is too."""
+
+
+def workers_of(cluster: ClusterConfig, threads: int) -> Workers:
+    """Who will take the sums on an engine with so many threads in all."""
+    here = cluster.kind in ("serial", "threads")
+    return Workers(threads, threads if here else min(threads, cluster.threads_per_worker), here)
+
+
+def make_plan(config: TrainConfig, source: Source, workers: Workers) -> Plan:
+    """Project a run: its slabs, its solver and its memory; reads nothing."""
+    partition = plan_slabs(source, workers.threads)
     name, fraction, reason = choose_solver(config, source)
     row_bytes = source.n_features * source.dtype.itemsize
-    block_bytes = partition.block_rows * row_bytes
-    leaf_bytes = partition.leaf_rows * source.n_features * 8
-    sample_rows = round(fraction * source.n_rows)
-    hessian_bytes = (source.n_features + 1) ** 2 * 8
-    peak = _PROCESS_BYTES + threads_per_process * _thread_bytes(partition, block_bytes, leaf_bytes)
-    if name == "newton":
-        peak += threads_per_process * _NEWTON_HESSIANS * hessian_bytes
-    if in_this_process:
-        peak += 2 * sample_rows * row_bytes + (_NEWTON_HESSIANS * hessian_bytes if fraction else 0)
-    return Plan(
-        name, reason, source.n_rows, source.n_features, str(source.dtype), partition.n_blocks, partition.n_slabs, n_threads,
-        source.n_rows * row_bytes, source.stored_bytes, block_bytes, leaf_bytes, sample_rows, sample_rows * row_bytes, peak,
-        config.cluster.memory_limit)
+    peak = _peak_bytes(partition, source, name, workers)
+    if workers.in_this_process:
+        sample = 2 * round(fraction * source.n_rows) * row_bytes  # the parts, and the whole that they are joined to
+        peak += sample + (_NEWTON_HESSIANS * _hessian_bytes(source) if fraction else 0)
+    limit = config.cluster.memory_limit
+    if limit is not None and not isinstance(source, ArraySource):
+        partition = with_held_slabs(partition, _holding_budget(limit, peak, workers), row_bytes)
+        if workers.in_this_process:
+            peak += partition.held_rows * row_bytes
+        elif partition.held_slabs:
+            peak += -(-partition.held_slabs * workers.threads_per_process // workers.threads) * partition.slab_blocks * partition.block_rows * row_bytes
+    return Plan(name, reason, partition, source.n_features, str(source.dtype), workers.threads, source.n_rows * row_bytes,
+                source.stored_bytes, fraction, row_bytes, peak, limit)
 
 
-def _thread_bytes(partition: Partition, block_bytes: int, leaf_bytes: int) -> int:
-    """A block as stored and decoded, a leaf in float64, and what the kernel needs beside it."""
-    return 2 * block_bytes + leaf_bytes + partition.leaf_rows * 8 * 8 * _MOST_CANDIDATES
+def _peak_bytes(partition: Partition, source: Source, solver: str, workers: Workers) -> int:
+    """Of one process that takes sums: for each thread a block as stored and decoded, a leaf in float64, and what the kernel needs beside it."""
+    block = partition.block_rows * source.n_features * source.dtype.itemsize
+    leaf = partition.leaf_rows * source.n_features * 8
+    thread = 2 * block + leaf + partition.leaf_rows * 8 * 8 * _MOST_CANDIDATES
+    if solver == "newton":
+        thread += _NEWTON_HESSIANS * _hessian_bytes(source)
+    return _PROCESS_BYTES + workers.threads_per_process * thread
+
+
+def _hessian_bytes(source: Source) -> int:
+    return (source.n_features + 1) ** 2 * 8
+
+
+def _holding_budget(limit: int, peak: int, workers: Workers) -> int:
+    """Bytes that may be kept of the data: what is left of the limit, or on a cluster of the share that Dask does not spill."""
+    if workers.in_this_process:
+        return int(_USABLE * limit) - peak
+    processes = workers.threads // workers.threads_per_process
+    return processes * (int(_USABLE_OF_WORKER * limit) - peak)
 
 
 def check_plan(plan: Plan) -> None:
@@ -105,8 +137,9 @@ def check_plan(plan: Plan) -> None:
     """
     if plan.memory_limit is not None and plan.peak_bytes > plan.memory_limit:
         raise MemoryLimitError(
-            f"the run needs about {plan.peak_bytes / 1e6:.0f} MB in one process ({plan.threads} threads, chunks of "
-            f"{plan.block_bytes / 1e6:.0f} MB decoded, sample of {plan.sample_bytes / 1e6:.0f} MB), and cluster.memory_limit is "
+            f"the run needs about {plan.peak_bytes / 1e6:.0f} MB in one process ({plan.threads} threads in all, chunks of "
+            f"{plan.partition.block_rows * plan.row_bytes / 1e6:.0f} MB decoded, sample of {plan.sample_rows * plan.row_bytes / 1e6:.0f} MB), and "
+            "cluster.memory_limit is "
             f"{plan.memory_limit / 1e6:.0f} MB; raise the limit, lower cluster.workers, or write the store in smaller chunks")
 
 

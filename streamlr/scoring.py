@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import Crc32cCodec
 
 from streamlr.config import TrainConfig, load_config
-from streamlr.data.records import commit_directory
+from streamlr.data.predictions import PredictionWriter, write_rows
 from streamlr.data.store import ZarrSource
-from streamlr.errors import ConfigError, LabelError, ShapeError
+from streamlr.errors import LabelError, ShapeError
 from streamlr.events import Subscriber, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.scanner import Scanner
@@ -71,23 +67,11 @@ def predict(run: str | Path, store: str, out: str | Path, *, overwrite: bool = F
 
     Every block of rows is written by the task that computed it, as a chunk of its own; the array appears when it is whole.
     """
-    target = Path(out)
-    if target.exists() and not overwrite:
-        raise ConfigError(f"{str(out)!r} exists already; choose another name, or add --overwrite to replace it")
     model, config, source = _open(run, store, overrides, labelled=False)
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open_engine(config.cluster) as engine:
-            scanner = Scanner(engine, source, publisher(subscribers))
-            zarr.create_array(
-                str(partial), shape=(source.n_rows,), chunks=(min(scanner.partition.block_rows, source.n_rows),), dtype=np.float64,
-                compressors=[Crc32cCodec()], attributes={"class": model.classes_.tolist()[1], "classes": model.classes_.tolist()},
-                config={"write_empty_chunks": True}, overwrite=True)
-            written: Count = scanner.run(PredictScan(model.family, model.coef_.T, model.intercept_, str(partial.resolve())), "predict")
-        commit_directory(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with open_engine(config.cluster) as engine:
+        scanner = Scanner(engine, source, publisher(subscribers))
+        with PredictionWriter(out, source.n_rows, scanner.partition.block_rows, model.classes_.tolist(), overwrite=overwrite) as writer:
+            written: Count = scanner.run(PredictScan(model.family, model.coef_.T, model.intercept_, writer.partial), "predict")
     return written.n_rows
 
 
@@ -123,7 +107,7 @@ class PredictScan:
         A = np.concatenate([
             FAMILIES[self.family].activate(linear(workspace.cast(batch.X[:, leaf]), self.coefficients, self.intercept))[0]
             for leaf in batch.leaves(leaf_rows)])
-        zarr.open_array(self.out, mode="r+")[batch.first_row : batch.first_row + len(A)] = A
+        write_rows(self.out, batch.first_row, A)
         return Count(len(A), A.sum(keepdims=True))
 
 

@@ -28,7 +28,7 @@ from streamlr.kernels.labels import LabelScan, LabelSums
 from streamlr.kernels.survey import SurveyScan, SurveySums
 from streamlr.model import Model
 from streamlr.objective import Moments, Objective, data_coordinates
-from streamlr.plan import check_plan, choose_solver, make_plan
+from streamlr.plan import check_plan, make_plan, workers_of
 from streamlr.run_directory import RunDirectory
 from streamlr.solvers import GradientDescent, Lbfgs, Newton, Outcome, Solver, State, minimize
 from streamlr.solvers.gradient_descent import GradientDescentState
@@ -121,14 +121,16 @@ class _Run:
         self.engine = engine
         self.directory = directory
         self.publish = publish
-        self.scanner = Scanner(engine, source, publish)
+        self.plan = make_plan(settings, source, workers_of(settings.cluster, engine.n_threads))
+        check_plan(self.plan)
+        self.scanner = Scanner(engine, source, publish, self.plan.partition)
         self.history: list[dict[str, Any]] = []
         self.started = self.pass_started = time.monotonic()
         self.seconds_before = 0.0
         self.bytes_told = 0
 
     def finish(self, resume: bool) -> TrainResult:
-        self._check_memory()
+        self._tell_plan()
         saved = None
         if self.directory is not None:
             saved = load_checkpoint(self.directory.checkpoints, self._fingerprint()) if resume else None
@@ -142,14 +144,11 @@ class _Run:
                                   lambda number, reached: self._pass_done(number, reached, solver, classes, moments))
         return self._result(objective, solver, state, outcome)
 
-    def _check_memory(self) -> None:
-        cluster = self.settings.cluster
-        here = cluster.kind in ("serial", "threads")
-        plan = make_plan(self.settings, self.source, self.engine.n_threads, self.engine.n_threads if here else cluster.threads_per_worker,
-                         in_this_process=here)
-        check_plan(plan)
-        self.publish(Note(f"{plan.rows:,} rows, {plan.features:,} features, {plan.dtype}: {plan.data_bytes / 1e9:.3g} GB in {plan.slabs:,} slabs "
-                          f"on {self.engine.description}"))
+    def _tell_plan(self) -> None:
+        plan = self.plan
+        held = f", {plan.partition.held_slabs:,} of them kept in memory" if plan.partition.held_slabs else ""
+        self.publish(Note(f"{self.source.n_rows:,} rows, {plan.features:,} features, {plan.dtype}: {plan.data_bytes / 1e9:.3g} GB in "
+                          f"{plan.partition.n_slabs:,} slabs{held}, on {self.engine.description}"))
         if self.engine.dashboard_link:
             self.publish(Note(f"dashboard: {self.engine.dashboard_link}"))
         self.publish(Note(f"solver {plan.solver}: {plan.reason}"))
@@ -159,9 +158,8 @@ class _Run:
         """List the labels, survey the data (pass 1), and set the solver up."""
         labels: LabelSums = self.scanner.run(LabelScan(self.source.describe("target"), self._weights_name()), "labels")
         classes = check_classes(labels, self.source.describe("target"))
-        _, fraction, _ = choose_solver(self.settings, self.source)
         self.pass_started = time.monotonic()
-        survey: SurveySums = self.scanner.run(SurveyScan(classes, fraction, self.settings.run.seed), "pass 1")
+        survey: SurveySums = self.scanner.run(SurveyScan(classes, self.plan.sample_fraction, self.settings.run.seed), "pass 1")
         moments = Moments.from_sums(survey)
         self._tell_constant_features(moments)
         objective = solver_objective(self.scanner, self.settings, classes, moments)

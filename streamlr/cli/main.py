@@ -18,7 +18,7 @@ from streamlr.config import TrainConfig, load_config
 from streamlr.data.store import ZarrSource
 from streamlr.errors import StreamlrError
 from streamlr.execution import count_threads
-from streamlr.plan import make_plan
+from streamlr.plan import make_plan, workers_of
 from streamlr.reporting.console import Console, plain
 from streamlr.scoring import evaluate, predict
 from streamlr.training import TrainResult, train
@@ -50,8 +50,7 @@ cli.add_command(info_command)
 def plan_command(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show what a run would do and need; trains nothing."""
     config = load_config(config_path, overrides)
-    n_threads, per_process = count_threads(config.cluster)
-    plan = make_plan(config, ZarrSource(config.data), n_threads, per_process, in_this_process=config.cluster.kind in ("serial", "threads"))
+    plan = make_plan(config, ZarrSource(config.data), workers_of(config.cluster, count_threads(config.cluster)))
     if as_json:
         click.echo(json.dumps(plan.to_dict(), indent=2))
         return

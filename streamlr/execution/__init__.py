@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from streamlr.config import ClusterConfig
-from streamlr.execution.cluster import open_address, open_processes
+from streamlr.execution.cluster import default_processes, open_address, open_processes
 from streamlr.execution.engine import Engine
 from streamlr.execution.local import SerialEngine, available_cores, open_threads
 
@@ -22,14 +22,13 @@ def open_engine(config: ClusterConfig) -> Engine:
     return ENGINES[config.kind](config)
 
 
-def count_threads(config: ClusterConfig) -> tuple[int, int]:
-    """Threads of the engine that the configuration asks for, in all and in one process, without starting it."""
+def count_threads(config: ClusterConfig) -> int:
+    """Threads of the engine that the configuration asks for, without starting one (but for asking a scheduler that is there)."""
     if config.kind == "serial":
-        return 1, 1
+        return 1
     if config.kind == "threads":
-        return (config.workers or available_cores(),) * 2
+        return config.workers or available_cores()
     if config.kind == "processes":
-        workers = config.workers or max(1, available_cores() // config.threads_per_worker)
-        return workers * config.threads_per_worker, config.threads_per_worker
+        return (config.workers or default_processes(config)) * config.threads_per_worker
     with open_engine(config) as engine:
-        return engine.n_threads, config.threads_per_worker
+        return engine.n_threads

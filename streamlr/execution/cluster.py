@@ -14,8 +14,9 @@ from distributed import Client, LocalCluster, TimeoutError
 from threadpoolctl import threadpool_limits
 
 from streamlr.config import ClusterConfig
+from streamlr.data.held import HeldRows
 from streamlr.data.partition import Partition
-from streamlr.data.source import ArraySource, Source
+from streamlr.data.source import ArraySource, Buffer, Source
 from streamlr.errors import ClusterError
 from streamlr.execution.engine import Engine, Scan, process_peak_bytes, slab_sums, sum_tree
 from streamlr.execution.local import available_cores
@@ -26,6 +27,18 @@ _CONNECT_SECONDS = 30
 _STALL_SECONDS = 300
 _TASK_RETRIES = 2
 _WORKER_DEATHS = 10
+
+
+def _hold_slab(source: Source, partition: Partition, slab: int) -> HeldRows:
+    """Read a slab into memory: a recipe that the scheduler follows again if the worker that holds it dies."""
+    held = HeldRows(source, *partition.rows_of_slab(slab))
+    buffer = Buffer()
+    for block in partition.blocks_of_slab(slab):
+        start, stop = partition.rows_of_block(block)
+        held.read_features(start, stop, buffer)
+        held.read_target(start, stop)
+        held.read_weights(start, stop)
+    return held
 
 
 def _slab_sums_on_worker(source: Source, partition: Partition, scan: Scan, slab: int) -> Any:
@@ -41,7 +54,7 @@ class ClusterEngine:
         self._cluster = cluster
         self._runs = itertools.count()
         self._name = f"streamlr-{uuid.uuid4().hex[:8]}"
-        self._parts: dict[tuple[int, int], list[Any]] = {}
+        self._parts: tuple[Source, list[Any]] | None = None
         workers = self._workers()
         self.n_threads = max(1, sum(worker["nthreads"] for worker in workers.values()))
         self.description = f"{len(workers)} worker process{'es' * (len(workers) != 1)}, {self.n_threads} threads in all"
@@ -56,7 +69,7 @@ class ClusterEngine:
         slabs: list[Hashable] = [(f"{name}-slab", slab) for slab in range(partition.n_slabs)]
         tree = sum_tree(slabs, name)
         graph: dict[Hashable, Any] = {f"{name}-partition": partition, f"{name}-scan": scan, **tree.tasks}
-        sources = self._sources(source, partition, graph, name)
+        sources = self._sources(source, partition, graph, name, scan.reads_features)
         for slab, key in enumerate(slabs):
             graph[key] = (_slab_sums_on_worker, sources[slab], f"{name}-partition", f"{name}-scan", slab)
         *futures, root = self._client.get(graph, [*slabs, tree.root], sync=False, retries=_TASK_RETRIES, pure=False)
@@ -89,17 +102,28 @@ class ClusterEngine:
                 raise ClusterError(f"the scheduler gave up slab {slab} ({future.status}); is it still running?")
             slab_done(slab)
 
-    def _sources(self, source: Source, partition: Partition, graph: dict[Hashable, Any], name: str) -> list[Any]:
+    def _sources(self, source: Source, partition: Partition, graph: dict[Hashable, Any], name: str, reads_features: bool) -> list[Any]:
         """What every slab reads from: one small record for a store, its own rows for arrays in memory."""
         if not isinstance(source, ArraySource):
             graph[f"{name}-source"] = source
-            return [f"{name}-source"] * partition.n_slabs
-        held = self._parts.get((id(source), partition.slab_blocks))
-        if held is None:
+            held = self._held_slabs(source, partition) if reads_features else []
+            return held + [f"{name}-source"] * (partition.n_slabs - len(held))
+        if self._parts is None or self._parts[0] is not source:
             parts = [source.part(*partition.rows_of_slab(slab)) for slab in range(partition.n_slabs)]
-            held = self._client.scatter(parts, hash=False)
-            self._parts = {(id(source), partition.slab_blocks): held}
-        return list(held)
+            self._parts = source, self._client.scatter(parts, hash=False)
+        return list(self._parts[1])
+
+    def _held_slabs(self, source: Source, partition: Partition) -> list[Any]:
+        """Futures of the slabs that stay in the workers' memory."""
+        if not partition.held_slabs:
+            return []
+        if self._parts is None or self._parts[0] is not source:
+            name = f"{self._name}-held-{next(self._runs)}"
+            graph: dict[Hashable, Any] = {f"{name}-source": source, f"{name}-partition": partition}
+            keys = [(name, slab) for slab in range(partition.held_slabs)]
+            graph |= {key: (_hold_slab, f"{name}-source", f"{name}-partition", slab) for slab, key in enumerate(keys)}
+            self._parts = source, self._client.get(graph, keys, sync=False, retries=_TASK_RETRIES)
+        return list(self._parts[1])
 
     def _workers(self) -> dict[str, Any]:
         workers: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
@@ -113,15 +137,20 @@ class ClusterEngine:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._parts = {}
+        self._parts = None
         self._client.close(timeout=_CONNECT_SECONDS)
         if self._cluster is not None:
             self._cluster.close(timeout=_CONNECT_SECONDS)
 
 
+def default_processes(config: ClusterConfig) -> int:
+    """Worker processes that fill the cores."""
+    return max(1, available_cores() // config.threads_per_worker)
+
+
 def open_processes(config: ClusterConfig) -> Engine:
     """The engine of ``cluster.kind: processes``: a scheduler and workers on this machine, gone with the run."""
-    workers = config.workers or max(1, available_cores() // config.threads_per_worker)
+    workers = config.workers or default_processes(config)
     with dask.config.set({"distributed.scheduler.allowed-failures": _WORKER_DEATHS}):
         cluster = LocalCluster(
             n_workers=workers, threads_per_worker=config.threads_per_worker, processes=True,

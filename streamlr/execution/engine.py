@@ -150,6 +150,15 @@ def sum_tree(leaves: Sequence[Hashable], name: str) -> Tree:
     return Tree(tasks, nodes[0])
 
 
+def tree_tasks(n_slabs: int) -> int:
+    """Number of inner nodes of `sum_tree`."""
+    count = 0
+    while n_slabs > 1:
+        n_slabs = -(-n_slabs // _TREE_ARITY)
+        count += n_slabs
+    return count
+
+
 def one_blas_thread() -> AbstractContextManager[object]:
     """BLAS on one thread: the number of its threads changes the last bits of a product, and slabs already fill the cores."""
     return threadpool_limits(limits=1, user_api="blas")

@@ -11,10 +11,25 @@ import dask.threaded
 from dask.callbacks import Callback
 
 from streamlr.config import ClusterConfig
+from streamlr.data.held import HeldRows
 from streamlr.data.partition import Partition
 from streamlr.data.source import Source
 from streamlr.execution.engine import Engine, Scan, one_blas_thread, process_peak_bytes, slab_sums, sum_tree
 from streamlr.kernels.fold import fold
+
+
+class _Holder:
+    """Keeps the rows that a partition wants kept, for as long as an engine works on the same source."""
+
+    def __init__(self) -> None:
+        self._held: tuple[Source, HeldRows] | None = None
+
+    def source(self, source: Source, partition: Partition) -> Source:
+        if not partition.held_slabs:
+            return source
+        if self._held is None or self._held[0] is not source:
+            self._held = source, HeldRows(source, 0, partition.held_rows)
+        return self._held[1]
 
 
 class SerialEngine:
@@ -24,10 +39,15 @@ class SerialEngine:
     description = "one thread"
     dashboard_link: str | None = None
 
+    def __init__(self) -> None:
+        self._holder = _Holder()
+
     def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
+        held = self._holder.source(source, partition)
+
         def nodes() -> Any:
             for slab in range(partition.n_slabs):
-                yield slab_sums(source, partition, scan, slab)
+                yield slab_sums(held, partition, scan, slab)
                 slab_done(slab)
 
         with one_blas_thread():
@@ -51,6 +71,7 @@ class ThreadsEngine:
     def __init__(self, n_threads: int) -> None:
         self.n_threads = n_threads
         self.description = f"{n_threads} thread{'s' * (n_threads > 1)}"
+        self._holder = _Holder()
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="streamlr")
 
     def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
@@ -58,7 +79,7 @@ class ThreadsEngine:
         tree = sum_tree(slabs, "slab")
         graph: dict[Hashable, Any] = {
             key: (slab_sums, "source", "partition", "scan", slab) for slab, key in enumerate(slabs)}
-        graph |= {"source": source, "partition": partition, "scan": scan, **tree.tasks}
+        graph |= {"source": self._holder.source(source, partition), "partition": partition, "scan": scan, **tree.tasks}
         done = Callback(posttask=lambda key, *_: slab_done(key[1]) if isinstance(key, tuple) and key[0] == "slab" else None)
         with one_blas_thread(), done:
             return dask.threaded.get(graph, cast(Any, tree.root), pool=self._pool, num_workers=self.n_threads)

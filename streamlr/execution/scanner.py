@@ -7,7 +7,7 @@ from typing import Any
 
 from streamlr.data.partition import Partition, partition_rows, with_slabs_for
 from streamlr.data.source import Source
-from streamlr.events import Event, ScanFinished, ScanStarted, SlabFinished, Subscriber
+from streamlr.events import ScanFinished, ScanStarted, SlabFinished, Subscriber
 from streamlr.execution.engine import Engine, Scan
 
 log = logging.getLogger(__name__)
@@ -62,12 +62,14 @@ class Scanner:
             self._publish(ScanFinished())
         if scan.reads_features:
             self.passes += 1
-            self.bytes_read += self.data_bytes if self.source.stored_bytes is None else self.source.stored_bytes
+            self.bytes_read += self._bytes_of_pass()
         return sums
 
-    def tell(self, event: Event) -> None:
-        """Publish an event."""
-        self._publish(event)
+    def _bytes_of_pass(self) -> int:
+        whole = self.data_bytes if self.source.stored_bytes is None else self.source.stored_bytes
+        if self.passes == 1:
+            return whole
+        return round(whole * (1.0 - self.partition.held_rows / self.source.n_rows))
 
 
 def plan_slabs(source: Source, n_threads: int) -> Partition:

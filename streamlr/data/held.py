@@ -1,0 +1,94 @@
+"""Rows that stay in memory after their first read, decoded, for sources of which a fixed part fits."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.data.source import Buffer, Source
+
+
+class HeldRows:
+    """A source that keeps what it has read of its first rows, in the memory order in which it was read.
+
+    Which rows are kept is fixed, and not the last ones read: a scan over more than fits would push out of a cache each
+    block just before it is wanted again.
+
+    Parameters
+    ----------
+    source
+        Where the rows come from.
+    first_row, stop_row
+        The rows to keep.
+    """
+
+    def __init__(self, source: Source, first_row: int, stop_row: int) -> None:
+        self._source = source
+        self._first_row = first_row
+        self._stop_row = stop_row
+        self._features: dict[tuple[int, int], NDArray[Any]] = {}
+        self._target: dict[tuple[int, int], NDArray[Any]] = {}
+        self._weights: dict[tuple[int, int], NDArray[np.float64] | None] = {}
+
+    @property
+    def n_rows(self) -> int:
+        return self._source.n_rows
+
+    @property
+    def n_features(self) -> int:
+        return self._source.n_features
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._source.dtype
+
+    @property
+    def chunk_rows(self) -> int:
+        return self._source.chunk_rows
+
+    @property
+    def weighted(self) -> bool:
+        return self._source.weighted
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        return self._source.feature_names
+
+    @property
+    def stored_bytes(self) -> int | None:
+        return self._source.stored_bytes
+
+    def describe(self, what: str) -> str:
+        return self._source.describe(what)
+
+    def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+        kept = self._features.get((start, stop))
+        if kept is None:
+            if not (self._first_row <= start and stop <= self._stop_row):
+                return self._source.read_features(start, stop, buffer)
+            kept = self._features[start, stop] = self._source.read_features(start, stop, Buffer())  # memory of its own: no copy
+        return kept
+
+    def read_target(self, start: int, stop: int) -> NDArray[Any]:
+        kept = self._target.get((start, stop))
+        if kept is None:
+            kept = self._source.read_target(start, stop)
+            if self._first_row <= start and stop <= self._stop_row:
+                kept = self._target[start, stop] = kept.copy()
+        return kept
+
+    def read_weights(self, start: int, stop: int) -> NDArray[np.float64] | None:
+        if (start, stop) in self._weights:
+            return self._weights[start, stop]
+        weights = self._source.read_weights(start, stop)
+        if self._first_row <= start and stop <= self._stop_row:
+            self._weights[start, stop] = weights
+        return weights
+
+    def __sizeof__(self) -> int:
+        """Bytes held, which is what Dask asks when it accounts for a worker's memory."""
+        arrays = [*self._features.values(), *self._target.values(), *(w for w in self._weights.values() if w is not None)]
+        return sys.getsizeof(self._features) + sum(array.nbytes for array in arrays)

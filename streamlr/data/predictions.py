@@ -1,0 +1,62 @@
+"""An array of predictions that many tasks write, each its own chunks, and that appears when it is whole."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec
+
+from streamlr.data.records import commit_directory
+from streamlr.errors import ConfigError
+
+
+class PredictionWriter:
+    """A Zarr array in the making, one float64 for each row; use it as a context manager.
+
+    Parameters
+    ----------
+    path
+        Where it is to be.
+    n_rows
+        Its length.
+    block_rows
+        Rows that one task writes at a time: the chunks.
+    classes
+        The labels, kept as an attribute.
+    overwrite
+        Whether to replace what stands there.
+    """
+
+    def __init__(self, path: str | Path, n_rows: int, block_rows: int, classes: list[Any], *, overwrite: bool) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not overwrite:
+            raise ConfigError(f"{str(path)!r} exists already; choose another name, or add --overwrite to replace it")
+        self._partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        zarr.create_array(
+            str(self._partial), shape=(n_rows,), chunks=(min(block_rows, n_rows),), dtype=np.float64, compressors=[Crc32cCodec()],
+            attributes={"class": classes[1], "classes": classes}, config={"write_empty_chunks": True}, overwrite=True)
+
+    @property
+    def partial(self) -> str:
+        """Path for `write_rows`, the same in every process."""
+        return str(self._partial.resolve())
+
+    def __enter__(self) -> PredictionWriter:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            commit_directory(self._partial, self.path)
+        shutil.rmtree(self._partial, ignore_errors=True)
+
+
+def write_rows(partial: str, first_row: int, values: NDArray[np.float64]) -> None:
+    """Write whole chunks of the array in the making."""
+    zarr.open_array(partial, mode="r+")[first_row : first_row + len(values)] = values
