@@ -124,6 +124,12 @@ class TrainConfig:
         """The configuration as plain mappings, complete, in the order of the contract."""
         return dataclasses.asdict(self)
 
+    def to_public_dict(self) -> dict[str, Any]:
+        """The same without what may be secret: the values of the storage options."""
+        tree = self.to_dict()
+        tree["data"]["storage_options"] = dict.fromkeys(tree["data"]["storage_options"], "(not kept)")
+        return tree
+
 
 def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides: Sequence[str] = ()) -> TrainConfig:
     """Read a configuration from a YAML file, a mapping or a ready record.

@@ -45,12 +45,15 @@ class Moments:
     """Weighted mean of Y, (c,)."""
     comoment: Array
     """Weighted mean of (X - mean)(Y - target_mean)ᵀ, (n, c)."""
+    fingerprint: str
+    """Digest of every bit of the data."""
 
     @classmethod
     def from_sums(cls, sums: SurveySums) -> Moments:
         spread = np.sqrt(sums.square_sum / sums.weight_sum)
         spread[spread <= _CONSTANT * np.abs(sums.mean)] = 0.0
-        return cls(sums.n_rows, sums.weight_sum, sums.mean, spread, sums.target_mean, sums.comoment / sums.weight_sum)
+        return cls(sums.n_rows, sums.weight_sum, sums.mean, spread, sums.target_mean, sums.comoment / sums.weight_sum,
+                   sums.fingerprint.hex())
 
 
 @dataclass(frozen=True, slots=True)

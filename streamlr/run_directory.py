@@ -56,6 +56,7 @@ class RunDirectory:
             self.close()
             raise RunDirectoryError(f"{str(path)!r} already holds a run ({', '.join(held)}); add --resume to go on with it, --overwrite to replace "
                                     "it, or choose another --run-dir")
+        self.previous_summary = self._read_summary()
         self._stale = held if overwrite and not resume else []
 
     @property
@@ -72,7 +73,7 @@ class RunDirectory:
         self._stale = []
 
     def write_config(self, config: TrainConfig) -> None:
-        self._write(CONFIG_NAME, yaml.safe_dump(config.to_dict(), sort_keys=False))
+        self._write(CONFIG_NAME, yaml.safe_dump(config.to_public_dict(), sort_keys=False))
 
     def write_history(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Put these lines in the place of whatever history there is."""
@@ -85,6 +86,14 @@ class RunDirectory:
     def write_results(self, model: Model, summary: Mapping[str, Any]) -> None:
         model.save(self.path / MODEL_NAME)
         self._write(SUMMARY_NAME, json.dumps(dict(summary), indent=2) + "\n")
+
+    def _read_summary(self) -> dict[str, Any] | None:
+        """What an earlier run in this directory has come to."""
+        try:
+            summary = json.loads((self.path / SUMMARY_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return summary if isinstance(summary, dict) else None
 
     def close(self) -> None:
         self._lock.close()

@@ -162,6 +162,7 @@ class _Run:
         survey: SurveySums = self.scanner.run(SurveyScan(classes, self.plan.sample_fraction, self.settings.run.seed), "pass 1")
         moments = Moments.from_sums(survey)
         self._tell_constant_features(moments)
+        self._tell_changed_data(moments)
         objective = solver_objective(self.scanner, self.settings, classes, moments)
         sample = join_sample(survey.sample)
         solver = make_solver(self.settings, objective)
@@ -180,6 +181,15 @@ class _Run:
             first = ", ".join(repr(names[j]) if names is not None else str(j) for j in constant[:5])
             self.publish(Note(f"{len(constant)} of {self.source.n_features} features are constant (first: {first})"
                               + ("; their coefficients stay 0" if self.settings.model.fit_intercept else ""), warning=True))
+
+    def _tell_changed_data(self, moments: Moments) -> None:
+        """Hold the data against those of the run that is being replaced: a flipped bit without a checksum shows only so."""
+        before = None if self.directory is None else self.directory.previous_summary
+        if before is None or before.get("data_fingerprint", moments.fingerprint) == moments.fingerprint:
+            return
+        if before.get("store") == self.settings.data.store and before.get("rows") == self.source.n_rows:
+            self.publish(Note(f"the data in {self.settings.data.store} are not those that the run being replaced was trained on (fingerprint "
+                              f"{moments.fingerprint[:12]}, was {before['data_fingerprint'][:12]}); if nobody changed the store, it is damaged", warning=True))
 
     def _pass_done(self, number: int, state: State, solver: Solver, classes: NDArray[Any], moments: Moments) -> None:
         now = time.monotonic()
@@ -234,9 +244,10 @@ class _Run:
         summary = {
             "status": outcome.status, "reason": outcome.reason, "passes": len(self.history), "objective": state.value, "loss": state.loss,
             "gradient_max": state.gradient_max, "seconds": self.seconds_before + time.monotonic() - self.started,
-            "peak_memory_bytes": self.engine.peak_memory_bytes(), "rows": self.source.n_rows, "features": self.source.n_features,
-            "coefficients_sha256": model.coefficients_sha256, "classes": objective.classes.tolist(), "solver": solver.name,
-            "engine": self.engine.description, "bytes_read": sum(line["bytes_read"] for line in self.history),
+            "peak_memory_bytes": self.engine.peak_memory_bytes(), "bytes_read": sum(line["bytes_read"] for line in self.history),
+            "store": self.settings.data.store or None, "rows": self.source.n_rows, "features": self.source.n_features,
+            "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
+            "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.engine.description,
             "python": platform.python_version(), "numpy": np.__version__, "blas": _blas_core()}
         if self.directory is not None:
             self.directory.write_results(model, summary)

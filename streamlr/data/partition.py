@@ -14,7 +14,9 @@ _SMALLEST_BLOCK_BYTES = 4 * 2**20
 _LEAF_BYTES = 8 * 2**20
 _LEAF_ROWS_MOST = 65_536
 _SLAB_BYTES = 256 * 2**20
+_LARGEST_SLAB_BYTES = 8 * 2**30
 _SLABS_PER_THREAD = 8
+_SLABS_PER_THREAD_OF_MUCH_DATA = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +88,18 @@ def with_held_slabs(partition: Partition, budget_bytes: int, row_bytes: int) -> 
 
 
 def with_slabs_for(partition: Partition, n_threads: int, row_bytes: int) -> Partition:
-    """The same blocks in slabs large enough to dwarf the cost of a task, and enough of them to keep all threads busy."""
+    """The same blocks in slabs large enough to dwarf the cost of a task, and enough of them to keep all threads busy.
+
+    A task streams through its slab, so a slab costs no memory: more data mean larger slabs, not more tasks, up to what one
+    would not like to read again when a worker dies.
+    """
     block_bytes = max(1, partition.block_rows * row_bytes)
     slab_blocks = 1
-    while (slab_blocks * 2 * block_bytes <= _SLAB_BYTES
-           and -(-partition.n_blocks // (slab_blocks * 2)) >= _SLABS_PER_THREAD * n_threads):
-        slab_blocks *= 2
-    return replace(partition, slab_blocks=slab_blocks)
+    while True:
+        doubled = 2 * slab_blocks
+        per_thread = -(-partition.n_blocks // doubled) / n_threads
+        small = doubled * block_bytes <= _SLAB_BYTES and per_thread >= _SLABS_PER_THREAD
+        many = doubled * block_bytes <= _LARGEST_SLAB_BYTES and per_thread >= _SLABS_PER_THREAD_OF_MUCH_DATA
+        if not (small or many):
+            return replace(partition, slab_blocks=slab_blocks)
+        slab_blocks = doubled

@@ -9,6 +9,8 @@ The gradient at a model of intercepts alone follows from them without another lo
 
 from __future__ import annotations
 
+import hashlib
+import zlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +53,8 @@ class SurveySums:
     """Weighted sum of (X - mean)(Y - target_mean)ᵀ, (n, c)."""
     sample: tuple[SampledRows, ...]
     """Rows drawn, block after block."""
+    fingerprint: bytes
+    """Digest of every bit of features, labels and weights, in the order of the rows."""
 
     @property
     def probe(self) -> Array:
@@ -65,7 +69,8 @@ class SurveySums:
         return SurveySums(
             self.n_rows + other.n_rows, weight, self.mean + share * by_feature,
             self.square_sum + other.square_sum + common * by_feature**2, self.target_mean + share * by_target,
-            self.comoment + other.comoment + common * np.outer(by_feature, by_target), self.sample + other.sample)
+            self.comoment + other.comoment + common * np.outer(by_feature, by_target), self.sample + other.sample,
+            digest(self.fingerprint, other.fingerprint))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,7 @@ class SurveyScan:
             target_mean = Y @ omega / weight_sum if weight_sum > 0 else np.zeros(len(Y))
             comoment = X @ ((Y - target_mean[:, None]) * omega).T
             np.square(X, out=X)
-            return SurveySums(k, weight_sum, origin + offset, X @ omega, target_mean, comoment, sample)
+            return SurveySums(k, weight_sum, origin + offset, X @ omega, target_mean, comoment, sample, _fingerprint(batch, leaf))
 
     def _draw(self, batch: Batch, leaf: slice) -> tuple[SampledRows, ...]:
         assert batch.target is not None
@@ -120,6 +125,18 @@ class SurveyScan:
         drawn += leaf.start
         return (SampledRows(np.ascontiguousarray(batch.X[:, drawn].T), batch.target[drawn],
                             None if batch.weights is None else batch.weights[drawn]),)
+
+
+def digest(*parts: bytes) -> bytes:
+    """A digest of the parts in their order, 16 bytes."""
+    return hashlib.blake2b(b"".join(parts), digest_size=16).digest()
+
+
+def _fingerprint(batch: Batch, leaf: slice) -> bytes:
+    """Of a leaf: checksums of its bytes (CRC-32, a few GB/s, so that it costs little beside reading)."""
+    assert batch.target is not None
+    arrays = [batch.X[:, leaf].T, batch.target[leaf]] + ([] if batch.weights is None else [batch.weights[leaf]])
+    return digest(*(zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data).to_bytes(4, "little") for array in arrays))
 
 
 def row_is_drawn(first_row: int, n_rows: int, fraction: float, seed: int) -> NDArray[np.bool_]:
