@@ -1,0 +1,224 @@
+"""The arrows between modules, and the habits that a program can check: read from the source, function-level imports too."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "streamlr"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
+
+# What a unit (a package of streamlr, or a module beside them) may import from other units. Lower units come first; nothing
+# imports what comes after it, so there can be no cycle.
+ARROWS: dict[str, set[str]] = {
+    "errors": set(),
+    "events": set(),
+    "config": {"errors"},
+    "kernels": {"errors"},
+    "data": {"errors", "config", "kernels"},
+    "execution": {"errors", "config", "events", "kernels", "data"},
+    "objective": {"errors", "config", "kernels", "execution"},
+    "solvers": {"errors", "objective"},
+    "warm_start": {"errors", "kernels", "data", "execution", "objective", "solvers"},
+    "plan": {"errors", "config", "data", "execution", "warm_start"},
+    "model": {"errors", "kernels", "data"},
+    "checkpoint": {"errors"},
+    "run_directory": {"errors", "config", "data", "model"},
+    "reporting": {"errors", "events"},
+    "scoring": {"errors", "config", "events", "kernels", "data", "execution", "model", "run_directory"},
+    "training": {"errors", "config", "events", "kernels", "data", "execution", "objective", "solvers", "warm_start", "plan", "model", "checkpoint",
+                 "run_directory", "reporting"},
+    "estimator": {"errors", "config", "model", "training"},
+    "streamlr": {"config", "model", "scoring", "training", "estimator", "errors"},  # the package's own __init__
+    "cli": {"errors", "config", "data", "execution", "plan", "reporting", "scoring", "training", "streamlr"},
+}
+ALLOWED_OUTSIDE = {  # who alone may import a library
+    "zarr": {"data", "scoring"}, "numcodecs": {"data"}, "google_crc32c": {"data"}, "pyarrow": {"data"},
+    "dask": {"execution"}, "distributed": {"execution"}, "click": {"cli"}, "tqdm": {"reporting"}, "yaml": {"config", "run_directory"},
+    "sklearn": {"estimator"},
+}
+NOT_IN_KERNELS = {"asyncio", "io", "logging", "os", "pathlib", "random", "shutil", "socket", "subprocess", "sys", "tempfile", "threading", "time"}
+NOT_IN_SOLVERS = NOT_IN_KERNELS - {"logging"}
+EXECUTES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "runpy"}
+
+
+@cache
+def tree_of(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"), filename=str(MODULES[module]))
+
+
+def imports_of(tree: ast.AST, package: str = "") -> Iterator[tuple[str, int]]:
+    """Every module that is imported anywhere in a tree, with the line; ``from a import b`` gives ``a.b`` where that is a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parts = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            origin = ".".join([*parts, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield (f"{origin}.{alias.name}" if f"{origin}.{alias.name}" in MODULES else origin), node.lineno
+        elif isinstance(node, ast.Call) and name_of(node.func) in ("__import__", "importlib.import_module", "import_module"):
+            yield "a name that is made while the program runs", node.lineno
+
+
+def imports(module: str) -> list[tuple[str, int]]:
+    package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    return list(imports_of(tree_of(module), package))
+
+
+def unit(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else "streamlr"
+
+
+def name_of(node: ast.AST) -> str:
+    """``a.b.c`` of an expression, as far as it is one."""
+    if isinstance(node, ast.Attribute):
+        return f"{name_of(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def calls(module: str) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Call):
+            yield name_of(node.func), node
+
+
+def functions(module: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_the_table_of_arrows_names_every_unit_and_has_no_cycle() -> None:
+    assert {unit(module) for module in MODULES} == set(ARROWS)
+    seen: set[str] = set()
+    for name, below in ARROWS.items():
+        assert below <= seen, f"{name} would import {below - seen}, which stands above it"
+        seen.add(name)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_arrows_point_one_way(module: str) -> None:
+    here = unit(module)
+    wrong = [f"{name} (line {line})" for name, line in imports(module)
+             if name.split(".")[0] == "streamlr" and unit(name) != here and unit(name) not in ARROWS[here]]
+    assert not wrong, f"{module} imports {', '.join(wrong)}"
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    graph = {module: {name for name, _ in imports(module) if name in MODULES and name != module} for module in MODULES}
+    # a package's __init__ may import its members, and these one another, but not what only the __init__ gathers
+    left = dict(graph)
+    while left:
+        free = [module for module, needed in left.items() if not needed & set(left)]
+        assert free, f"these modules import one another: {sorted(left)}"
+        for module in free:
+            del left[module]
+
+
+@pytest.mark.parametrize("library", ALLOWED_OUTSIDE)
+def test_a_library_is_imported_in_its_own_place_alone(library: str) -> None:
+    users = {unit(module) for module in MODULES for name, _ in imports(module) if name.split(".")[0] == library}
+    assert users <= ALLOWED_OUTSIDE[library]
+
+
+def test_nothing_is_imported_by_a_name_made_at_run_time() -> None:
+    assert not [(module, line) for module in MODULES for name, line in imports(module) if name.startswith("a name")]
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if unit(module) == "kernels"])
+def test_kernels_know_numpy_alone(module: str) -> None:
+    for name, line in imports(module):
+        top = name.split(".")[0]
+        if top == "streamlr":
+            assert unit(name) in ("kernels", "errors"), f"line {line}: {name}"
+        else:
+            assert top == "numpy" or (top in sys.stdlib_module_names and top not in NOT_IN_KERNELS), f"line {line}: {name}"
+    opened = [node.lineno for name, node in calls(module) if name in ("open", "np.load", "np.save", "np.fromfile", "np.memmap", "input")]
+    assert not opened
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if unit(module) == "solvers"])
+def test_solvers_know_an_objective_and_no_data_paths_or_schedulers(module: str) -> None:
+    for name, line in imports(module):
+        top = name.split(".")[0]
+        if top == "streamlr":
+            assert unit(name) in ("solvers", "objective", "errors"), f"line {line}: {name}"
+        else:
+            assert top in ("numpy", "scipy") or (top in sys.stdlib_module_names and top not in NOT_IN_SOLVERS), f"line {line}: {name}"
+
+
+def prints(module: str) -> list[int]:
+    found = [node.lineno for name, node in calls(module)
+             if name in ("print", "click.echo", "click.secho", "warnings.warn") or name.endswith(("stdout.write", "stderr.write"))]
+    return found + [node.lineno for node in ast.walk(tree_of(module)) if name_of(node) in ("sys.stdout", "sys.stderr")]
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if unit(module) not in ("cli", "reporting")])
+def test_only_the_command_line_and_reporting_print(module: str) -> None:
+    assert not prints(module), f"{module} prints in the lines {prints(module)}"
+
+
+def test_the_search_for_prints_finds_those_of_the_command_line() -> None:
+    assert prints("streamlr.cli.main")
+    assert prints("streamlr.reporting.console")
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "streamlr"])
+def test_no_module_shadows_the_standard_library(module: str) -> None:
+    assert module.rpartition(".")[2] not in sys.stdlib_module_names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_functions_have_at_most_60_lines_and_files_400(module: str) -> None:
+    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= 400
+    long = {function.name: length for function in functions(module) if (length := (function.end_lineno or 0) - function.lineno + 1) > 60}
+    assert not long
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_executes_what_it_reads(module: str) -> None:
+    assert not [(name, line) for name, line in imports(module) if name.split(".")[0] in EXECUTES]
+    for name, node in calls(module):
+        last = name.rpartition(".")[2]
+        named = {keyword.arg: keyword.value for keyword in node.keywords}
+        assert name not in ("eval", "exec", "compile", "os.system", "os.popen", "os.execv"), f"line {node.lineno}: {name}"
+        assert name not in ("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load"), f"line {node.lineno}: {name}"
+        assert not (isinstance(named.get("shell"), ast.Constant) and named["shell"].value), f"line {node.lineno}: shell=True"  # type: ignore[attr-defined]
+        if last == "load" and name.startswith(("np.", "numpy.")):
+            refused = named.get("allow_pickle")
+            assert isinstance(refused, ast.Constant), f"line {node.lineno}: np.load without allow_pickle=False"
+            assert refused.value is False, f"line {node.lineno}: np.load without allow_pickle=False"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_functions_take_at_most_ten_parameters_and_hand_none_through_unnamed(module: str) -> None:
+    """More than six want a record; a function that mirrors options of the command line has one parameter for each."""
+    for function in functions(module):
+        decorated = any("option" in ast.dump(decorator) or "command" in ast.dump(decorator) for decorator in function.decorator_list)
+        taken = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
+        assert decorated or len(taken) <= 10, f"{function.name} takes {len(taken)} parameters"
+        scikit_learn = function.name == "set_params"  # its interface prescribes the signature
+        assert scikit_learn or function.args.kwarg is None, f"{function.name} takes **{function.args.kwarg and function.args.kwarg.arg}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_public_names_are_documented(module: str) -> None:
+    tree = tree_of(module)
+    assert ast.get_docstring(tree), f"{module} has no docstring"
+    public = [node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")]
+    errors = unit(module) == "errors"  # the tree of errors is drawn at the top of its module
+    assert not [node.name for node in public if not ast.get_docstring(node) and not errors]
+
+
+def test_the_walk_sees_imports_inside_functions_and_relative_ones() -> None:
+    source = "def f():\n    import zarr.storage\n    from . import store\n    from ..errors import DataError\n    __import__('os')\n"
+    found = {name for name, _ in imports_of(ast.parse(source), "streamlr.data")}
+    assert found == {"zarr.storage", "streamlr.data.store", "streamlr.errors", "a name that is made while the program runs"}

@@ -1,0 +1,124 @@
+"""What `streamlr info` finds out about a store, and which problems it names."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from stores import CHECKSUMMED, CODECS_V3, chunk_paths, put, two_class_data, write_store
+
+from streamlr.config import DataConfig
+from streamlr.data.info import describe_store
+from streamlr.data.store import ZarrSource
+
+
+def describe(config: DataConfig) -> dict[str, Any]:
+    found = describe_store(ZarrSource(config))
+    assert json.loads(json.dumps(found)) == found  # goes out as JSON as it is
+    return found
+
+
+@pytest.mark.parametrize("sample_axis", [0, 1])
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_shapes_chunks_and_sizes_are_those_of_the_store(tmp_path: Path, zarr_format: int, sample_axis: int) -> None:
+    X, y = two_class_data()
+    config = write_store(tmp_path / "s", X, y, (100, 3), y_chunk=70, sample_axis=sample_axis, zarr_format=zarr_format, codec="zstd")
+    put(zarr.open_group(str(tmp_path / "s"), mode="r+"), "feature_names", np.array(list("abcdef")))
+    found = describe(config)
+    assert (found["store"], found["rows"], found["features"], found["dtype"]) == (str(tmp_path / "s"), 400, 6, "float32")
+    assert found["sample_axis"] == sample_axis
+    assert found["data_bytes"] == 400 * 6 * 4
+    assert found["stored_bytes"] == sum(path.stat().st_size for name in "Xy" for path in chunk_paths(tmp_path / "s" / name))
+    assert found["feature_names"] == list("abcdef")
+    features, target = found["arrays"]
+    assert (features["name"], features["n_chunks"], features["zarr_format"], features["read"]) == ("X", 8, zarr_format, "directly")
+    assert features["shape"] == ([400, 6] if sample_axis == 0 else [6, 400])
+    assert features["chunks"] == ([100, 3] if sample_axis == 0 else [3, 100])
+    assert "zstd" in features["codecs"]
+    assert (target["name"], target["shape"], target["chunks"], target["n_chunks"]) == ("y", [400], [70], 6)
+
+
+def test_shards_and_their_chunks_are_told_apart(tmp_path: Path) -> None:
+    X, y = two_class_data()
+    features = describe(write_store(tmp_path / "s", X, y, (50, 6), shards=(200, 6), codec="crc32c"))["arrays"][0]
+    assert (features["chunks"], features["shards"], features["n_chunks"], features["checksummed"]) == ([50, 6], [200, 6], 8, True)
+
+
+@pytest.mark.parametrize("codec", CODECS_V3)
+def test_stores_without_checksums_are_a_problem(tmp_path: Path, codec: str) -> None:
+    X, y = two_class_data()
+    config = write_store(tmp_path / "s", X, y, (100, 6), codec=codec)
+    found = describe(config)
+    assert found["arrays"][0]["checksummed"] is (codec in CHECKSUMMED)
+    assert any("X has no checksums" in problem for problem in found["problems"]) is (codec not in CHECKSUMMED)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [-1, 1], [False, True], [0.5, 2.0], ["ill", "well"]], ids=str)
+def test_classes_are_counted_with_their_weights(tmp_path: Path, labels: list[Any]) -> None:
+    X, y = two_class_data()
+    weights = np.arange(400) / 4  # quarters: their sums are exact in any order
+    found = describe(write_store(tmp_path / "s", X, np.array(labels)[y], (100, 6), y_chunk=30, weights=weights))
+    assert found["classes"] == [{"label": label, "rows": int((y == k).sum()), "weight": float(weights[y == k].sum())} for k, label in enumerate(labels)]
+
+
+def test_without_weights_each_row_weighs_one(tmp_path: Path) -> None:
+    X, y = two_class_data()
+    assert [(entry["rows"], entry["weight"]) for entry in describe(write_store(tmp_path / "s", X, y))["classes"]] == [
+        (int((y == 0).sum()), float((y == 0).sum())), (int(y.sum()), float(y.sum()))]
+
+
+@pytest.mark.parametrize(("y", "problem"), [(np.zeros(400), "holds 1 classes"), (np.arange(400) % 3, "y holds 3 classes"),
+                                            (np.full(400, np.nan), "non-finite labels")], ids=["one class", "three classes", "no numbers"])
+def test_labels_that_no_model_fits_are_a_problem_and_no_error(tmp_path: Path, y: Any, problem: str) -> None:
+    X, _ = two_class_data()
+    assert any(problem in found for found in describe(write_store(tmp_path / "s", X, y))["problems"])
+
+
+def test_missing_chunks_are_counted_and_named(tmp_path: Path) -> None:
+    X, y = two_class_data()
+    config = write_store(tmp_path / "s", X, y, (20, 6), y_chunk=100)
+    for at in (3, *range(7, 14)):
+        (tmp_path / "s" / "X" / "c" / str(at) / "0").unlink()
+    (tmp_path / "s" / "y" / "c" / "1").unlink()
+    problems = describe(config)["problems"]
+    assert any("8 of 20 chunks of X are missing (chunk 3 of X (rows 60 to 79), chunk 7 of X" in problem and ", ...)" in problem for problem in problems)
+    assert any("1 of 4 chunks of y are missing (chunk 1 of y (rows 100 to 199))" in problem for problem in problems)
+    filled = describe(replace(config, missing_chunks="fill"))
+    assert not any("missing" in problem for problem in filled["problems"])
+    assert filled["classes"][0]["rows"] == int((y == 0).sum() + y[100:200].sum())
+
+
+def test_a_damaged_chunk_of_labels_is_a_problem_and_no_error(tmp_path: Path) -> None:
+    X, y = two_class_data()
+    config = write_store(tmp_path / "s", X, y, (100, 6), y_chunk=100)
+    path = tmp_path / "s" / "y" / "c" / "2"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert any("chunk 2 of y (rows 200 to 299) is damaged" in problem for problem in describe(config)["problems"])
+
+
+def test_describing_reads_no_features(tmp_path: Path) -> None:
+    X, y = two_class_data()
+    config = write_store(tmp_path / "s", X, y, (100, 6), codec="crc32c")
+    for path in chunk_paths(tmp_path / "s" / "X"):
+        path.write_bytes(bytes(path.stat().st_size))
+    assert describe(config)["problems"] == ["y has no checksums: a flipped bit in a chunk can go unnoticed"]
+
+
+def test_chunks_too_large_to_hold_are_a_problem(tmp_path: Path) -> None:
+    group = zarr.open_group(str(tmp_path / "s"), mode="w")
+    group.create_array("X", shape=(1_000_000, 100), chunks=(1_000_000, 10), dtype="float64")  # metadata alone: nothing is written
+    put(group, "y", np.arange(1_000_000) % 2)
+    found = describe(DataConfig(store=str(tmp_path / "s"), missing_chunks="fill"))
+    assert any("rows of X come in chunks of 800 MB at full width" in problem for problem in found["problems"])
+
+
+def test_what_is_read_through_zarr_says_so(tmp_path: Path) -> None:
+    X, y = two_class_data()
+    config = write_store(tmp_path / "s", X, y, (100, 6), zarr_format=2, order="F")
+    features = describe(config)["arrays"][0]
+    assert (features["read"], features["checksummed"]) == ("through zarr", None)

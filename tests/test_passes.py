@@ -1,0 +1,131 @@
+"""How often the data are read: the unit of cost."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from typing import Any, ClassVar, get_args, get_type_hints
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from streamlr import train, warm_start
+from streamlr.config import SolverConfig
+from streamlr.data.source import ArraySource, Buffer
+from streamlr.data.synth import Population, SynthSpec
+from streamlr.events import Event, ScanStarted
+from streamlr.execution.local import SerialEngine
+from streamlr.execution.scanner import Scanner
+from streamlr.kernels.labels import LabelScan
+from streamlr.kernels.survey import SurveyScan
+from streamlr.training import TrainResult
+
+SOLVERS: tuple[str, ...] = get_args(get_type_hints(SolverConfig)["name"])
+
+
+class CountingSource(ArraySource):
+    """Arrays in memory that count how often each row is read."""
+
+    features: ClassVar[Counter[int]] = Counter()
+    target: ClassVar[Counter[int]] = Counter()
+    weights: ClassVar[Counter[int]] = Counter()
+    lock: ClassVar[threading.Lock] = threading.Lock()
+
+    @classmethod
+    def forget(cls) -> None:
+        for counter in (cls.features, cls.target, cls.weights):
+            counter.clear()
+
+    def _count(self, counter: Counter[int], start: int, stop: int) -> None:
+        with self.lock:
+            counter.update(range(start, stop))
+
+    def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+        self._count(self.features, start, stop)
+        return super().read_features(start, stop, buffer)
+
+    def read_target(self, start: int, stop: int) -> NDArray[Any]:
+        self._count(self.target, start, stop)
+        return super().read_target(start, stop)
+
+    def read_weights(self, start: int, stop: int) -> NDArray[np.float64] | None:
+        self._count(self.weights, start, stop)
+        return super().read_weights(start, stop)
+
+
+@pytest.fixture(autouse=True)
+def counting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`train` reads arrays through a source that counts; the sample, which is in memory, is no read of the data."""
+    CountingSource.forget()
+    monkeypatch.setattr("streamlr.training.ArraySource", CountingSource)
+    monkeypatch.setattr("streamlr.data.source._MEMORY_CHUNK_BYTES", 64 * 4 * 8)
+    monkeypatch.setattr("streamlr.data.partition._SMALLEST_BLOCK_BYTES", 0)
+
+
+def data(rows: int = 1000) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(rows, 4))
+    return X, (rng.random(rows) < 1 / (1 + np.exp(-X[:, 0]))).astype(np.int64)
+
+
+def fit(solver: str, kind: str, events: list[Event], weighted: bool = False, **settings: Any) -> TrainResult:
+    X, y = data()
+    config = {"solver": {"name": solver, **settings}, "cluster": {"kind": kind, "workers": 2}}
+    return train(config, X=X, y=y, sample_weight=np.ones(len(y)) if weighted else None, subscribers=[events.append])
+
+
+def reads(counter: Counter[int], rows: int = 1000) -> int:
+    """How often all the rows were read, which has to be the same for each of them."""
+    assert set(counter) == set(range(rows))
+    assert len(set(counter.values())) == 1
+    return counter[0]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", ["serial", "threads"])
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_training_lists_the_labels_once_and_reads_the_features_once_a_pass(solver: str, kind: str, weighted: bool) -> None:
+    events: list[Event] = []
+    result = fit(solver, kind, events, weighted)
+    assert reads(CountingSource.features) == result.passes == len(result.history)
+    assert reads(CountingSource.target) == reads(CountingSource.weights) == 1 + result.passes
+    titles = [event.title for event in events if isinstance(event, ScanStarted)]
+    assert titles == ["labels", *(f"pass {number}" for number in range(1, result.passes + 1))]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("max_passes", [1, 2, 5])
+def test_the_limit_holds_for_reads_of_the_data(solver: str, max_passes: int) -> None:
+    fit(solver, "serial", [], max_passes=max_passes, tolerance=1e-30)
+    assert reads(CountingSource.features) == max_passes
+
+
+def test_a_scanner_counts_reads_of_features_alone() -> None:
+    X, y = data()
+    scanner = Scanner(SerialEngine(), CountingSource(X, y), lambda event: None)
+    scanner.run(LabelScan(), "labels")
+    assert (scanner.passes, sum(CountingSource.features.values())) == (0, 0)
+    scanner.run(SurveyScan(np.array([0, 1]), 0.0, 0), "survey")
+    assert scanner.passes == reads(CountingSource.features) == 1
+
+
+def synth_like(rows: int, features: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    return Population(SynthSpec(rows=rows, features=features)).rows(0, rows)
+
+
+@pytest.fixture(scope="module")
+def large() -> tuple[NDArray[Any], NDArray[np.int64]]:
+    return synth_like(200_000, 30)
+
+
+@pytest.mark.parametrize(("sample_bytes", "most"), [(64 * 2**20, 7), (200_000 * 120 // 16, 7)])
+def test_auto_needs_few_passes_also_where_the_sample_is_a_small_part(
+        large: tuple[NDArray[Any], NDArray[np.int64]], sample_bytes: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(warm_start, "_LEAST_BYTES", sample_bytes)
+    X, y = large
+    result = train({"solver": {"name": "auto"}, "cluster": {"kind": "threads", "workers": 2}}, X=X, y=y)
+    assert result.status == "converged", result.reason
+    assert result.summary["gradient_max"] <= 1e-8
+    assert result.passes <= most
