@@ -288,6 +288,8 @@ def _check(config: TrainConfig) -> None:
     for key, number in {"model.penalty.l2": config.model.penalty.l2, "model.penalty.l1": config.model.penalty.l1}.items():
         if not 0 <= number < float("inf"):
             raise ConfigError(f"{key}: {number} is out of range; it must be 0 or above and finite")
+    if config.run.seed < 0:
+        raise ConfigError(f"run.seed: {config.run.seed} is out of range; it must be 0 or above")
     if config.model.penalty.l1 > 0:
         raise ConfigError("model.penalty.l1: no solver of this version handles l1; use model.penalty.l2, or set it to 0")
     if config.cluster.kind == "address" and not config.cluster.address:

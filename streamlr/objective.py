@@ -140,7 +140,7 @@ class Objective:
         self.coordinates = coordinates or self._standard
         spread_in_penalty = self._standard.scale if model.standardize else np.ones_like(moments.mean)
         self._penalty_scale = model.penalty.l2 * (spread_in_penalty / self.coordinates.scale) ** 2
-        far = np.abs(moments.mean) > _FAR_FROM_ZERO * np.where(moments.spread > 0, moments.spread, np.inf)
+        far = np.abs(moments.mean) > _FAR_FROM_ZERO * moments.spread
         self._shift = np.where(far, moments.mean, 0.0)
 
     @property

@@ -264,7 +264,7 @@ def make_solver(settings: TrainConfig, objective: Objective) -> Solver:
     """The solver that was asked for; ``auto`` is L-BFGS, which `_begin` gives a sample to start from."""
     solver = settings.solver
     if solver.name == "gradient_descent":
-        return GradientDescent(solver.learning_rate, solver.tolerance)
+        return GradientDescent(solver.learning_rate, solver.tolerance, objective.penalized)
     if solver.name == "newton":
         return Newton(objective, solver.tolerance)
     return Lbfgs(objective, solver.tolerance)
@@ -291,7 +291,7 @@ def check_classes(labels: LabelSums, where: str) -> NDArray[Any]:
         raise LabelError(f"{where} holds {len(found)} classes: {named}{', ...' if len(found) > 5 else ''}; the logistic family fits two. Was the "
                          "right array named in data.target? Merge labels into two, or drop the others")
     if (labels.weight_sums <= 0).any():
-        raise LabelError(f"{where}: all examples of the class {found[int(np.argmin(labels.weight_sums))]!r} weigh 0; both classes need weight")
+        raise LabelError(f"{where}: all examples of the class {found[int(np.argmin(labels.weight_sums))].item()!r} weigh 0; both classes need weight")
     return found
 
 

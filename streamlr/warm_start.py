@@ -22,7 +22,7 @@ from streamlr.execution.scanner import Scanner
 from streamlr.kernels.survey import SampledRows
 from streamlr.objective import Evaluation, Objective
 from streamlr.solvers import Lbfgs, Newton, minimize
-from streamlr.solvers.base import CONVERGED, DIVERGED
+from streamlr.solvers.base import CONVERGED
 from streamlr.solvers.lbfgs import FIRST_STEPS, LbfgsState
 from streamlr.solvers.newton import inverse_of
 
@@ -41,6 +41,7 @@ _COARSER = 4
 _TOLERANCE = 1e-6
 _TOLERANCE_OF_WHOLE = 1e-10
 _MOST_SAMPLE_PASSES = 60
+_RIDGE = 1e-8
 
 
 def sample_fraction(n_rows: int, n_parameters: int, row_bytes: int, memory_limit: int | None) -> float:
@@ -113,8 +114,10 @@ def _solve(objective: Objective, sample: SampledRows, engine: Engine, start: Arr
     on_sample = Objective(
         Scanner(engine, ArraySource(sample.X, sample.target, sample.weights), lambda event: None),
         objective.model, objective.classes, objective.moments, objective.coordinates)
-    if d <= _NEWTON_PARAMETERS or n_rows < 2 * _COARSER * _LEAST_ROWS_PER_PARAMETER * d:
+    if d <= _NEWTON_PARAMETERS:
         return _newton(on_sample, start)
+    if n_rows < 2 * _COARSER * _LEAST_ROWS_PER_PARAMETER * d:
+        return _chord(on_sample, start)
     every = slice(None, None, _COARSER)
     weights = None if sample.weights is None else sample.weights[every]
     coarse = _solve(objective, SampledRows(sample.X[every], sample.target[every], weights), engine, start)
@@ -126,9 +129,14 @@ def _newton(objective: Objective, start: Array) -> SampleOptimum:
     first = objective.evaluate(start[None, :], "sample", hessian=True)[0]
     state, outcome = minimize(objective, solver, solver.init(objective, first), 0, _MOST_SAMPLE_PASSES, lambda *_: None)
     log.info("sample of %d rows, Newton: %s after a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
-    if outcome.status == DIVERGED:
-        return SampleOptimum(state.point, None)
     return _with_metric(objective, state.point)
+
+
+def _chord(objective: Objective, start: Array) -> SampleOptimum:
+    """L-BFGS with the Hessian at the start for its metric: a Hessian costs as much as some hundred gradients here."""
+    first = objective.evaluate(start[None, :], "sample", hessian=True)[0]
+    assert first.hessian is not None
+    return _refine(objective, SampleOptimum(start, inverse_of(first.hessian, ridge=_RIDGE)))
 
 
 def _refine(objective: Objective, coarse: SampleOptimum) -> SampleOptimum:
@@ -139,8 +147,6 @@ def _refine(objective: Objective, coarse: SampleOptimum) -> SampleOptimum:
         objective, solver, solver.init_with(first, coarse.metric, -coarse.metric @ first.gradient, np.ones(1)), 0,
         _MOST_SAMPLE_PASSES, lambda *_: None)
     log.info("sample of %d rows, L-BFGS: %s at a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
-    if outcome.status == DIVERGED:
-        return SampleOptimum(state.point, None)
     if outcome.status != CONVERGED:
         log.warning("the solve on the sample ended %s; it serves as a start all the same", outcome.status)
     return _with_metric(objective, state.point)
@@ -152,8 +158,10 @@ def _tolerance(objective: Objective) -> float:
 
 
 def _with_metric(objective: Objective, point: Array) -> SampleOptimum:
-    hessian = objective.evaluate(point[None, :], "sample", hessian=True)[0].hessian
+    """A sample that is separable has no optimum, and its curvature at any point says nothing of the whole."""
+    found = objective.evaluate(point[None, :], "sample", hessian=True)[0]
+    hessian = found.hessian
     assert hessian is not None
-    if not np.isfinite(hessian).all():
+    if found.separates or not np.isfinite(hessian).all():
         return SampleOptimum(point, None)
-    return SampleOptimum(point, inverse_of(hessian, ridge=1e-8))
+    return SampleOptimum(point, inverse_of(hessian, ridge=_RIDGE))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +13,14 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import ByteRequest, Store
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer as ZarrBuffer
 from zarr.core.buffer import BufferPrototype, default_buffer_prototype
+from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
 from streamlr.data.decoding import DamagedChunkError
-from streamlr.data.files import MissingChunkError, chunk_files
+from streamlr.data.files import NO_CHUNK, MissingChunkError, ShardLayout, chunk_files, read_shard_index, shard_layout
 from streamlr.data.source import Buffer
 from streamlr.errors import ChunkError
 
@@ -36,6 +39,11 @@ class RefuseMissing(WrapperStore[Store]):
         if value is None and key.rsplit("/", 1)[-1] not in _METADATA_NAMES:
             raise MissingChunkError(key)
         return value
+
+
+def text_of(label: Any) -> str:
+    """Text of a label or a name, which may be stored as bytes."""
+    return label.decode("utf-8", errors="backslashreplace") if isinstance(label, bytes) else str(label)
 
 
 class StoredArray:
@@ -58,7 +66,7 @@ class StoredArray:
         self.name = array.path.rsplit("/", 1)[-1]
         self.shape: tuple[int, ...] = tuple(array.shape)
         self.sample_axis = sample_axis
-        self.n_rows = self.shape[sample_axis]
+        self.n_rows = self.shape[sample_axis] if len(self.shape) > sample_axis else 0
         self.chunk_shape: tuple[int, ...] = tuple(array.chunks)
         self._fill_missing = fill_missing
         self.dtype = np.dtype(array.dtype)
@@ -67,10 +75,17 @@ class StoredArray:
         if direct and isinstance(store, LocalStore) and self.dtype.kind in "biuf":
             self._files = chunk_files(Path(store.root), array.path, array.metadata.to_dict(), self.shape)
         self._last_chunk = threading.local()
+        self._whole_shards: set[tuple[int, ...]] = set()
 
     @property
     def chunk_rows(self) -> int:
         return self.chunk_shape[self.sample_axis]
+
+    @property
+    def identity(self) -> str:
+        """Shape, type, chunks and codecs, as a digest."""
+        metadata = {key: value for key, value in self._array.metadata.to_dict().items() if key != "attributes"}
+        return hashlib.sha256(json.dumps(metadata, sort_keys=True, default=str).encode()).hexdigest()
 
     @property
     def reads_files(self) -> bool:
@@ -170,7 +185,7 @@ class StoredArray:
         except MissingChunkError:
             if not self._fill_missing:
                 raise self._missing_error(index) from None
-            out[...] = self._array.fill_value
+            out[...] = 0 if self._array.fill_value is None else self._array.fill_value  # Zarr reads an undefined one as 0
         except DamagedChunkError as error:
             raise ChunkError(f"{self.chunk_name(index)} is damaged: {error} (file {self._files.path_of(index)}); "
                              "restore that file or write the store again") from error
@@ -195,13 +210,45 @@ class StoredArray:
         selection = self._along(start, stop)
         try:
             if self.dtype.kind not in "biuf":
-                return np.array([str(label) for label in np.asarray(self._array[selection]).tolist()], dtype=np.str_)
+                self._refuse_missing_in_shards(start, stop)
+                return np.array([text_of(label) for label in np.asarray(self._array[selection]).tolist()], dtype=np.str_)
+            self._refuse_missing_in_shards(start, stop)
             shape = tuple(stop - start if axis == self.sample_axis else size for axis, size in enumerate(self.shape))
             out = buffer.array(shape, self.dtype)
             self._array.get_basic_selection(selection, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
             return out
         except Exception as error:  # codecs and stores raise whatever they like, and never name the chunk
             raise self._explain(start, stop, error) from error
+
+    def _refuse_missing_in_shards(self, start: int, stop: int) -> None:
+        """Look for absent chunks in the indices of shards, which Zarr reads as the fill value however its store is wrapped."""
+        if self._fill_missing or self._array.shards is None:
+            return
+        layout = shard_layout(self._array.metadata.to_dict())
+        if layout is None:
+            raise ChunkError(f"the shards of {self.name} have an index that streamlr cannot check for missing chunks; set data.missing_chunks: fill "
+                             "if none can be missing, or write the array again")
+        per_shard = layout.chunks_per_shard[self.sample_axis] * self.chunk_rows
+        for shard in itertools.product(*(range(start // per_shard, -(-stop // per_shard)) if axis == self.sample_axis else range(-(-size // part))
+                                         for axis, (size, part) in enumerate(zip(self.shape, self._array.shards, strict=True)))):
+            if shard not in self._whole_shards:
+                self._check_shard(shard, layout)
+                self._whole_shards.add(shard)
+
+    def _check_shard(self, shard: tuple[int, ...], layout: ShardLayout) -> None:
+        request: ByteRequest = SuffixByteRequest(layout.index_bytes) if layout.at_end else RangeByteRequest(0, layout.index_bytes)
+        key = self._array.metadata.encode_chunk_key(shard)
+        first = tuple(i * per for i, per in zip(shard, layout.chunks_per_shard, strict=True))
+        try:
+            raw = sync((self._array.store_path / key).get(default_buffer_prototype(), request))
+            entries = read_shard_index(b"" if raw is None else raw.to_bytes(), layout)
+        except DamagedChunkError as error:
+            raise ChunkError(f"{self.chunk_name(first)} is damaged: {error}; restore it or write the store again") from error
+        absent = np.argwhere(entries[..., 0] == entries.dtype.type(NO_CHUNK))
+        for within in absent.tolist():
+            index = tuple(i + j for i, j in zip(first, within, strict=True))
+            if all(i * part < size for i, part, size in zip(index, self.chunk_shape, self.shape, strict=True)):
+                raise self._missing_error(index)
 
     def _explain(self, start: int, stop: int, error: Exception) -> ChunkError:
         """Find which chunk of a failed read is at fault by reading each alone."""

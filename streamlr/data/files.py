@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from streamlr.data.decoding import DamagedChunkError, Decoder, chunk_decoder, chunk_decoder_v2, crc32c
 
-_NO_CHUNK = 2**64 - 1
+NO_CHUNK = 2**64 - 1
+"""Offset and length of a chunk that a shard lacks."""
 _SHARD_INDICES_KEPT = 64
 
 
@@ -26,7 +27,7 @@ class MissingChunkError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _ShardLayout:
+class ShardLayout:
     """How chunks lie in a shard."""
 
     chunks_per_shard: tuple[int, ...]
@@ -54,7 +55,7 @@ class ChunkFiles:
     """What the key of a chunk begins with."""
     key_separator: str
     """What stands between the coordinates."""
-    shards: _ShardLayout | None = None
+    shards: ShardLayout | None = None
     """How chunks are packed into shards, where they are."""
     _indices: OrderedDict[tuple[int, ...], NDArray[np.uint64]] = field(default_factory=OrderedDict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -125,11 +126,14 @@ class ChunkFiles:
         within = tuple(i % per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
         entries = self._index_of(descriptor, shard)
         offset, nbytes = (int(value) for value in entries[within])
-        if offset == _NO_CHUNK and nbytes == _NO_CHUNK:
+        if offset == NO_CHUNK and nbytes == NO_CHUNK:
             raise MissingChunkError
+        size = os.fstat(descriptor).st_size
+        if offset + nbytes > size:
+            raise DamagedChunkError(f"its shard has {size} bytes, but by the index it lies at {offset} to {offset + nbytes}")
         encoded = os.pread(descriptor, nbytes, offset)
         if len(encoded) != nbytes:
-            raise DamagedChunkError(f"its shard ends after {len(encoded)} of its {nbytes} bytes")
+            raise DamagedChunkError(f"its shard ended after {len(encoded)} of its {nbytes} bytes while it was read")
         self.decoder.decode(encoded, out)
 
     def _index_of(self, descriptor: int, shard: tuple[int, ...]) -> NDArray[np.uint64]:
@@ -137,7 +141,8 @@ class ChunkFiles:
             entries = self._indices.get(shard)
         if entries is None:
             assert self.shards is not None
-            entries = _read_shard_index(descriptor, self.shards)
+            at = max(0, os.fstat(descriptor).st_size - self.shards.index_bytes) if self.shards.at_end else 0
+            entries = read_shard_index(os.pread(descriptor, self.shards.index_bytes, at), self.shards)
             with self._lock:
                 self._indices[shard] = entries
                 if len(self._indices) > _SHARD_INDICES_KEPT:
@@ -158,11 +163,16 @@ def _read_raw(descriptor: int, out: NDArray[Any]) -> None:
         done += got
 
 
-def _read_shard_index(descriptor: int, layout: _ShardLayout) -> NDArray[np.uint64]:
-    size = os.fstat(descriptor).st_size
-    if size < layout.index_bytes:
-        raise DamagedChunkError(f"its shard has {size} bytes, too few for an index of {layout.index_bytes}")
-    raw = os.pread(descriptor, layout.index_bytes, size - layout.index_bytes if layout.at_end else 0)
+def read_shard_index(raw: bytes, layout: ShardLayout) -> NDArray[np.uint64]:
+    """Offset and length of every chunk, (chunks..., 2), of the bytes of an index.
+
+    Raises
+    ------
+    DamagedChunkError
+        When they are too few or their checksum is wrong.
+    """
+    if len(raw) != layout.index_bytes:
+        raise DamagedChunkError(f"its shard has {len(raw)} bytes where an index of {layout.index_bytes} is due")
     if layout.checksummed:
         raw, (stored,) = raw[:-4], struct.unpack("<I", raw[-4:])
         if crc32c(raw) != stored:
@@ -195,7 +205,7 @@ def chunk_files(root: Path, path: str, metadata: Mapping[str, Any], shape: tuple
     shards = None
     chunk_shape = outer
     if codecs[0]["name"] == "sharding_indexed":
-        layout = _shard_layout(outer, codecs)
+        layout = shard_layout(metadata)
         if layout is None:
             return None
         chunk_shape = tuple(codecs[0]["configuration"]["chunk_shape"])
@@ -216,15 +226,18 @@ def _files_v2(directory: Path, metadata: Mapping[str, Any], shape: tuple[int, ..
     return ChunkFiles(directory, chunk_shape, _grid(shape, chunk_shape), decoder, "", metadata.get("dimension_separator", "."))
 
 
-def _shard_layout(outer: tuple[int, ...], codecs: list[dict[str, Any]]) -> _ShardLayout | None:
+def shard_layout(metadata: Mapping[str, Any]) -> ShardLayout | None:
+    """How chunks lie in the shards of a Zarr 3 array, or None where that is not known here."""
+    codecs = [dict(codec) for codec in metadata["codecs"]]
     options = codecs[0]["configuration"]
-    inner = tuple(options["chunk_shape"])
     index_names = [codec["name"] for codec in options["index_codecs"]]
-    if len(codecs) != 1 or index_names not in (["bytes"], ["bytes", "crc32c"]):
+    little = (options["index_codecs"][0].get("configuration") or {}).get("endian", "little") == "little"
+    if len(codecs) != 1 or index_names not in (["bytes"], ["bytes", "crc32c"]) or not little:
         return None
-    per_shard = tuple(size // part for size, part in zip(outer, inner, strict=True))
+    outer = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    per_shard = tuple(size // part for size, part in zip(outer, options["chunk_shape"], strict=True))
     location = getattr(options.get("index_location", "end"), "value", options.get("index_location", "end"))
-    return _ShardLayout(per_shard, location == "end", "crc32c" in index_names)
+    return ShardLayout(per_shard, location == "end", "crc32c" in index_names)
 
 
 def _grid(shape: tuple[int, ...], chunk_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -83,11 +83,11 @@ def ingest(sources: Sequence[str | Path], path: str | Path, spec: IngestSpec, *,
     resumed = sink.rows
     rows_done(resumed)
     for table, rows in _all_rows(tables, resumed):
-        _check_rows(table, rows)
+        _check_rows(table, rows, dtype)
         for count in sink.add(table, rows):
             rows_done(count)
     rows_done(sink.finish())
-    writer.commit()
+    writer.commit(leave_out=_JOURNAL)
     return IngestResult(sink.rows, sink.n_features, resumed)
 
 
@@ -110,23 +110,36 @@ def _count(table: Table, at_most: int) -> int:
 
 def _check_alike(tables: Sequence[Table]) -> None:
     for table in tables[1:]:
+        if table.n_features != tables[0].n_features:
+            raise IngestError(f"{table.path} has {table.n_features} features and {tables[0].path} has {tables[0].n_features}; bring them to the same columns")
         if table.feature_names != tables[0].feature_names:
             ours, first = set(table.feature_names or ()), set(tables[0].feature_names or ())
             raise IngestError(f"{table.path} and {tables[0].path} differ in their columns: only the first has {sorted(ours - first)}, only the second "
                               f"has {sorted(first - ours)}, or their order differs; bring them to the same columns")
 
 
-def _check_rows(table: Table, rows: Rows) -> None:
+def _check_rows(table: Table, rows: Rows, dtype: np.dtype[Any]) -> None:
+    """Refuse values that are not finite, or that the stored type cannot hold."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        stored = rows.features.astype(dtype, copy=False)
     if rows.features.dtype.kind == "f" and not np.isfinite(rows.features).all():
-        at, feature = (int(i) for i in np.argwhere(~np.isfinite(rows.features))[0])
-        name = table.feature_names[feature] if table.feature_names is not None else feature
-        raise IngestError(f"{table.path}: a value that is not finite ({rows.features[at, feature]}) in the column {name!r}; clean the source, then "
-                          "ingest again")
+        _refuse(table, rows, ~np.isfinite(rows.features), "is not finite; clean the source, then ingest again")
+    if dtype.kind == "f" and not np.isfinite(stored).all():
+        _refuse(table, rows, ~np.isfinite(stored), f"is too large for {dtype}; choose another --dtype")
+    if dtype.kind != "f" and not np.array_equal(stored, rows.features):
+        _refuse(table, rows, stored != rows.features, f"cannot be held by {dtype}; choose another --dtype")
+
+
+def _refuse(table: Table, rows: Rows, bad: NDArray[np.bool_], what: str) -> None:
+    at, feature = (int(i) for i in np.argwhere(bad)[0])
+    name = table.feature_names[feature] if table.feature_names is not None else feature
+    raise IngestError(f"{table.path}: the value {rows.features[at, feature].item()} in row {rows.first_row + at}, column {name!r}, {what}")
 
 
 def _identity(tables: Sequence[Table], spec: IngestSpec) -> dict[str, Any]:
     """What must be the same for an interrupted attempt to be continued."""
-    files = [[str(table.path.resolve()), os.stat(table.path).st_size, os.stat(table.path).st_mtime_ns] for table in tables]
+    paths = [path for table in tables for path in table.paths]
+    files = [[str(path.resolve()), os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths]
     return json.loads(json.dumps({"format_version": FORMAT_VERSION, "files": files, "spec": asdict(spec)}))
 
 
@@ -167,7 +180,6 @@ class _Sink:
             if name in self._group:
                 array = self._array(name)
                 array.resize((self.rows, *array.shape[1:]))
-        (self._writer.partial / _JOURNAL).unlink()
         return count
 
     def _start(self, table: Table, rows: Rows) -> None:
@@ -200,7 +212,7 @@ class _Sink:
             taken.append(rows)
             left -= len(rows.target)
         stop = self.rows + count
-        self._put("X", stop, self._stored(np.concatenate([rows.features for rows in taken])))
+        self._put("X", stop, np.concatenate([rows.features for rows in taken]).astype(self._dtype, copy=False))
         self._put("y", stop, np.concatenate([rows.target for rows in taken]))
         if taken[0].weights is not None:
             self._put("weights", stop, np.concatenate([rows.weights for rows in taken if rows.weights is not None]))
@@ -208,14 +220,6 @@ class _Sink:
         self.rows = stop
         self._write_journal()
         return count
-
-    def _stored(self, features: NDArray[Any]) -> NDArray[Any]:
-        with np.errstate(over="ignore", invalid="ignore"):
-            stored = features.astype(self._dtype)
-        exact = self._dtype.kind == "f" or np.array_equal(stored, features)
-        if not exact or (self._dtype.kind == "f" and not np.isfinite(stored).all()):
-            raise IngestError(f"rows from {self.rows} on hold values that {self._dtype} cannot hold; choose another --dtype")
-        return stored
 
     def _put(self, name: str, stop: int, values: NDArray[Any]) -> None:
         array = self._array(name)
@@ -226,7 +230,7 @@ class _Sink:
         assert self._group is not None
         array = self._group[name]
         assert isinstance(array, zarr.Array)
-        return array
+        return array.with_config({"write_empty_chunks": True})  # an option of the open array, not of the stored one
 
     def _write_journal(self) -> None:
         journal = self._writer.partial / _JOURNAL
@@ -251,4 +255,4 @@ class _Sink:
 
 def _cut(rows: Rows, start: int, stop: int | None) -> Rows:
     here = slice(start, stop)
-    return Rows(rows.features[here], rows.target[here], None if rows.weights is None else rows.weights[here])
+    return Rows(rows.first_row + start, rows.features[here], rows.target[here], None if rows.weights is None else rows.weights[here])

@@ -13,7 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from streamlr.config import DataConfig
-from streamlr.data.arrays import RefuseMissing, StoredArray
+from streamlr.data.arrays import RefuseMissing, StoredArray, text_of
 from streamlr.data.source import Buffer, check_feature_dtype
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
 
@@ -40,7 +40,7 @@ class ZarrSource:
 
     def __init__(self, config: DataConfig, *, direct: bool = True, labelled: bool = True) -> None:
         self.config = config
-        self._options = (direct, labelled)
+        self._options = (direct, labelled)  # as `_opened` takes them
         group = open_group(config)
         fill = config.missing_chunks == "fill"
         features = _member(group, config.features, "data.features", config.store)
@@ -55,11 +55,12 @@ class ZarrSource:
             self.weights = StoredArray(_member(group, config.weights, "data.weights", config.store), fill_missing=fill, direct=direct)
         self._check_shapes()
         self._check_dtypes()
+        self._identity = tuple(array.identity for array in self.arrays)
         self.feature_names = _feature_names(group, self.n_features, config.store)
         self.attributes: dict[str, Any] = dict(group.attrs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.config, self._options, self.features.shape)
+        return _reopen, (self.config, self._options, self._identity)
 
     @property
     def n_rows(self) -> int:
@@ -143,16 +144,17 @@ class ZarrSource:
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(fingerprint: str, direct: bool, labelled: bool) -> ZarrSource:
-    return ZarrSource(DataConfig(**json.loads(fingerprint)), direct=direct, labelled=labelled)
+def _opened(config: str, direct: bool, labelled: bool, identity: tuple[str, ...]) -> ZarrSource:
+    del identity  # part of the key alone: a store that was written again is opened again
+    return ZarrSource(DataConfig(**json.loads(config)), direct=direct, labelled=labelled)
 
 
-def _reopen(config: DataConfig, options: tuple[bool, bool], shape: tuple[int, ...]) -> ZarrSource:
+def _reopen(config: DataConfig, options: tuple[bool, bool], identity: tuple[str, ...]) -> ZarrSource:
     """What unpickling does: one opened source serves all tasks of a process."""
-    source = _opened(json.dumps(dataclasses.asdict(config), sort_keys=True), *options)
-    if source.features.shape != shape:
-        raise ShapeError(f"{source.describe('features')} has shape {source.features.shape} on this worker, and had {shape} where the run "
-                         "started; the store must not change while it is read")
+    source = _opened(json.dumps(dataclasses.asdict(config), sort_keys=True), *options, identity)
+    if source._identity != identity:
+        raise ShapeError(f"the arrays of {config.store!r} have other shapes, types or chunks on this worker than where the run started; the store must "
+                         "not change while it is read, and all workers must see the same one")
     return source
 
 
@@ -199,7 +201,7 @@ def _require_directory(path: Path) -> None:
 def _node_type(metadata: Path) -> str | None:
     try:
         return str(json.loads(metadata.read_text(encoding="utf-8")).get("node_type"))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, TypeError):
         return None
 
 
@@ -219,7 +221,7 @@ def _member(group: zarr.Group, name: str, key: str, store: str) -> zarr.Array[An
 def _feature_names(group: zarr.Group, n_features: int, store: str) -> tuple[str, ...] | None:
     """Names from an array ``feature_names`` or an attribute of the group."""
     if "feature_names" in group:
-        names = tuple(str(name) for name in np.asarray(_member(group, "feature_names", "feature_names", store)[...]).tolist())
+        names = _read_names(_member(group, "feature_names", "feature_names", store), store)
     elif "feature_names" in group.attrs:
         names = tuple(str(name) for name in list(group.attrs["feature_names"]))  # type: ignore[arg-type]
     else:
@@ -227,3 +229,10 @@ def _feature_names(group: zarr.Group, n_features: int, store: str) -> tuple[str,
     if len(names) != n_features:
         raise ShapeError(f"{store!r} has {n_features} features but {len(names)} feature_names; they must agree")
     return names
+
+
+def _read_names(array: zarr.Array[Any], store: str) -> tuple[str, ...]:
+    try:
+        return tuple(text_of(name) for name in np.asarray(array[...]).ravel().tolist())
+    except Exception as error:  # codecs and stores raise whatever they like
+        raise ChunkError(f"feature_names of {store!r} cannot be read ({type(error).__name__}: {error}); write that array again, or remove it") from error

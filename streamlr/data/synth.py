@@ -26,6 +26,7 @@ Array = NDArray[np.float64]
 _BLOCK_ROWS = 4096
 _FACTORS = 5
 _SIGNAL = 1.5
+_UNSIGNED_OFFSET = 64.0
 _DECADES = {"float16": 0.5, "float32": 2.0, "float64": 2.0}
 DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "uint8", "bool")
 
@@ -58,6 +59,8 @@ class SynthSpec:
             raise ConfigError(f"--classes must be 2 or more; got {self.classes}")
         if self.chunk_rows is not None and self.chunk_rows < 1:
             raise ConfigError(f"--chunk-rows must be 1 or more; got {self.chunk_rows}")
+        if self.seed < 0:
+            raise ConfigError(f"--seed must be 0 or more; got {self.seed}")
         if self.dtype not in DTYPES:
             raise ConfigError(f"--dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
 
@@ -76,7 +79,9 @@ class Population:
         self._loadings = rng.standard_normal((_FACTORS, n)) * (0.8 / np.sqrt(_FACTORS))
         spread_of_score = _SIGNAL / np.sqrt(n)
         self.coefficients: Array = rng.standard_normal((outputs, n)) * spread_of_score / self.scale
-        self.intercept: Array = rng.standard_normal(outputs) * 0.3 - self.coefficients @ self.mean
+        self._offset = _UNSIGNED_OFFSET if np.dtype(spec.dtype).kind == "u" else 0.0
+        center = np.full(n, 0.5) if spec.dtype == "bool" else self.mean + self._offset
+        self.intercept: Array = rng.standard_normal(outputs) * 0.3 - self.coefficients @ center
 
     def rows(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
         """Features, (stop - start, n), and labels of a range of rows."""
@@ -107,7 +112,7 @@ class Population:
             return X > 0
         if dtype.kind in "iu":
             limits = np.iinfo(dtype)
-            X = np.clip(np.rint(X + (64 if dtype.kind == "u" else 0)), max(limits.min, -(2.0**23)), min(limits.max, 2.0**23))
+            X = np.clip(np.rint(X + np.float32(self._offset)), max(limits.min, -(2.0**23)), min(limits.max, 2.0**23))
         return X.astype(dtype)
 
 

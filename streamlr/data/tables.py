@@ -41,6 +41,8 @@ class Columns:
 class Rows:
     """A batch of rows."""
 
+    first_row: int
+    """Number of the first one in its table."""
     features: NDArray[Any]
     """(k, n)."""
     target: NDArray[Any]
@@ -55,6 +57,14 @@ class Table(Protocol):
     path: Path
     feature_names: tuple[str, ...] | None
     dtype: np.dtype[Any]
+
+    @property
+    def n_features(self) -> int: ...
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files that it is read from."""
+        ...
 
     def batches(self, skip: int) -> Iterator[Rows]:
         """Rows from number ``skip`` on."""
@@ -71,14 +81,19 @@ def open_table(path: Path, columns: Columns) -> Table:
     """
     if not path.is_file():
         raise IngestError(f"no file at {str(path)!r}; check SOURCE")
-    endings = [ending.lower() for ending in path.suffixes]
-    kind = endings[-2] if len(endings) > 1 and endings[-1] in (".gz", ".bz2", ".zst") else (endings[-1] if endings else "")
+    kind = _kind(path)
     readers: dict[str, Any] = {".csv": CsvTable, ".tsv": CsvTable, ".txt": CsvTable, ".parquet": ParquetTable, ".pq": ParquetTable,
                                ".npy": NpyTable, ".npz": NpzTable}
     if kind not in readers:
         raise IngestError(f"{str(path)!r} ends in {kind!r}; streamlr reads {', '.join(readers)}")
     table: Table = readers[kind](path, columns)
     return table
+
+
+def _kind(path: Path) -> str:
+    """Ending of a name, less that of a compression, in lower case."""
+    endings = [ending.lower() for ending in path.suffixes]
+    return endings[-2] if len(endings) > 1 and endings[-1] in (".gz", ".bz2", ".zst") else (endings[-1] if endings else "")
 
 
 def _select(path: Path, present: Sequence[str], columns: Columns) -> tuple[str, ...]:
@@ -114,9 +129,20 @@ def _numbers(path: Path, batch: Any, names: Sequence[str], dtype: np.dtype[Any],
             row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
             raise IngestError(f"{path}: row {first_row + row} has no value in the column {name!r} ({column.null_count} missing nearby); fill or drop "
                               "such rows, then ingest again")
-        values = column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column
-        out[:, at] = values.to_numpy(zero_copy_only=False)
+        values = (column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column).to_numpy(zero_copy_only=False)
+        out[:, at] = values
+        if values.dtype.kind in "iu" and dtype.kind == "f" and not _exact(values, out[:, at]):
+            row = int(np.argmax(out[:, at].astype(object) != values.astype(object)))
+            raise IngestError(f"{path}: row {first_row + row} holds {values[row]} in the column {name!r}, a whole number that {dtype} cannot hold exactly; "
+                              "scale that column, or leave it out with --drop")
     return out
+
+
+def _exact(whole: NDArray[Any], stored: NDArray[Any]) -> bool:
+    """Whether all these integers survived the conversion to floating point."""
+    limit = 2 ** (np.finfo(stored.dtype).nmant + 1)
+    small = whole.size == 0 or (int(whole.max()) <= limit and int(whole.min()) >= -limit)
+    return small or [int(value) for value in stored] == whole.tolist()
 
 
 def _labels(path: Path, batch: Any, name: str, first_row: int) -> NDArray[Any]:
@@ -134,7 +160,7 @@ def _rows(path: Path, batch: Any, names: Sequence[str], columns: Columns, dtype:
     weights = None
     if columns.weights is not None:
         weights = _numbers(path, batch, [columns.weights], np.dtype(np.float64), first_row)[:, 0]
-    return Rows(_numbers(path, batch, names, dtype, first_row), _labels(path, batch, columns.target, first_row), weights)
+    return Rows(first_row, _numbers(path, batch, names, dtype, first_row), _labels(path, batch, columns.target, first_row), weights)
 
 
 class CsvTable:
@@ -145,7 +171,8 @@ class CsvTable:
     def __init__(self, path: Path, columns: Columns) -> None:
         self.path = path
         self._columns = columns
-        delimiter = "\t" if path.suffixes[:1] == [".tsv"] and columns.delimiter == "," else columns.delimiter
+        tabs = _kind(path) == ".tsv" and columns.delimiter == ","
+        delimiter = "\t" if tabs else columns.delimiter
         self._parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
         self._read = pyarrow.csv.ReadOptions(block_size=_BATCH_BYTES, autogenerate_column_names=not columns.header)
         with self._open(pyarrow.csv.ConvertOptions()) as reader:
@@ -153,11 +180,19 @@ class CsvTable:
         self.feature_names = _select(path, schema.names, columns)
         _check_types(path, schema, self.feature_names)
         numbers = [*self.feature_names] + ([columns.weights] if columns.weights is not None else [])
-        types = dict.fromkeys(numbers, pa.float64())
+        types = {name: _csv_type(schema.field(name).type) for name in numbers}
         types[columns.target] = schema.field(columns.target).type
         if pa.types.is_null(types[columns.target]):
             raise IngestError(f"{path}: the column {columns.target!r} begins without labels; drop rows without one, then ingest again")
         self._convert = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False)
+
+    @property
+    def n_features(self) -> int:
+        return len(self.feature_names)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
 
     def batches(self, skip: int) -> Iterator[Rows]:
         row = 0
@@ -170,7 +205,7 @@ class CsvTable:
                     row += batch.num_rows
                     if fresh.num_rows:
                         yield _rows(self.path, fresh, self.feature_names, self._columns, self.dtype, first)
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowInvalid, OSError) as error:
                 raise IngestError(f"{self.path}, after row {row}: {error}; mend the file, or leave the column out with --drop") from error
 
     def _open(self, convert: Any) -> Any:
@@ -178,6 +213,11 @@ class CsvTable:
             return pyarrow.csv.open_csv(self.path, read_options=self._read, parse_options=self._parse, convert_options=convert)
         except (pa.ArrowInvalid, OSError) as error:
             raise IngestError(f"{self.path} cannot be read as CSV: {error}") from error
+
+
+def _csv_type(inferred: Any) -> Any:
+    """Whole numbers and truth values are checked on their way to float64; a column that begins empty is a number."""
+    return inferred if pa.types.is_boolean(inferred) else pa.float64()
 
 
 class ParquetTable:
@@ -196,6 +236,14 @@ class ParquetTable:
         kinds = [schema.field(name).type for name in self.feature_names]
         self.dtype = np.result_type(*[np.float64 if pa.types.is_decimal(kind) or pa.types.is_null(kind) else kind.to_pandas_dtype()
                                       for kind in kinds])
+
+    @property
+    def n_features(self) -> int:
+        return len(self.feature_names)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
 
     def batches(self, skip: int) -> Iterator[Rows]:
         columns, names = self._columns, self.feature_names
@@ -240,6 +288,7 @@ class NpyTable:
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self.path = path
+        self._columns = columns
         self._array = _mapped(path)
         if self._array.ndim != 2:
             raise IngestError(f"{path} has shape {self._array.shape}; expected a matrix of rows and features")
@@ -251,12 +300,20 @@ class NpyTable:
                 raise IngestError(f"{path} has {self._array.shape[0]} rows and {columns.target} has shape {self._labels.shape}; they must agree")
         self.dtype = self._array.dtype
 
+    @property
+    def n_features(self) -> int:
+        return len(self._features)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,) if self._labels is None else (self.path, Path(self._columns.target))
+
     def batches(self, skip: int) -> Iterator[Rows]:
         step = max(1, _BATCH_BYTES // max(1, self._array.itemsize * self._array.shape[1]))
         for start in range(skip, len(self._array), step):
             block = np.asarray(self._array[start : start + step])
             labels = block[:, self._target] if self._labels is None else np.asarray(self._labels[start : start + step])
-            yield Rows(block if self._labels is not None else block[:, self._features], labels, None)
+            yield Rows(start, block if self._labels is not None else block[:, self._features], labels, None)
 
 
 def _mapped(path: Path) -> NDArray[Any]:
@@ -275,6 +332,8 @@ class NpzTable:
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self.path = path
+        if columns.drop or columns.weights is not None:
+            raise IngestError(f"{path}: columns of an array have numbers, not names; --drop and --weights are for CSV and Parquet")
         try:
             with zipfile.ZipFile(path) as archive:
                 self._shapes = {name.removesuffix(".npy"): self._header(archive, name) for name in archive.namelist() if name.endswith(".npy")}
@@ -290,6 +349,14 @@ class NpzTable:
         if self._shapes[self._target][0] != (rows,):
             raise IngestError(f"{path}: {self._name} has {rows} rows and {self._target} has shape {self._shapes[self._target][0]}; they must agree")
 
+    @property
+    def n_features(self) -> int:
+        return self._shapes[self._name][0][1]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
     def batches(self, skip: int) -> Iterator[Rows]:
         (rows, width), dtype = self._shapes[self._name]
         label_dtype = self._shapes[self._target][1]
@@ -303,7 +370,7 @@ class NpzTable:
                 labels = _take(y, count, label_dtype, self.path)
                 fresh = max(0, skip - start)
                 if fresh < count:
-                    yield Rows(block[fresh:], labels[fresh:], None)
+                    yield Rows(start + fresh, block[fresh:], labels[fresh:], None)
 
     def _header(self, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         with archive.open(name) as file:

@@ -68,9 +68,11 @@ class StoreWriter:
         """Go on with what an earlier attempt left."""
         return zarr.open_group(str(self.partial), mode="r+", use_consolidated=False)
 
-    def commit(self) -> None:
-        """The store is complete: give it its name."""
+    def commit(self, *, leave_out: str | None = None) -> None:
+        """The store is complete: give it its name, then drop the one file that was of use only while it was not."""
         commit_directory(self.partial, self.path)
+        if leave_out is not None:
+            (self.path / leave_out).unlink()
 
 
 def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any,

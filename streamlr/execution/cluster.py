@@ -46,6 +46,10 @@ def _slab_sums_on_worker(source: Source, partition: Partition, scan: Scan, slab:
     return slab_sums(source, partition, scan, slab)
 
 
+class _LostPartsError(Exception):
+    """Data that were sent to a worker are gone with it."""
+
+
 class ClusterEngine:
     """Slabs as tasks of a Dask cluster; the sums come back through a shallow tree, the data never do."""
 
@@ -54,7 +58,7 @@ class ClusterEngine:
         self._cluster = cluster
         self._runs = itertools.count()
         self._name = f"streamlr-{uuid.uuid4().hex[:8]}"
-        self._parts: tuple[Source, list[Any]] | None = None
+        self._parts: tuple[Source, Partition, list[Any]] | None = None
         workers = self._workers()
         self.n_threads = max(1, sum(worker["nthreads"] for worker in workers.values()))
         self.description = f"{len(workers)} worker process{'es' * (len(workers) != 1)}, {self.n_threads} threads in all"
@@ -65,6 +69,15 @@ class ClusterEngine:
         return self._client.dashboard_link if "dashboard" in services else None
 
     def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
+        for attempt in range(_WORKER_DEATHS):
+            try:
+                return self._run_once(source, partition, scan, slab_done)
+            except _LostPartsError:  # arrays in memory have no recipe on the cluster: they are here, so they are sent again
+                log.warning("a worker was lost with its part of the data in memory; sending it again (attempt %d)", attempt + 2)
+                self._parts = None
+        raise ClusterError(f"workers were lost {_WORKER_DEATHS} times within one pass; see the cluster's logs for why they die")
+
+    def _run_once(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
         name = f"{self._name}-{next(self._runs)}"
         slabs: list[Hashable] = [(f"{name}-slab", slab) for slab in range(partition.n_slabs)]
         tree = sum_tree(slabs, name)
@@ -99,6 +112,8 @@ class ClusterEngine:
             if future.status == "error":
                 raise future.exception()
             if future.status != "finished":
+                if self._parts is not None:
+                    raise _LostPartsError
                 raise ClusterError(f"the scheduler gave up slab {slab} ({future.status}); is it still running?")
             slab_done(slab)
 
@@ -108,22 +123,22 @@ class ClusterEngine:
             graph[f"{name}-source"] = source
             held = self._held_slabs(source, partition) if reads_features else []
             return held + [f"{name}-source"] * (partition.n_slabs - len(held))
-        if self._parts is None or self._parts[0] is not source:
+        if self._parts is None or self._parts[0] is not source or self._parts[1] != partition:
             parts = [source.part(*partition.rows_of_slab(slab)) for slab in range(partition.n_slabs)]
-            self._parts = source, self._client.scatter(parts, hash=False)
-        return list(self._parts[1])
+            self._parts = source, partition, self._client.scatter(parts, hash=False)
+        return list(self._parts[2])
 
     def _held_slabs(self, source: Source, partition: Partition) -> list[Any]:
         """Futures of the slabs that stay in the workers' memory."""
         if not partition.held_slabs:
             return []
-        if self._parts is None or self._parts[0] is not source:
+        if self._parts is None or self._parts[0] is not source or self._parts[1] != partition:
             name = f"{self._name}-held-{next(self._runs)}"
             graph: dict[Hashable, Any] = {f"{name}-source": source, f"{name}-partition": partition}
             keys = [(name, slab) for slab in range(partition.held_slabs)]
             graph |= {key: (_hold_slab, f"{name}-source", f"{name}-partition", slab) for slab, key in enumerate(keys)}
-            self._parts = source, self._client.get(graph, keys, sync=False, retries=_TASK_RETRIES)
-        return list(self._parts[1])
+            self._parts = source, partition, self._client.get(graph, keys, sync=False, retries=_TASK_RETRIES)
+        return list(self._parts[2])
 
     def _workers(self) -> dict[str, Any]:
         workers: dict[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]

@@ -62,9 +62,7 @@ class Logistic:
         np.exp(e, out=e)
         loss = np.log1p(e)
         positive = Z >= 0
-        # max(Z, 0) - Y Z is |Z| for a wrong side and 0 for the right one when Y is 0 or 1; exact for both
-        np.add(loss, np.maximum(Z, 0.0), out=loss)
-        np.subtract(loss, Y * Z, out=loss)
+        np.add(loss, np.maximum(Z, 0.0) - Y * Z, out=loss)  # in this order: the difference is exact, and 0 on the right side
         A = np.where(positive, 1.0, e)
         np.add(e, 1.0, out=e)
         np.divide(A, e, out=A)

@@ -34,7 +34,7 @@ class GradientSums:
     loss_sum: Array
     """Weighted loss, (K,)."""
     loss_max: Array
-    """Largest loss of a single example, unweighted, (K,)."""
+    """Largest loss of a single example that has weight, (K,)."""
     coefficient_sum: Array
     """X · dZᵀ, (K, n, c)."""
     intercept_sum: Array
@@ -79,6 +79,8 @@ class GradientScan:
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> GradientSums:
         """The sums over a batch: its leaves, added from first to last."""
         total: GradientSums | None = None
+        if self.hessian:
+            leaf_rows = max(leaf_rows, self.coefficients.shape[1])  # what a leaf costs beside its rows is the size of a Hessian
         for leaf in batch.leaves(leaf_rows):
             part = self._leaf_sums(batch, leaf, workspace)
             total = part if total is None else total + part
@@ -105,8 +107,13 @@ class GradientScan:
             loss_sum = loss.sum(axis=1) if weights is None else loss @ weights
         return GradientSums(
             X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), loss_sum.reshape(K, c).sum(axis=1),
-            loss.max(axis=1).reshape(K, c).max(axis=1), dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
+            _largest(loss, weights).reshape(K, c).max(axis=1), dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
             _hessian(X, family.curvature(A[:1]), weights) if self.hessian else None)
+
+
+def _largest(loss: Array, weights: Array | None) -> Array:
+    """Largest loss of an example that has weight, for each row of (K c, k); 0 where none has."""
+    return (loss if weights is None else np.where(weights > 0, loss, 0.0)).max(axis=1)
 
 
 def _hessian(X: Array, D: Array, weights: Array | None) -> Array:

@@ -92,6 +92,6 @@ def indicator(target: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -
     first = target == classes[0]
     if np.count_nonzero(first) + np.count_nonzero(second) != len(target):
         at = int(np.argmin(first | second))
-        raise LabelError(f"row {first_row + at} has the label {target[at]!r}, which is neither of the classes {classes[0]!r} and "
-                         f"{classes[1]!r}; were the labels changed since they were listed?")
+        raise LabelError(f"row {first_row + at} has the label {target[at].item()!r}, which is neither of the classes {classes[0].item()!r} and "
+                         f"{classes[1].item()!r}; were the labels changed since they were listed?")
     return second.astype(np.float64)[None, :]

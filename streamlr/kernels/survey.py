@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +62,11 @@ class SurveySums:
 
     def __add__(self, other: SurveySums) -> SurveySums:
         weight = self.weight_sum + other.weight_sum
-        share = other.weight_sum / weight if weight > 0 else 0.0
+        if self.weight_sum == 0 or other.weight_sum == 0:  # moments of no weight mean nothing, and must not cost the others digits
+            known = other if self.weight_sum == 0 else self
+            return replace(known, n_rows=self.n_rows + other.n_rows, weight_sum=weight, sample=self.sample + other.sample,
+                           fingerprint=digest(self.fingerprint, other.fingerprint))
+        share = other.weight_sum / weight
         common = self.weight_sum * share
         by_feature = other.mean - self.mean
         by_target = other.target_mean - self.target_mean
@@ -107,11 +111,13 @@ class SurveyScan:
         weight_sum = float(omega.sum())
         sample = self._draw(batch, leaf)
         # a constant column keeps an exact mean and a centred sum of exactly zero when it is centred about a value of its own
-        origin = X[:, 0].copy()
+        origin = X[:, int(np.argmax(omega > 0))].copy()
         with np.errstate(invalid="ignore", over="ignore"):  # non-finite data show in the sums, and are looked for there
             X -= origin[:, None]
             offset = X @ (omega / weight_sum) if weight_sum > 0 else np.zeros(len(origin))
             X -= offset[:, None]
+            if weights is not None:
+                X[:, weights == 0] = 0.0  # after the sums above, which tell whether all values are finite
             target_mean = Y @ omega / weight_sum if weight_sum > 0 else np.zeros(len(Y))
             comoment = X @ ((Y - target_mean[:, None]) * omega).T
             np.square(X, out=X)

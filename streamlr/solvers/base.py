@@ -26,6 +26,12 @@ _STEP_PER_TOLERANCE = 10.0
 """How far the optimum may be thought to be, in tolerances and relative to the largest coefficient, when the gradient is
 within the tolerance: beyond it the gradient is small because the objective is flat, not because the optimum is near."""
 
+_NO_DECREMENT = 1e-20
+"""A predicted decrease of the objective that is nothing but rounding: the square of the precision of its gradient, and less."""
+
+SEPARABLE = ("the classes are perfectly separable: every example is classified correctly, so without a penalty there is no finite optimum; "
+             "set model.penalty.l2 above 0")
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -119,20 +125,24 @@ def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step:
     """Whether a solve ends at this evaluation.
 
     The gradient decides. Where a solver can tell how far the optimum is (``newton_step``), it has to be near as well: on
-    data that are nearly separable the gradient fades while the coefficients still grow.
+    data that are nearly separable the gradient fades while the coefficients still grow. A step along which the objective
+    would not change at all (features that are copies of each other leave such directions) says nothing.
     """
     if at.separates and not objective.penalized:
-        return Outcome(DIVERGED, "the classes are perfectly separable: every example is classified correctly, so without a penalty "
-                       "there is no finite optimum; set model.penalty.l2 above 0")
+        return Outcome(DIVERGED, SEPARABLE)
     if not np.isfinite(at.value) or not np.isfinite(at.gradient_max):
         return Outcome(DIVERGED, "the objective is no longer finite; the steps are too long")
     if at.gradient_max > tolerance:
         return None
-    reach = 0.0 if newton_step is None else float(np.abs(newton_step).max())
     size = max(0.1, float(np.abs(at.point).max()))
+    reach = decrement = 0.0
+    if newton_step is not None:
+        decrement = -float(at.gradient @ newton_step)
+        reach = float(np.abs(newton_step).max()) if decrement > _NO_DECREMENT else 0.0
     if reach <= _STEP_PER_TOLERANCE * tolerance * size:
         return Outcome(CONVERGED, f"the gradient is {at.gradient_max:.2g}, within the tolerance of {tolerance:g}")
-    if at.gradient_max <= 1e-3 * tolerance and reach > 1e-3 * size and not objective.penalized:
+    fading = at.gradient_max <= 1e-3 * tolerance and decrement > 1e-4 * at.gradient_max
+    if fading and reach > 1e-3 * size and not objective.penalized:
         return Outcome(DIVERGED, "the coefficients grow without end while the gradient fades: some examples are separable "
                        "by the features (quasi-complete separation), so there is no finite optimum; set model.penalty.l2 above 0")
     return None

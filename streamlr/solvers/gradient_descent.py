@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.objective import Evaluation, Objective
-from streamlr.solvers.base import CONVERGED, DIVERGED, State
+from streamlr.solvers.base import CONVERGED, DIVERGED, SEPARABLE, State
 
 Array = NDArray[np.float64]
 
@@ -34,6 +34,7 @@ class GradientDescent:
 
     learning_rate: float
     tolerance: float
+    penalized: bool = False
     name: str = "gradient_descent"
     needs_hessian: bool = False
 
@@ -59,6 +60,8 @@ class GradientDescent:
         status = reason = ""
         if not np.isfinite(at.value):
             status, reason = DIVERGED, f"the loss is no longer finite; lower solver.learning_rate (now {self.learning_rate:g})"
+        elif at.gradient_max <= self.tolerance and at.separates and not self.penalized:
+            status, reason = DIVERGED, SEPARABLE
         elif at.gradient_max <= self.tolerance:
             status, reason = CONVERGED, f"the gradient is {at.gradient_max:.2g}, within the tolerance of {self.tolerance:g}"
         return replace(

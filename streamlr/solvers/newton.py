@@ -21,6 +21,8 @@ Array = NDArray[np.float64]
 
 _SMALLEST_RIDGE = 1e-12
 _MOST_REFUSALS = 12
+_RIDGE = 1e-11
+"""Relative to the diagonal: far below any curvature that matters, and above the rounding of a Hessian that is singular."""
 
 
 def inverse_of(hessian: Array, ridge: float = 0.0) -> Array:
@@ -78,7 +80,7 @@ class Newton:
         if not first and best_acceptable(state.value, state.gradient, state.direction, np.array([state.trial]), evaluations) is None:
             return self._refuse(state, found)
         assert found.hessian is not None
-        direction = -inverse_of(found.hessian) @ found.gradient if np.isfinite(found.hessian).all() else np.zeros_like(found.point)
+        direction = -inverse_of(found.hessian, _RIDGE) @ found.gradient if np.isfinite(found.hessian).all() else np.zeros_like(found.point)
         outcome = verdict(self.objective, self.tolerance, found, direction)
         if outcome is None and not first and _no_longer_moves(state, found):
             return self._stalled(state)
