@@ -49,7 +49,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     """Commit a checkpoint, then drop all but the last two."""
     directory.mkdir(parents=True, exist_ok=True)
     header = {"format_version": FORMAT_VERSION, "passes": checkpoint.passes, "fingerprint": dict(checkpoint.fingerprint),
-              "values": dict(checkpoint.values)}
+              "values": dict(checkpoint.values), "arrays": sorted(checkpoint.arrays)}
     final = directory / f"pass-{checkpoint.passes:06d}.npz"
     partial = final.with_suffix(".partial")
     with open(partial, "wb") as file:
@@ -75,7 +75,7 @@ def load_checkpoint(directory: Path, fingerprint: Mapping[str, str]) -> Checkpoi
             checkpoint = _read(path)
         except RunDirectoryError:
             raise
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, EOFError) as error:  # whatever damage makes of a zip file
             log.warning("checkpoint %s is damaged (%s); falling back to the one before", path.name, error)
             continue
         for name, expected in fingerprint.items():
@@ -97,7 +97,7 @@ def _read(path: Path) -> Checkpoint:
         if header["format_version"] != FORMAT_VERSION:
             raise RunDirectoryError(f"the checkpoint {path} has format version {header['format_version']}, this streamlr reads {FORMAT_VERSION}; "
                                     "resume with the version that wrote it, or start anew with --overwrite")
-        arrays = {name: content[name] for name in content.files if name != _HEADER}
+        arrays = {name: content[name] for name in header["arrays"]}
     return Checkpoint(header["passes"], header["fingerprint"], arrays, header["values"])
 
 

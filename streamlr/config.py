@@ -215,7 +215,7 @@ def _build(record: type, tree: Any, prefix: str) -> Any:
 def _unknown_key(prefix: str, key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean {prefix + close[0]!r}?" if close else f"the nearest known key is {prefix + near[0]!r}"
+    hint = f"did you mean {prefix + close[0]!r}?" if close else f"the nearest known key is {prefix + near[0]!r}."
     return f"unknown key {prefix + key!r}; {hint} Known here: {', '.join(known)}"
 
 
@@ -246,7 +246,7 @@ def _scalar(kind: Any, value: Any, key: str) -> Any:
     if kind is float and not isinstance(value, bool):
         try:
             return float(value)  # YAML 1.1 reads 1e-8, which lacks a point, as a string
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ConfigError(f"{key}: expected a number, got {value!r}") from None
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
@@ -254,19 +254,20 @@ def _scalar(kind: Any, value: Any, key: str) -> Any:
     if not isinstance(value, origin) or (kind is int and isinstance(value, bool)):
         if kind is str and isinstance(value, Path):
             return str(value)
-        raise ConfigError(f"{key}: expected {_KIND_NAMES.get(origin, str(origin))}, got {value!r}")
+        hint = "; put it in quotes if it is meant as text" if kind is str else ""
+        raise ConfigError(f"{key}: expected {_KIND_NAMES.get(origin, str(origin))}, got {value!r}{hint}")
     return value
 
 
-_KIND_NAMES = {int: "a whole number", str: "text", bool: "true or false", dict: "a mapping"}
+_KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
 
 
 def _bytes(value: Any, key: str) -> int:
     """Bytes of ``2000000000``, ``2GB`` or ``2 GiB``."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63:
         return int(value)
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][0-9]+)?)\s*([a-zA-Z]*)\s*", str(value))
-    if match is None or match[2].lower() not in _BYTE_UNITS:
+    if match is None or match[2].lower() not in _BYTE_UNITS or float(match[1]) >= 2**63:
         raise ConfigError(f"{key}: expected bytes such as 4GB or 512MiB, got {value!r}")
     return int(float(match[1]) * _BYTE_UNITS[match[2].lower()])
 

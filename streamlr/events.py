@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -69,7 +70,12 @@ class PassFinished(Event):
     def as_line(self) -> dict[str, Any]:
         """The line as ``history.jsonl`` has it."""
         record = asdict(self)
-        return {"pass": record.pop("number"), **record}
+        return {"pass": record.pop("number"), **{key: finite(value) for key, value in record.items()}}
+
+
+def finite(value: Any) -> Any:
+    """The value as JSON can hold it: None for a number that is not finite."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 Subscriber = Callable[[Event], None]

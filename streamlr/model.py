@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamlr.data.records import read_record, write_record
+from streamlr.data.records import read_array, read_attributes, write_record
 from streamlr.errors import DataError, RunDirectoryError, ShapeError
 from streamlr.kernels.families import FAMILIES
 
@@ -18,6 +19,7 @@ Array = NDArray[np.float64]
 
 FORMAT_VERSION = 1
 MODEL_NAME = "model.zarr"
+_FORMAT = "streamlr model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,12 @@ class Model:
             digest.update(np.ascontiguousarray(array, dtype="<f8").tobytes())
         return digest.hexdigest()
 
+    @property
+    def content_sha256(self) -> str:
+        """Digest of everything that the model is: coefficients, classes, names and family."""
+        rest = [self.classes_.tolist(), self.classes_.dtype.str, self.feature_names, self.family, self.coef_.shape]
+        return hashlib.sha256(f"{self.coefficients_sha256} {json.dumps(rest)}".encode()).hexdigest()
+
     def decision_function(self, X: ArrayLike) -> Array:
         """Z of every row of ``X``, (m, n): (m,)."""
         rows = np.asarray(X, dtype=np.float64)
@@ -65,10 +73,10 @@ class Model:
         """Write the model as a Zarr group; it appears whole or not at all."""
         arrays: dict[str, NDArray[Any]] = {"coef": self.coef_, "intercept": self.intercept_}
         attributes: dict[str, Any] = {
-            "format": "streamlr model", "format_version": FORMAT_VERSION, "family": self.family,
+            "format": _FORMAT, "format_version": FORMAT_VERSION, "family": self.family,
             "classes": self.classes_.tolist(), "classes_dtype": self.classes_.dtype.str,
             "feature_names": None if self.feature_names is None else list(self.feature_names),
-            "coefficients_sha256": self.coefficients_sha256}
+            "coefficients_sha256": self.coefficients_sha256, "content_sha256": self.content_sha256}
         write_record(Path(path), arrays, attributes)
 
 
@@ -87,15 +95,20 @@ def load_model(path: str | Path) -> Model:
         folder = folder / MODEL_NAME
     if not folder.is_dir():
         raise RunDirectoryError(f"no model at {str(path)!r}: neither a run directory with a {MODEL_NAME} nor a model itself; has the run finished?")
-    arrays, attributes = read_record(folder)
-    if attributes.get("format") != "streamlr model":
-        raise RunDirectoryError(f"{str(path)!r} holds no streamlr model; give the directory of a run")
+    attributes = read_attributes(folder)
+    if attributes is None or attributes.get("format") != _FORMAT:
+        raise RunDirectoryError(f"no model at {str(path)!r}: it is no run with a {MODEL_NAME}; has the run finished, and is it the run that you mean?")
     if attributes.get("format_version") != FORMAT_VERSION:
         raise DataError(f"the model at {str(path)!r} has format version {attributes.get('format_version')}; this streamlr reads {FORMAT_VERSION}")
-    names = attributes["feature_names"]
-    model = Model(arrays["coef"], arrays["intercept"], np.array(attributes["classes"], dtype=np.dtype(attributes["classes_dtype"])),
-                  None if names is None else tuple(names), attributes["family"])
-    if model.coefficients_sha256 != attributes["coefficients_sha256"]:
-        raise DataError(f"the coefficients at {str(path)!r} are not those that were saved (sha256 {model.coefficients_sha256[:12]}..., saved as "
-                        f"{attributes['coefficients_sha256'][:12]}...); restore the file or train again")
+    try:
+        names = attributes["feature_names"]
+        model = Model(read_array(folder, "coef"), read_array(folder, "intercept"),
+                      np.array(attributes["classes"], dtype=np.dtype(attributes["classes_dtype"])), None if names is None else tuple(names),
+                      attributes["family"])
+        saved = attributes["content_sha256"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"the model at {str(path)!r} is damaged ({type(error).__name__}: {error}); restore it or train again") from error
+    if model.content_sha256 != saved:
+        raise DataError(f"the model at {str(path)!r} is not the one that was saved (sha256 {model.content_sha256[:12]}..., saved as {str(saved)[:12]}...); "
+                        "restore it or train again")
     return model

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamlr.config import TrainConfig, load_config
 from streamlr.data.predictions import PredictionWriter, write_rows
 from streamlr.data.store import ZarrSource
-from streamlr.errors import LabelError, ShapeError
+from streamlr.errors import LabelError, NonFiniteError, ShapeError
 from streamlr.events import Subscriber, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.scanner import Scanner
@@ -48,11 +48,13 @@ def evaluate(run: str | Path, store: str, *, overrides: Sequence[str] = (), subs
     """
     model, config, source = _open(run, store, overrides, labelled=True)
     with open_engine(config.cluster) as engine:
-        scan = MetricScan(model.family, model.classes_, model.coef_.T, model.intercept_)
+        scan = MetricScan(model.family, model.classes_, model.coef_.T, model.intercept_, source.describe("weights") if source.weighted else "")
         try:
             sums: MetricSums = Scanner(engine, source, publisher(subscribers)).run(scan, "evaluate")
         except LabelError as error:
             raise LabelError(f"{source.describe('target')}: {error}") from error
+    if not sums.weight_sum > 0:
+        raise NonFiniteError(f"{source.describe('weights')} are all 0: there is nothing to score")
     area = sums.scores.area()
     return {
         "rows": sums.n_rows, "log_loss": sums.log_loss_sum / sums.weight_sum,
@@ -104,11 +106,9 @@ class PredictScan:
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> Count:
         """Write the probabilities of one block, which are one chunk of the array."""
-        A = np.concatenate([
-            FAMILIES[self.family].activate(linear(workspace.cast(batch.X[:, leaf]), self.coefficients, self.intercept))[0]
-            for leaf in batch.leaves(leaf_rows)])
-        write_rows(self.out, batch.first_row, A)
-        return Count(len(A), A.sum(keepdims=True))
+        Z = np.concatenate([linear(workspace.cast(batch.X[:, leaf]), self.coefficients, self.intercept)[0] for leaf in batch.leaves(leaf_rows)])
+        write_rows(self.out, batch.first_row, FAMILIES[self.family].activate(Z))
+        return Count(len(Z), Z.sum(keepdims=True))
 
 
 def _open(run: str | Path, store: str, overrides: Sequence[str], *, labelled: bool) -> tuple[Model, TrainConfig, ZarrSource]:

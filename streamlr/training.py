@@ -19,8 +19,8 @@ from streamlr.checkpoint import Checkpoint, flatten, load_checkpoint, save_check
 from streamlr.config import TrainConfig, load_config
 from streamlr.data.source import ArraySource, Source
 from streamlr.data.store import ZarrSource
-from streamlr.errors import ConfigError, LabelError
-from streamlr.events import Note, PassFinished, Subscriber, publisher
+from streamlr.errors import ConfigError, LabelError, RunDirectoryError
+from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import Engine, one_blas_thread
 from streamlr.execution.scanner import Scanner
@@ -86,14 +86,19 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
         When the store or the data cannot be trained on.
     """
     settings = load_config(config, overrides)
+    if resume and overwrite:
+        raise ConfigError("resume and overwrite exclude each other: one goes on with a run, the other drops it")
+    publish = publisher(subscribers)
     with ExitStack() as stack:
         source = _open_source(settings, X, y, sample_weight)
         directory = None
         if settings.run.directory is not None:
             directory = stack.enter_context(RunDirectory(settings.run.directory, resume=resume, overwrite=overwrite))
+        if settings.cluster.kind == "address":
+            publish(Note(f"asking the scheduler at {settings.cluster.address}"))
         engine = stack.enter_context(open_engine(settings.cluster))
         stack.enter_context(one_blas_thread())
-        return _Run(settings, source, engine, directory, publisher(subscribers)).finish(resume)
+        return _Run(settings, source, engine, directory, publish).finish(resume)
 
 
 def _open_source(settings: TrainConfig, X: ArrayLike | None, y: ArrayLike | None, sample_weight: ArrayLike | None) -> Source:
@@ -146,9 +151,10 @@ class _Run:
 
     def _tell_plan(self) -> None:
         plan = self.plan
+        slabs = f"{plan.partition.n_slabs:,} slab{'s' * (plan.partition.n_slabs != 1)}"
         held = f", {plan.partition.held_slabs:,} of them kept in memory" if plan.partition.held_slabs else ""
-        self.publish(Note(f"{self.source.n_rows:,} rows, {plan.features:,} features, {plan.dtype}: {plan.data_bytes / 1e9:.3g} GB in "
-                          f"{plan.partition.n_slabs:,} slabs{held}, on {self.engine.description}"))
+        self.publish(Note(f"{self.source.n_rows:,} rows, {plan.features:,} features, {plan.dtype}: {_size(plan.data_bytes)} in {slabs}{held}, "
+                          f"on {self.engine.description}"))
         if self.engine.dashboard_link:
             self.publish(Note(f"dashboard: {self.engine.dashboard_link}"))
         self.publish(Note(f"solver {plan.solver}: {plan.reason}"))
@@ -212,7 +218,7 @@ class _Run:
         assert self.directory is not None
         arrays, values = flatten(state, "state.")
         moment_arrays, moment_values = flatten(moments, "moments.")
-        values |= {**moment_values, "solver": solver.name, "history": self.history,
+        values |= {**moment_values, "solver": solver.name, "history": self.history, "modified": self.source.modified,
                    "seconds": self.seconds_before + time.monotonic() - self.started}
         save_checkpoint(self.directory.checkpoints, Checkpoint(
             number, self._fingerprint(), {**arrays, **moment_arrays, "classes": classes}, values))
@@ -226,10 +232,22 @@ class _Run:
         state = unflatten(_STATES[solver.name], "state.", saved)
         self.history = list(saved.values["history"])
         self.seconds_before = float(saved.values["seconds"])
+        self._require_same_data(classes, moments, saved)
         self.directory.write_config(self.settings)
         self.directory.write_history(self.history)
         self.publish(Note(f"resuming after pass {saved.passes}, at a gradient of {state.gradient_max:.3g}"))
         return classes, moments, solver, state
+
+    def _require_same_data(self, classes: NDArray[Any], moments: Moments, saved: Checkpoint) -> None:
+        """Hold the data against those of the checkpoint: by when they were written, or if that does not tell, by reading them once."""
+        if self.source.modified is not None and self.source.modified == saved.values["modified"]:
+            return
+        survey: SurveySums = self.scanner.run(SurveyScan(classes, 0.0, self.settings.run.seed), "compare")
+        self.bytes_told, self.pass_started = self.scanner.bytes_read, time.monotonic()
+        if survey.fingerprint.hex() != moments.fingerprint:
+            raise RunDirectoryError(f"the checkpoint was made with data of fingerprint {moments.fingerprint[:12]}, those in "
+                                    f"{self.source.describe('features')} have {survey.fingerprint.hex()[:12]}; bring back the data that it was made with, "
+                                    "or start anew with --overwrite")
 
     def _fingerprint(self) -> dict[str, str]:
         """What must be the same for a checkpoint to be continued: all keys that the bits depend on, and the shape of the data."""
@@ -249,6 +267,7 @@ class _Run:
             "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
             "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.engine.description,
             "python": platform.python_version(), "numpy": np.__version__, "blas": _blas_core()}
+        summary = {key: finite(value) for key, value in summary.items()}
         if self.directory is not None:
             self.directory.write_results(model, summary)
         return TrainResult(model, outcome.status, outcome.reason, len(self.history), self.history, summary)
@@ -300,6 +319,10 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for key, value in tree.items():
         pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else [(prefix + key, value)]
     return pairs
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.3g} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.3g} MB"
 
 
 def _blas_core() -> str:

@@ -6,6 +6,7 @@ import json
 import logging
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,7 +15,7 @@ import click
 
 import streamlr
 from streamlr.cli.stores import info_command, ingest_command, synth_command
-from streamlr.config import TrainConfig, load_config
+from streamlr.config import load_config
 from streamlr.data.store import ZarrSource
 from streamlr.errors import StreamlrError
 from streamlr.execution import count_threads
@@ -72,10 +73,11 @@ def train_command(config_path: str, overrides: tuple[str, ...], run_dir: str | N
     """Fit a model to the optimum of all the data."""
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other: one goes on with a run, the other drops it")
-    directory = _run_directory(load_config(config_path, overrides), config_path, run_dir)
+    config = load_config(config_path, overrides)
+    directory = run_dir or config.run.directory or str(Path("runs", Path(config_path).stem))
+    config = replace(config, run=replace(config.run, directory=directory))
     try:
-        result = train(config_path, overrides=[*overrides, f"run.directory={json.dumps(directory)}"], resume=resume, overwrite=overwrite,
-                       subscribers=[Console(quiet=quiet)])
+        result = train(config, resume=resume, overwrite=overwrite, subscribers=[Console(quiet=quiet)])
     except KeyboardInterrupt:
         click.echo(f"stopped; finished passes are safe in {plain(directory)}: add --resume to go on", err=True)
         sys.exit(1)
@@ -83,10 +85,6 @@ def train_command(config_path: str, overrides: tuple[str, ...], run_dir: str | N
         click.echo(json.dumps(result.summary, indent=2))
     if not quiet:
         click.echo(_ending(result, directory), err=True)
-
-
-def _run_directory(config: TrainConfig, config_path: str, run_dir: str | None) -> str:
-    return run_dir or config.run.directory or str(Path("runs", Path(config_path).stem))
 
 
 def _ending(result: TrainResult, directory: str) -> str:
@@ -139,12 +137,15 @@ def main() -> None:
     """Entry point: errors that streamlr raises on purpose end in one line and their exit status."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        cli(standalone_mode=True)
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
     except StreamlrError as error:
         click.echo(f"Error: {plain(str(error))}", err=True)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        click.echo("stopped", err=True)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped; nothing that was there before has changed, and an unfinished store (STORE.partial) is used or replaced the next time", err=True)
         sys.exit(1)
 
 

@@ -101,6 +101,10 @@ class StoredArray:
         """Bytes in storage; None where that would take a listing of a remote store."""
         return None if self._files is None else self._files.stored_bytes()
 
+    def modified(self) -> int | None:
+        """When a chunk was last written, in nanoseconds; None where that is not known."""
+        return None if self._files is None else self._files.modified()
+
     @property
     def n_chunks(self) -> int:
         return int(np.prod([-(-size // part) for size, part in zip(self.shape, self.chunk_shape, strict=True)]))

@@ -33,6 +33,8 @@ class ShardLayout:
     chunks_per_shard: tuple[int, ...]
     at_end: bool
     checksummed: bool
+    dtype: str
+    """Of the offsets and lengths, with their byte order."""
 
     @property
     def index_bytes(self) -> int:
@@ -114,11 +116,17 @@ class ChunkFiles:
 
     def stored_bytes(self) -> int:
         """Bytes of all chunk files."""
-        total = 0
+        return sum(status.st_size for status in self._statuses())
+
+    def modified(self) -> int:
+        """When the last chunk file was written, in nanoseconds."""
+        return max((status.st_mtime_ns for status in self._statuses()), default=0)
+
+    def _statuses(self) -> Iterator[os.stat_result]:
         for folder, _, names in os.walk(self.directory):
-            total += sum(os.stat(os.path.join(folder, name)).st_size for name in names
-                         if not name.startswith(".z") and name != "zarr.json")
-        return total
+            for name in names:
+                if not name.startswith(".z") and name != "zarr.json":
+                    yield os.stat(os.path.join(folder, name))
 
     def _read_from_shard(self, descriptor: int, index: tuple[int, ...], out: NDArray[Any]) -> None:
         assert self.shards is not None
@@ -177,7 +185,7 @@ def read_shard_index(raw: bytes, layout: ShardLayout) -> NDArray[np.uint64]:
         raw, (stored,) = raw[:-4], struct.unpack("<I", raw[-4:])
         if crc32c(raw) != stored:
             raise DamagedChunkError(f"the index of its shard has checksum crc32c {crc32c(raw):08x}, stored was {stored:08x}")
-    return np.frombuffer(raw, dtype="<u8").reshape(*layout.chunks_per_shard, 2)
+    return np.frombuffer(raw, dtype=layout.dtype).astype(np.uint64).reshape(*layout.chunks_per_shard, 2)
 
 
 def chunk_files(root: Path, path: str, metadata: Mapping[str, Any], shape: tuple[int, ...]) -> ChunkFiles | None:
@@ -231,13 +239,13 @@ def shard_layout(metadata: Mapping[str, Any]) -> ShardLayout | None:
     codecs = [dict(codec) for codec in metadata["codecs"]]
     options = codecs[0]["configuration"]
     index_names = [codec["name"] for codec in options["index_codecs"]]
-    little = (options["index_codecs"][0].get("configuration") or {}).get("endian", "little") == "little"
-    if len(codecs) != 1 or index_names not in (["bytes"], ["bytes", "crc32c"]) or not little:
+    order = (options["index_codecs"][0].get("configuration") or {}).get("endian", "little")
+    if len(codecs) != 1 or index_names not in (["bytes"], ["bytes", "crc32c"]):
         return None
     outer = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     per_shard = tuple(size // part for size, part in zip(outer, options["chunk_shape"], strict=True))
     location = getattr(options.get("index_location", "end"), "value", options.get("index_location", "end"))
-    return ShardLayout(per_shard, location == "end", "crc32c" in index_names)
+    return ShardLayout(per_shard, location == "end", "crc32c" in index_names, ">u8" if getattr(order, "value", order) == "big" else "<u8")
 
 
 def _grid(shape: tuple[int, ...], chunk_shape: tuple[int, ...]) -> tuple[int, ...]:

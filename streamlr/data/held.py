@@ -61,6 +61,10 @@ class HeldRows:
     def stored_bytes(self) -> int | None:
         return self._source.stored_bytes
 
+    @property
+    def modified(self) -> str | None:
+        return self._source.modified
+
     def describe(self, what: str) -> str:
         return self._source.describe(what)
 

@@ -17,8 +17,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from streamlr.data.array_tables import NpyTable, NpzTable
 from streamlr.data.source import check_feature_dtype
-from streamlr.data.tables import Columns, Rows, Table, open_table
+from streamlr.data.tables import Columns, CsvTable, ParquetTable, Rows, Table, kind_of
 from streamlr.data.writing import Compressor, StoreWriter, chunk_rows_for, create_array, write_names
 from streamlr.errors import IngestError
 
@@ -89,6 +90,25 @@ def ingest(sources: Sequence[str | Path], path: str | Path, spec: IngestSpec, *,
     rows_done(sink.finish())
     writer.commit(leave_out=_JOURNAL)
     return IngestResult(sink.rows, sink.n_features, resumed)
+
+
+def open_table(path: Path, columns: Columns) -> Table:
+    """Open a source by the ending of its name.
+
+    Raises
+    ------
+    IngestError
+        When there is no such file, its kind is not known, or it lacks a column.
+    """
+    if not path.is_file():
+        raise IngestError(f"no file at {str(path)!r}; check SOURCE")
+    kind = kind_of(path)
+    readers: dict[str, Any] = {".csv": CsvTable, ".tsv": CsvTable, ".txt": CsvTable, ".parquet": ParquetTable, ".pq": ParquetTable,
+                               ".npy": NpyTable, ".npz": NpzTable}
+    if kind not in readers:
+        raise IngestError(f"{str(path)!r} ends in {kind!r}; streamlr reads {', '.join(readers)}")
+    table: Table = readers[kind](path, columns)
+    return table
 
 
 def _all_rows(tables: Sequence[Table], skip: int) -> Iterator[tuple[Table, Rows]]:

@@ -12,7 +12,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
-from streamlr.data.records import commit_directory
+from streamlr.data.records import commit_directory, local_store
 from streamlr.errors import ConfigError
 
 
@@ -40,7 +40,7 @@ class PredictionWriter:
         self._partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         zarr.create_array(
-            str(self._partial), shape=(n_rows,), chunks=(min(block_rows, n_rows),), dtype=np.float64, compressors=[Crc32cCodec()],
+            local_store(self._partial), shape=(n_rows,), chunks=(min(block_rows, n_rows),), dtype=np.float64, compressors=[Crc32cCodec()],
             attributes={"class": classes[1], "classes": classes}, config={"write_empty_chunks": True}, overwrite=True)
 
     @property
@@ -59,4 +59,4 @@ class PredictionWriter:
 
 def write_rows(partial: str, first_row: int, values: NDArray[np.float64]) -> None:
     """Write whole chunks of the array in the making."""
-    zarr.open_array(partial, mode="r+")[first_row : first_row + len(values)] = values
+    zarr.open_array(local_store(partial), mode="r+")[first_row : first_row + len(values)] = values

@@ -11,15 +11,21 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
 from streamlr.errors import DataError
+
+
+def local_store(path: str | Path, *, read_only: bool = False) -> LocalStore:
+    """A directory as Zarr's store. Never hand Zarr a path as text: it may read one with ``#``, ``?`` or ``:`` as an address."""
+    return LocalStore(Path(path), read_only=read_only)
 
 
 def write_record(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]) -> None:
     """Write a group beside its place, then rename it there; what stood there before is replaced."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
-    group = zarr.open_group(str(partial), mode="w", zarr_format=3, attributes=dict(attributes))
+    group = zarr.open_group(local_store(partial), mode="w", zarr_format=3, attributes=dict(attributes))
     for name, values in arrays.items():
         group.create_array(name, data=np.ascontiguousarray(values), config={"write_empty_chunks": True})
     commit_directory(partial, path)
@@ -50,8 +56,16 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_record(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """Arrays and attributes of a group.
+def read_attributes(path: Path) -> dict[str, Any] | None:
+    """Attributes of a group, or None where there is no group that can be opened."""
+    try:
+        return dict(zarr.open_group(local_store(path, read_only=True), mode="r", use_consolidated=False).attrs)
+    except Exception:  # codecs and stores raise whatever they like
+        return None
+
+
+def read_array(path: Path, name: str) -> NDArray[Any]:
+    """One array of a group.
 
     Raises
     ------
@@ -59,7 +73,7 @@ def read_record(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         When it cannot be read whole.
     """
     try:
-        group = zarr.open_group(str(path), mode="r", use_consolidated=False)
-        return {name: np.asarray(array[...]) for name, array in group.arrays()}, dict(group.attrs)
+        group = zarr.open_group(local_store(path, read_only=True), mode="r", use_consolidated=False)
+        return np.asarray(group[name][...])  # type: ignore[index]
     except Exception as error:  # codecs and stores raise whatever they like
-        raise DataError(f"{str(path)!r} cannot be read ({type(error).__name__}: {error}); restore it or train again") from error
+        raise DataError(f"{name!r} in {str(path)!r} cannot be read ({type(error).__name__}: {error}); restore it or train again") from error

@@ -45,6 +45,11 @@ class Source(Protocol):
         """Bytes that one pass reads from storage; None where that is not known."""
         ...
 
+    @property
+    def modified(self) -> str | None:
+        """A text that changes when the data are written again; None where that is not known."""
+        ...
+
     def describe(self, what: str) -> str:
         """How messages name ``features``, ``target`` or ``weights``."""
         ...
@@ -136,6 +141,10 @@ class ArraySource:
     @property
     def stored_bytes(self) -> int | None:
         return 0
+
+    @property
+    def modified(self) -> str | None:
+        return None
 
     def describe(self, what: str) -> str:
         return {"features": "X", "target": "y", "weights": "sample_weight"}[what]

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.abc.store import Store
+from zarr.storage import ZipStore
 
 from streamlr.config import DataConfig
 from streamlr.data.arrays import RefuseMissing, StoredArray, text_of
+from streamlr.data.records import local_store
 from streamlr.data.source import Buffer, check_feature_dtype
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
 
@@ -81,6 +84,12 @@ class ZarrSource:
     @property
     def weighted(self) -> bool:
         return self.weights is not None
+
+    @property
+    def modified(self) -> str | None:
+        """Changes when a file of the store is written; None where that is not known."""
+        times = [array.modified() for array in self.arrays]
+        return None if None in times else " ".join(str(time) for time in times)
 
     @functools.cached_property
     def stored_bytes(self) -> int | None:
@@ -174,13 +183,15 @@ def open_group(config: DataConfig) -> zarr.Group:
     path = local_path(config.store)
     if not path:
         raise ConfigError("data.store: missing; give the path or URL of a Zarr group")
+    location: str | Store = path
     if "://" not in path:
         _require_directory(Path(path))
+        location = ZipStore(path, mode="r") if Path(path).is_file() else local_store(path, read_only=True)
     try:
-        group = zarr.open_group(path, mode="r", use_consolidated=False, storage_options=config.storage_options or None)
+        group = zarr.open_group(location, mode="r", use_consolidated=False, storage_options=config.storage_options or None)
     except ImportError as error:
         raise StoreNotFoundError(f"{config.store!r} needs a file system that is not installed: {error}") from error
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError) as error:
         raise StoreNotFoundError(f"no Zarr group at {config.store!r} ({type(error).__name__}: {error}); check data.store") from error
     if config.missing_chunks == "fill":
         return group
@@ -194,6 +205,10 @@ def _require_directory(path: Path) -> None:
         while not near.exists():
             near = near.parent
         raise StoreNotFoundError(f"no store at {str(path)!r}: it does not exist (the nearest folder that does is {str(near)!r}); check data.store")
+    if path.is_file() and path.suffix != ".zip":
+        raise StoreNotFoundError(f"no Zarr group at {str(path)!r}: it is a file; make a store of a table with `streamlr ingest`")
+    if (path / "model.zarr").exists():
+        raise StoreNotFoundError(f"no Zarr group at {str(path)!r}: it is the directory of a run; data.store must be the group that holds features and target")
     if (path / ".zarray").exists() or _node_type(path / "zarr.json") == "array":
         raise StoreNotFoundError(f"{str(path)!r} is a Zarr array; data.store must be the group that holds features and target")
 
@@ -215,6 +230,8 @@ def _member(group: zarr.Group, name: str, key: str, store: str) -> zarr.Array[An
         raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} cannot be opened: {error}") from error
     if not isinstance(member, zarr.Array):
         raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} is a group, not an array")
+    if "pickle" in json.dumps(member.metadata.to_dict(), default=str).split('"'):
+        raise DtypeError(f"{name!r} ({key}) in {store!r} is stored as pickles, which could execute anything; write it again as numbers or text")
     return member
 
 
@@ -222,7 +239,7 @@ def _feature_names(group: zarr.Group, n_features: int, store: str) -> tuple[str,
     """Names from an array ``feature_names`` or an attribute of the group."""
     if "feature_names" in group:
         names = _read_names(_member(group, "feature_names", "feature_names", store), store)
-    elif "feature_names" in group.attrs:
+    elif group.attrs.get("feature_names") is not None:
         names = tuple(str(name) for name in list(group.attrs["feature_names"]))  # type: ignore[arg-type]
     else:
         return None

@@ -78,7 +78,8 @@ class Population:
         self.mean = self.scale * rng.uniform(-1.0, 1.0, n)
         self._loadings = rng.standard_normal((_FACTORS, n)) * (0.8 / np.sqrt(_FACTORS))
         spread_of_score = _SIGNAL / np.sqrt(n)
-        self.coefficients: Array = rng.standard_normal((outputs, n)) * spread_of_score / self.scale
+        spread = np.full(n, 0.5) if spec.dtype == "bool" else self.scale
+        self.coefficients: Array = rng.standard_normal((outputs, n)) * spread_of_score / spread
         self._offset = _UNSIGNED_OFFSET if np.dtype(spec.dtype).kind == "u" else 0.0
         center = np.full(n, 0.5) if spec.dtype == "bool" else self.mean + self._offset
         self.intercept: Array = rng.standard_normal(outputs) * 0.3 - self.coefficients @ center

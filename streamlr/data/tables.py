@@ -1,12 +1,11 @@
-"""Tables that people bring: CSV, Parquet, .npy and .npz, read a batch of rows at a time."""
+"""Tables with named columns, CSV and Parquet, read a batch of rows at a time."""
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 
 from streamlr.errors import IngestError
 
-_BATCH_BYTES = 16 * 2**20
+BATCH_BYTES = 16 * 2**20
+"""Of what is read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,26 +71,7 @@ class Table(Protocol):
         ...
 
 
-def open_table(path: Path, columns: Columns) -> Table:
-    """Open a source by the ending of its name.
-
-    Raises
-    ------
-    IngestError
-        When there is no such file, its kind is not known, or it lacks a column.
-    """
-    if not path.is_file():
-        raise IngestError(f"no file at {str(path)!r}; check SOURCE")
-    kind = _kind(path)
-    readers: dict[str, Any] = {".csv": CsvTable, ".tsv": CsvTable, ".txt": CsvTable, ".parquet": ParquetTable, ".pq": ParquetTable,
-                               ".npy": NpyTable, ".npz": NpzTable}
-    if kind not in readers:
-        raise IngestError(f"{str(path)!r} ends in {kind!r}; streamlr reads {', '.join(readers)}")
-    table: Table = readers[kind](path, columns)
-    return table
-
-
-def _kind(path: Path) -> str:
+def kind_of(path: Path) -> str:
     """Ending of a name, less that of a compression, in lower case."""
     endings = [ending.lower() for ending in path.suffixes]
     return endings[-2] if len(endings) > 1 and endings[-1] in (".gz", ".bz2", ".zst") else (endings[-1] if endings else "")
@@ -107,6 +88,9 @@ def _select(path: Path, present: Sequence[str], columns: Columns) -> tuple[str, 
             raise IngestError(f"{path} has no column {name!r}; it has {shown}")
     taken = {columns.target, columns.weights, *columns.drop}
     chosen = columns.features or tuple(name for name in present if name not in taken)
+    if columns.target in chosen or columns.weights in chosen:
+        raise IngestError(f"{path}: --features names {columns.target if columns.target in chosen else columns.weights!r}, which is the target or the weights; "
+                          "a model would be told its answer")
     if not chosen:
         raise IngestError(f"{path} has no column left to be a feature")
     return tuple(chosen)
@@ -121,7 +105,9 @@ def _check_types(path: Path, schema: Any, names: Sequence[str]) -> None:
                               "(one column for each category) before")
 
 
-def _numbers(path: Path, batch: Any, names: Sequence[str], dtype: np.dtype[Any], first_row: int) -> NDArray[Any]:
+def _numbers(path: Path, batch: Any, names: Sequence[str], dtype: np.dtype[Any], first_row: int,
+             whole: frozenset[int] = frozenset()) -> NDArray[Any]:
+    """Columns as a matrix, (k, n); ``whole`` are those that hold integers in the source though they were read as floats."""
     out = np.empty((batch.num_rows, len(names)), dtype=dtype)
     for at, name in enumerate(names):
         column = batch.column(name)
@@ -131,6 +117,10 @@ def _numbers(path: Path, batch: Any, names: Sequence[str], dtype: np.dtype[Any],
                               "such rows, then ingest again")
         values = (column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column).to_numpy(zero_copy_only=False)
         out[:, at] = values
+        if at in whole and np.abs(values).max(initial=0.0) > 2**53:
+            row = int(np.argmax(np.abs(values) > 2**53))
+            raise IngestError(f"{path}: row {first_row + row} holds a whole number beyond 2**53 in the column {name!r}, which float64 cannot hold exactly; "
+                              "scale that column, or leave it out with --drop")
         if values.dtype.kind in "iu" and dtype.kind == "f" and not _exact(values, out[:, at]):
             row = int(np.argmax(out[:, at].astype(object) != values.astype(object)))
             raise IngestError(f"{path}: row {first_row + row} holds {values[row]} in the column {name!r}, a whole number that {dtype} cannot hold exactly; "
@@ -153,14 +143,21 @@ def _labels(path: Path, batch: Any, name: str, first_row: int) -> NDArray[Any]:
         row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
         raise IngestError(f"{path}: row {first_row + row} has no label in the column {name!r}; drop such rows, then ingest again")
     values = column.to_numpy(zero_copy_only=False)
-    return values.astype(np.str_) if values.dtype == object else values
+    values = values.astype(np.str_) if values.dtype == object else values
+    if values.dtype.kind not in "biufU":
+        raise IngestError(f"{path}: the column {name!r} holds {column.type}; labels must be integers, bools, floats or text")
+    empty = values == "" if values.dtype.kind == "U" else ~np.isfinite(values)
+    if empty.any():
+        raise IngestError(f"{path}: row {first_row + int(np.argmax(empty))} has no label in the column {name!r}; drop such rows, then ingest again")
+    return values
 
 
-def _rows(path: Path, batch: Any, names: Sequence[str], columns: Columns, dtype: np.dtype[Any], first_row: int) -> Rows:
+def _rows(path: Path, batch: Any, names: Sequence[str], columns: Columns, dtype: np.dtype[Any], first_row: int,
+          whole: frozenset[int] = frozenset()) -> Rows:
     weights = None
     if columns.weights is not None:
         weights = _numbers(path, batch, [columns.weights], np.dtype(np.float64), first_row)[:, 0]
-    return Rows(first_row, _numbers(path, batch, names, dtype, first_row), _labels(path, batch, columns.target, first_row), weights)
+    return Rows(first_row, _numbers(path, batch, names, dtype, first_row, whole), _labels(path, batch, columns.target, first_row), weights)
 
 
 class CsvTable:
@@ -171,15 +168,16 @@ class CsvTable:
     def __init__(self, path: Path, columns: Columns) -> None:
         self.path = path
         self._columns = columns
-        tabs = _kind(path) == ".tsv" and columns.delimiter == ","
+        tabs = kind_of(path) == ".tsv" and columns.delimiter == ","
         delimiter = "\t" if tabs else columns.delimiter
         self._parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-        self._read = pyarrow.csv.ReadOptions(block_size=_BATCH_BYTES, autogenerate_column_names=not columns.header)
+        self._read = pyarrow.csv.ReadOptions(block_size=BATCH_BYTES, autogenerate_column_names=not columns.header)
         with self._open(pyarrow.csv.ConvertOptions()) as reader:
             schema = reader.schema
         self.feature_names = _select(path, schema.names, columns)
         _check_types(path, schema, self.feature_names)
         numbers = [*self.feature_names] + ([columns.weights] if columns.weights is not None else [])
+        self._whole = frozenset(at for at, name in enumerate(self.feature_names) if pa.types.is_integer(schema.field(name).type))
         types = {name: _csv_type(schema.field(name).type) for name in numbers}
         types[columns.target] = schema.field(columns.target).type
         if pa.types.is_null(types[columns.target]):
@@ -204,7 +202,7 @@ class CsvTable:
                     first = row + batch.num_rows - fresh.num_rows
                     row += batch.num_rows
                     if fresh.num_rows:
-                        yield _rows(self.path, fresh, self.feature_names, self._columns, self.dtype, first)
+                        yield _rows(self.path, fresh, self.feature_names, self._columns, self.dtype, first, self._whole)
             except (pa.ArrowInvalid, OSError) as error:
                 raise IngestError(f"{self.path}, after row {row}: {error}; mend the file, or leave the column out with --drop") from error
 
@@ -249,7 +247,7 @@ class ParquetTable:
         columns, names = self._columns, self.feature_names
         assert names is not None
         wanted = [*names, columns.target] + ([columns.weights] if columns.weights is not None else [])
-        batch_rows = max(1, _BATCH_BYTES // (8 * len(wanted)))
+        batch_rows = max(1, BATCH_BYTES // (8 * len(wanted)))
         row = 0
         try:
             with pyarrow.parquet.ParquetFile(self.path) as file:
@@ -266,132 +264,3 @@ class ParquetTable:
                             yield _rows(self.path, fresh, names, columns, self.dtype, first)
         except (pa.ArrowInvalid, OSError) as error:
             raise IngestError(f"{self.path}, after row {row}, cannot be read: {error}") from error
-
-
-def _split_columns(path: Path, width: int, columns: Columns) -> tuple[int | None, list[int]]:
-    """Number of the labels' column (None: they are elsewhere), and those of the features."""
-    if columns.features is not None or columns.drop or columns.weights is not None:
-        raise IngestError(f"{path}: columns of an array have numbers, not names; --features, --drop and --weights are for CSV and Parquet")
-    try:
-        target = int(columns.target)
-    except ValueError:
-        return None, list(range(width))
-    if not -width <= target < width:
-        raise IngestError(f"{path} has {width} columns; --target {target} is none of them")
-    return target % width, [at for at in range(width) if at != target % width]
-
-
-class NpyTable:
-    """A .npy file with a matrix; labels are one of its columns, or a .npy file of their own (``--target y.npy``)."""
-
-    feature_names: tuple[str, ...] | None = None
-
-    def __init__(self, path: Path, columns: Columns) -> None:
-        self.path = path
-        self._columns = columns
-        self._array = _mapped(path)
-        if self._array.ndim != 2:
-            raise IngestError(f"{path} has shape {self._array.shape}; expected a matrix of rows and features")
-        self._target, self._features = _split_columns(path, self._array.shape[1], columns)
-        self._labels = None
-        if self._target is None:
-            self._labels = _mapped(Path(columns.target))
-            if self._labels.shape != self._array.shape[:1]:
-                raise IngestError(f"{path} has {self._array.shape[0]} rows and {columns.target} has shape {self._labels.shape}; they must agree")
-        self.dtype = self._array.dtype
-
-    @property
-    def n_features(self) -> int:
-        return len(self._features)
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,) if self._labels is None else (self.path, Path(self._columns.target))
-
-    def batches(self, skip: int) -> Iterator[Rows]:
-        step = max(1, _BATCH_BYTES // max(1, self._array.itemsize * self._array.shape[1]))
-        for start in range(skip, len(self._array), step):
-            block = np.asarray(self._array[start : start + step])
-            labels = block[:, self._target] if self._labels is None else np.asarray(self._labels[start : start + step])
-            yield Rows(start, block if self._labels is not None else block[:, self._features], labels, None)
-
-
-def _mapped(path: Path) -> NDArray[Any]:
-    if not path.is_file():
-        raise IngestError(f"no file at {str(path)!r}; --target of a .npy file is the number of a column, or another .npy file")
-    try:
-        return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, OSError, EOFError) as error:
-        raise IngestError(f"{path} cannot be read as .npy: {error}") from error
-
-
-class NpzTable:
-    """A .npz file with a matrix and, under the name of ``--target``, its labels; unpacked as a stream."""
-
-    feature_names: tuple[str, ...] | None = None
-
-    def __init__(self, path: Path, columns: Columns) -> None:
-        self.path = path
-        if columns.drop or columns.weights is not None:
-            raise IngestError(f"{path}: columns of an array have numbers, not names; --drop and --weights are for CSV and Parquet")
-        try:
-            with zipfile.ZipFile(path) as archive:
-                self._shapes = {name.removesuffix(".npy"): self._header(archive, name) for name in archive.namelist() if name.endswith(".npy")}
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise IngestError(f"{path} cannot be read as .npz: {error}") from error
-        matrices = [name for name, (shape, _) in self._shapes.items() if len(shape) == 2]
-        self._name = columns.features[0] if columns.features else (matrices[0] if len(matrices) == 1 else "X")
-        if self._name not in matrices or columns.target not in self._shapes:
-            held = ", ".join(f"{name} {shape}" for name, (shape, _) in self._shapes.items())
-            raise IngestError(f"{path} holds {held}; name the matrix with --features (default X) and the labels with --target")
-        self._target = columns.target
-        (rows, _), self.dtype = self._shapes[self._name]
-        if self._shapes[self._target][0] != (rows,):
-            raise IngestError(f"{path}: {self._name} has {rows} rows and {self._target} has shape {self._shapes[self._target][0]}; they must agree")
-
-    @property
-    def n_features(self) -> int:
-        return self._shapes[self._name][0][1]
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
-
-    def batches(self, skip: int) -> Iterator[Rows]:
-        (rows, width), dtype = self._shapes[self._name]
-        label_dtype = self._shapes[self._target][1]
-        step = max(1, _BATCH_BYTES // max(1, dtype.itemsize * width))
-        with zipfile.ZipFile(self.path) as archive, archive.open(self._name + ".npy") as X, archive.open(self._target + ".npy") as y:
-            _read_header(X)
-            _read_header(y)
-            for start in range(0, rows, step):
-                count = min(step, rows - start)
-                block = _take(X, count * width, dtype, self.path).reshape(count, width)
-                labels = _take(y, count, label_dtype, self.path)
-                fresh = max(0, skip - start)
-                if fresh < count:
-                    yield Rows(start + fresh, block[fresh:], labels[fresh:], None)
-
-    def _header(self, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-        with archive.open(name) as file:
-            shape, fortran, dtype = _read_header(file)
-        if fortran and len(shape) > 1:
-            raise IngestError(f"{self.path}: {name} is stored by columns (Fortran order), which cannot be streamed by rows; save a C-ordered copy, "
-                              "or the array alone as .npy")
-        if dtype.hasobject:
-            raise IngestError(f"{self.path}: {name} holds Python objects, which would have to be unpickled; save numbers or fixed-width text")
-        return shape, dtype
-
-
-def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    return shape, fortran, dtype
-
-
-def _take(file: IO[bytes], count: int, dtype: np.dtype[Any], path: Path) -> NDArray[Any]:
-    content = file.read(count * dtype.itemsize)
-    if len(content) != count * dtype.itemsize:
-        raise IngestError(f"{path} ends {count * dtype.itemsize - len(content)} bytes too early; fetch or write it again")
-    return np.frombuffer(content, dtype=dtype)

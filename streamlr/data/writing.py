@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from streamlr.data.records import commit_directory
+from streamlr.data.records import commit_directory, local_store
 from streamlr.errors import ConfigError
 
 Compressor = Literal["lz4", "zstd", "none"]
@@ -62,11 +62,11 @@ class StoreWriter:
         """Drop what an earlier attempt left, and begin."""
         shutil.rmtree(self.partial, ignore_errors=True)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        return zarr.open_group(str(self.partial), mode="w", zarr_format=3, attributes=dict(attributes))
+        return zarr.open_group(local_store(self.partial), mode="w", zarr_format=3, attributes=dict(attributes))
 
     def reopen(self) -> zarr.Group:
         """Go on with what an earlier attempt left."""
-        return zarr.open_group(str(self.partial), mode="r+", use_consolidated=False)
+        return zarr.open_group(local_store(self.partial), mode="r+", use_consolidated=False)
 
     def commit(self, *, leave_out: str | None = None) -> None:
         """The store is complete: give it its name, then drop the one file that was of use only while it was not."""

@@ -69,9 +69,16 @@ class ClusterEngine:
         return self._client.dashboard_link if "dashboard" in services else None
 
     def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
+        told: set[int] = set()
+
+        def tell(slab: int) -> None:
+            if slab not in told:  # a second attempt sums again what the first had told already
+                told.add(slab)
+                slab_done(slab)
+
         for attempt in range(_WORKER_DEATHS):
             try:
-                return self._run_once(source, partition, scan, slab_done)
+                return self._run_once(source, partition, scan, tell)
             except _LostPartsError:  # arrays in memory have no recipe on the cluster: they are here, so they are sent again
                 log.warning("a worker was lost with its part of the data in memory; sending it again (attempt %d)", attempt + 2)
                 self._parts = None

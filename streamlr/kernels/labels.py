@@ -59,7 +59,7 @@ class LabelScan:
         assert target is not None
         _refuse_nan(target, batch.first_row, self.target_name)
         if weights is not None:
-            _refuse_bad_weights(weights, batch.first_row, self.weights_name)
+            refuse_bad_weights(weights, batch.first_row, self.weights_name)
         labels, codes, counts = np.unique(target, return_inverse=True, return_counts=True)
         weight_sums = counts.astype(np.float64) if weights is None else np.bincount(codes, weights, len(labels)).astype(np.float64)
         return _refuse_many(LabelSums(labels, counts.astype(np.int64), weight_sums))
@@ -72,7 +72,8 @@ def _refuse_nan(target: NDArray[Any], first_row: int, name: str) -> None:
                              f"{first_row + int(np.argmax(bad))}); drop or label those rows and ingest again")
 
 
-def _refuse_bad_weights(weights: NDArray[np.float64], first_row: int, name: str) -> None:
+def refuse_bad_weights(weights: NDArray[np.float64], first_row: int, name: str) -> None:
+    """Raise a `NonFiniteError` that names the first weight, (k,), that is negative or not finite."""
     good = np.isfinite(weights) & (weights >= 0)
     if not good.all():
         at = int(np.argmin(good))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.labels import indicator
+from streamlr.kernels.labels import indicator, refuse_bad_weights
 
 Array = NDArray[np.float64]
 
@@ -140,6 +140,8 @@ class MetricScan:
     """W, (n, 1)."""
     intercept: Array
     """b, (1,)."""
+    weights_name: str = "weights"
+    """How messages name the weights."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> MetricSums:
         """The sums over a batch: its leaves, added from first to last."""
@@ -152,6 +154,8 @@ class MetricScan:
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> MetricSums:
         assert batch.target is not None
+        if batch.weights is not None:
+            refuse_bad_weights(batch.weights[leaf], batch.first_row + leaf.start, self.weights_name)
         Y = indicator(batch.target[leaf], self.classes, batch.first_row + leaf.start)
         weights = batch.weights_of(leaf)
         Z = linear(workspace.cast(batch.X[:, leaf]), self.coefficients, self.intercept)

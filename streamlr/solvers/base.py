@@ -29,6 +29,12 @@ within the tolerance: beyond it the gradient is small because the objective is f
 _NO_DECREMENT = 1e-20
 """A predicted decrease of the objective that is nothing but rounding: the square of the precision of its gradient, and less."""
 
+_FAR = 1e-3
+"""A predicted step this long, relative to the largest coefficient, leads out of the region in which a solver can trust it."""
+
+_PATIENCE = 6
+"""Passes after which an optimum that stays far counts as one that is not there; a finite one is near after two or three."""
+
 SEPARABLE = ("the classes are perfectly separable: every example is classified correctly, so without a penalty there is no finite optimum; "
              "set model.penalty.l2 above 0")
 
@@ -121,28 +127,41 @@ def minimize(objective: Objective, solver: Solver, state: State, passes: int, ma
                           "solver.max_passes, or accept the model as it is")
 
 
-def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step: Array | None) -> Outcome | None:
+def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step: Array | None, waited: int = 0) -> tuple[Outcome | None, int]:
     """Whether a solve ends at this evaluation.
 
     The gradient decides. Where a solver can tell how far the optimum is (``newton_step``), it has to be near as well: on
     data that are nearly separable the gradient fades while the coefficients still grow. A step along which the objective
     would not change at all (features that are copies of each other leave such directions) says nothing.
+
+    Parameters
+    ----------
+    objective, tolerance, at
+        What is minimised, to where, and the latest evaluation.
+    newton_step
+        Where the solver believes the optimum to be, relative to the point, (d,).
+    waited
+        Passes in a row for which the gradient has been within the tolerance and the optimum still far.
+
+    Returns
+    -------
+    outcome, waited
+        How the solve ends, or None; and the new count.
     """
     if at.separates and not objective.penalized:
-        return Outcome(DIVERGED, SEPARABLE)
+        return Outcome(DIVERGED, SEPARABLE), 0
     if not np.isfinite(at.value) or not np.isfinite(at.gradient_max):
-        return Outcome(DIVERGED, "the objective is no longer finite; the steps are too long")
+        return Outcome(DIVERGED, "the objective is no longer finite; the steps are too long"), 0
     if at.gradient_max > tolerance:
-        return None
+        return None, waited
     size = max(0.1, float(np.abs(at.point).max()))
-    reach = decrement = 0.0
-    if newton_step is not None:
-        decrement = -float(at.gradient @ newton_step)
-        reach = float(np.abs(newton_step).max()) if decrement > _NO_DECREMENT else 0.0
-    if reach <= _STEP_PER_TOLERANCE * tolerance * size:
-        return Outcome(CONVERGED, f"the gradient is {at.gradient_max:.2g}, within the tolerance of {tolerance:g}")
-    fading = at.gradient_max <= 1e-3 * tolerance and decrement > 1e-4 * at.gradient_max
-    if fading and reach > 1e-3 * size and not objective.penalized:
+    reach = 0.0
+    if newton_step is not None and -float(at.gradient @ newton_step) > _NO_DECREMENT:
+        reach = float(np.abs(newton_step).max())
+    far = reach > _FAR * size
+    if far and waited + 1 >= _PATIENCE and not objective.penalized:
         return Outcome(DIVERGED, "the coefficients grow without end while the gradient fades: some examples are separable "
-                       "by the features (quasi-complete separation), so there is no finite optimum; set model.penalty.l2 above 0")
-    return None
+                       "by the features (quasi-complete separation), so there is no finite optimum; set model.penalty.l2 above 0"), 0
+    if reach <= _STEP_PER_TOLERANCE * tolerance * size:
+        return Outcome(CONVERGED, f"the gradient is {at.gradient_max:.2g}, within the tolerance of {tolerance:g}"), 0
+    return None, waited + far

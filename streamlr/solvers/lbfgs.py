@@ -49,6 +49,8 @@ class LbfgsState(State):
     """Steps taken so far."""
     passes_without_gain: int
     """Passes since the objective or the gradient last improved."""
+    waited: int
+    """Passes in a row with a small gradient and an optimum that is still far."""
 
 
 def quasi_newton_direction(gradient: Array, moves: Array, changes: Array, metric: Array) -> Array:
@@ -96,12 +98,12 @@ class Lbfgs:
 
     def init_with(self, start: Evaluation, metric: Array, direction: Array, trials: Array) -> LbfgsState:
         """With a metric, a first direction, (d,), and step lengths to try along it, (K,)."""
-        outcome = verdict(self.objective, self.tolerance, start, direction)
+        outcome, waited = verdict(self.objective, self.tolerance, start, direction)
         return LbfgsState(
             point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
             step=0.0, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=np.empty((0, len(start.point))), changes=np.empty((0, len(start.point))), metric=metric, direction=direction,
-            trials=trials, refusals=0, best_gradient_max=start.gradient_max, accepted=0, passes_without_gain=0)
+            trials=trials, refusals=0, best_gradient_max=start.gradient_max, accepted=0, passes_without_gain=0, waited=waited)
 
     def candidates(self, state: State) -> Array:
         assert isinstance(state, LbfgsState)
@@ -115,14 +117,14 @@ class Lbfgs:
         found = evaluations[chosen]
         moves, changes = _remember(state, found)
         direction = quasi_newton_direction(found.gradient, moves, changes, state.metric)
-        outcome = verdict(self.objective, self.tolerance, found, direction)
+        outcome, waited = verdict(self.objective, self.tolerance, found, direction, state.waited)
         gained = found.value < state.value - 1e-15 * abs(state.value) or found.gradient_max < 0.9 * state.best_gradient_max
         idle = 0 if gained else state.passes_without_gain + 1
         following = LbfgsState(
             point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
             step=float(state.trials[chosen]), status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=moves, changes=changes, metric=state.metric, direction=direction, trials=np.ones(1), refusals=0,
-            best_gradient_max=min(found.gradient_max, state.best_gradient_max), accepted=state.accepted + 1, passes_without_gain=idle)
+            best_gradient_max=min(found.gradient_max, state.best_gradient_max), accepted=state.accepted + 1, passes_without_gain=idle, waited=waited)
         return self._stalled(following) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
 
     def result(self, state: State) -> Array:

@@ -52,6 +52,8 @@ class NewtonState(State):
     """Step length to try."""
     refusals: int
     """Step lengths refused in a row."""
+    waited: int
+    """Passes in a row with a small gradient and an optimum that is still far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Newton:
         """Without a Hessian yet: the first pass evaluates the start again, with one."""
         return NewtonState(
             point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
-            step=0.0, status="", reason="", direction=np.zeros_like(start.point), trial=0.0, refusals=0)
+            step=0.0, status="", reason="", direction=np.zeros_like(start.point), trial=0.0, refusals=0, waited=0)
 
     def candidates(self, state: State) -> Array:
         assert isinstance(state, NewtonState)
@@ -81,13 +83,13 @@ class Newton:
             return self._refuse(state, found)
         assert found.hessian is not None
         direction = -inverse_of(found.hessian, _RIDGE) @ found.gradient if np.isfinite(found.hessian).all() else np.zeros_like(found.point)
-        outcome = verdict(self.objective, self.tolerance, found, direction)
+        outcome, waited = verdict(self.objective, self.tolerance, found, direction, state.waited)
         if outcome is None and not first and _no_longer_moves(state, found):
             return self._stalled(state)
         return NewtonState(
             point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
             step=state.trial, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
-            direction=direction, trial=1.0, refusals=0)
+            direction=direction, trial=1.0, refusals=0, waited=waited)
 
     def result(self, state: State) -> Array:
         return state.point
