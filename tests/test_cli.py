@@ -179,8 +179,7 @@ def test_train_hands_every_flag_on(flags: list[str], directory: str, overrides: 
     summary = {"seconds": 0.0, "objective": 0.0, "peak_memory_bytes": 0}
     result = TrainResult(None, "converged", "", 1, [], summary)  # type: ignore[arg-type]
     (config,), named = calls_of(monkeypatch, cli_main, "train", result, ["train", "--config", str(place / "c.yaml"), *flags])
-    given = list(named.pop("overrides"))
-    assert streamlr.load_config(config, given) == streamlr.load_config(place / "c.yaml", [*overrides, f"run.directory={directory}"])
+    assert config == streamlr.load_config(place / "c.yaml", [*overrides, f"run.directory={directory}"])
     assert named == {"resume": resume, "overwrite": overwrite}
 
 
@@ -198,13 +197,8 @@ def test_a_configuration_without_a_directory_trains_in_runs_under_its_own_name(p
     assert (tmp_path / "runs" / "mine" / "model.zarr").is_dir()
 
 
-# Newer versions read a path given as text as an address: what follows # or ? is cut off, and a colon ends the name of a scheme
-READS_ADDRESSES = tuple(int(part) for part in zarr.__version__.split(".")[:2]) > (3, 1)
-AN_ADDRESS = pytest.mark.xfail(READS_ADDRESSES, strict=True, reason="local paths are handed to Zarr as text; they have to be a LocalStore")
-
-
-@pytest.mark.parametrize("name", ["rüns", "年", "with blank", "null", "12", "~", *(pytest.param(name, marks=AN_ADDRESS) for name in ("#hash", "a: b", "q?")),
-                                  pytest.param("😀", marks=pytest.mark.xfail(strict=True, reason="json.dumps writes surrogate pairs, YAML keeps them as two"))])
+# Newer versions of Zarr read a path given as text as an address: what follows # or ? is cut off, and a colon ends the name of a scheme
+@pytest.mark.parametrize("name", ["rüns", "年", "with blank", "null", "12", "~", "#hash", "a: b", "q?", "😀"])
 def test_run_directories_of_any_name_are_taken_as_they_are(name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(fresh(place, tmp_path))
     done = CliRunner().invoke(cli_main.cli, ["train", "--config", "c.yaml", "--run-dir", name])
@@ -212,7 +206,6 @@ def test_run_directories_of_any_name_are_taken_as_they_are(name: str, place: Pat
     assert (tmp_path / name / "summary.json").exists()
 
 
-@AN_ADDRESS
 @pytest.mark.parametrize("command", [["train", "--config", "c.yaml", "--run-dir", "{here}/big#2"], ["predict", "{place}/runs/c", "s.zarr", "{here}/big#2"],
                                      ["synth", "{here}/big#2", "--rows", "9", "--features", "2"]], ids=lambda value: value[0])
 def test_what_stands_beside_is_left_alone(command: list[str], place: Path, tmp_path: Path) -> None:
@@ -261,7 +254,7 @@ def test_training_tells_data_engine_solver_passes_and_the_end(place: Path, tmp_p
     done = streamlr_here("train", "--config", "c.yaml", cwd=fresh(place, tmp_path))
     summary = json.loads((tmp_path / "runs" / "c" / "summary.json").read_text())
     lines = done.stderr.splitlines()
-    assert re.match(r"600 rows, 3 features, float64: .* GB in \d+ slabs?,? on one thread", lines[0])
+    assert re.match(r"600 rows, 3 features, float64: 0\.0144 MB in \d+ slabs?,? on one thread", lines[0])
     assert lines[1].startswith("solver lbfgs: ")
     assert [line.split()[1] for line in lines if line.startswith("pass ")] == [str(number + 1) for number in range(summary["passes"])]
     assert re.match(rf"converged after {summary['passes']} passes in \d+\.\d s: ", lines[-2])

@@ -262,7 +262,6 @@ def test_blas_has_one_thread_while_sums_are_taken(kind: str) -> None:
     assert seen == {1}
 
 
-@pytest.mark.xfail(strict=True, reason="parts that were sent out are remembered by the slab size alone, not by the size of a block")
 def test_the_same_engine_serves_several_sources_and_partitions() -> None:
     """Arrays that were sent out before must not be taken for others, or for other parts of themselves."""
     X, y = arrays()
@@ -296,14 +295,13 @@ class Killer:
         self.told.append(slab)
 
 
-LOST = pytest.mark.xfail(strict=True, reason="scattered arrays have no recipe: they are lost with their worker, and the run ends with a ClusterError")
 SOURCES: dict[str, Callable[[str], Any]] = {
     "store": lambda store: ZarrSource(DataConfig(store=store)),
     "arrays": lambda store: ArraySource(*arrays()),
 }
 
 
-@pytest.mark.parametrize("name", ["store", pytest.param("arrays", marks=LOST)])
+@pytest.mark.parametrize("name", list(SOURCES))
 def test_a_worker_that_is_killed_during_a_pass_costs_no_bit(name: str, store: str) -> None:
     source, partition = SOURCES[name](store), Partition(ROWS, 16, 16)
     expected = SerialEngine().run(source, partition, SCAN, lambda slab: None)

@@ -69,7 +69,6 @@ def test_shard_indices_are_found_at_either_end(tmp_path: Path, location: str, ch
     assert_reads(DataConfig(store=str(tmp_path / "s")), X)
 
 
-@pytest.mark.xfail(strict=True, reason="files._shard_layout takes every index for little-endian: OverflowError")
 def test_a_shard_index_of_the_other_byte_order_is_read(tmp_path: Path) -> None:
     X, y = two_class_data(64, 4)
     group = zarr.open_group(str(tmp_path / "s"), mode="w", zarr_format=3)
@@ -217,7 +216,6 @@ def test_training_keeps_the_labels_as_they_are_stored(tmp_path: Path, kind: str,
     np.testing.assert_allclose(result.model.coef_, reference.model.coef_, rtol=1e-6)
 
 
-@pytest.mark.xfail(strict=True, reason="str() of bytes keeps their prefix: labels and names begin with b'")
 def test_fixed_width_byte_labels_and_names_are_text(tmp_path: Path) -> None:
     X, codes = two_class_data(40, 2)
     write_store(tmp_path / "s", X, codes, zarr_format=2)
@@ -241,9 +239,7 @@ def test_weights_are_read_as_float64(tmp_path: Path, dtype: str, direct: bool) -
 
 
 def _fills() -> list[Any]:
-    wrong = pytest.mark.xfail(strict=True, reason="arrays._read_chunk fills with None where Zarr 2 metadata have no fill value: NaN, or a TypeError")
-    return [pytest.param(fill, zarr_format, direct, marks=[wrong] if (fill, zarr_format, direct) == (None, 2, True) else [])
-            for fill in (0, 7, None) for zarr_format in (2, 3) for direct in (True, False)]
+    return [(fill, zarr_format, direct) for fill in (0, 7, None) for zarr_format in (2, 3) for direct in (True, False)]
 
 
 @pytest.mark.parametrize(("fill_value", "zarr_format", "direct"), _fills())
@@ -306,7 +302,6 @@ def test_a_source_that_travelled_reads_the_same(tmp_path: Path, direct: bool) ->
     assert bits(read_rows(there, 7)) == bits(X)
 
 
-@pytest.mark.xfail(strict=True, reason="store._opened is keyed by the configuration alone: values are read with the old dtype")
 def test_a_worker_that_outlives_a_store_reads_the_one_that_took_its_place(tmp_path: Path) -> None:
     X, y = two_class_data(40, 3)
     before = ZarrSource(write_store(tmp_path / "s", X, y, (16, 3)))

@@ -148,7 +148,7 @@ class StoredArray:
         whole = buffer.array(tuple(padded), self.dtype)
         for index in itertools.product(*(range(first, last) if axis == self.sample_axis else range(count)
                                          for axis, count in enumerate(self._files.grid))):
-            self._place_chunk(index, first, whole)
+            self._place_chunk(index, first, whole, buffer)
         return whole[self._along(start - first * rows, stop - first * rows)]
 
     def read_labels(self, start: int, stop: int) -> NDArray[Any]:
@@ -169,23 +169,23 @@ class StoredArray:
     def _along(self, start: int, stop: int) -> tuple[slice, ...]:
         return tuple(slice(start, stop) if axis == self.sample_axis else slice(None) for axis in range(len(self.shape)))
 
-    def _place_chunk(self, index: tuple[int, ...], first: int, whole: NDArray[Any]) -> None:
+    def _place_chunk(self, index: tuple[int, ...], first: int, whole: NDArray[Any], buffer: Buffer) -> None:
         """Decode a chunk straight to its place where that is contiguous, else by way of a scratch array."""
         place = tuple(slice((i - (first if axis == self.sample_axis else 0)) * part,
                             (i + 1 - (first if axis == self.sample_axis else 0)) * part)
                       for axis, (i, part) in enumerate(zip(index, self.chunk_shape, strict=True)))
         target = whole[place]
         if target.shape == self.chunk_shape and target.flags.c_contiguous:
-            self._read_chunk(index, target)
+            self._read_chunk(index, target, buffer)
         else:
             chunk = np.empty(self.chunk_shape, dtype=self.dtype)
-            self._read_chunk(index, chunk)
+            self._read_chunk(index, chunk, buffer)
             target[...] = chunk[tuple(slice(0, size) for size in target.shape)]
 
-    def _read_chunk(self, index: tuple[int, ...], out: NDArray[Any]) -> None:
+    def _read_chunk(self, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer) -> None:
         assert self._files is not None
         try:
-            self._files.read(index, out)
+            self._files.read(index, out, buffer)
         except MissingChunkError:
             if not self._fill_missing:
                 raise self._missing_error(index) from None

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.data.decoding import DamagedChunkError, Decoder, chunk_decoder, chunk_decoder_v2, crc32c
+from streamlr.data.source import Buffer
 
 NO_CHUNK = 2**64 - 1
 """Offset and length of a chunk that a shard lacks."""
@@ -68,8 +69,8 @@ class ChunkFiles:
             index = tuple(i // per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
         return self.directory / (self.key_prefix + self.key_separator.join(str(i) for i in index))
 
-    def read(self, index: tuple[int, ...], out: NDArray[Any]) -> None:
-        """Read one whole chunk into ``out``, C-contiguous, of the shape of a chunk.
+    def read(self, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer) -> None:
+        """Read one whole chunk into ``out``, C-contiguous, of the shape of a chunk; ``buffer`` lends memory for its stored bytes.
 
         Raises
         ------
@@ -80,12 +81,18 @@ class ChunkFiles:
         """
         try:
             with open(self.path_of(index), "rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
                 if self.shards is not None:
-                    self._read_from_shard(file.fileno(), index, out)
-                elif self.decoder.is_raw:
-                    _read_raw(file.fileno(), out)
+                    self._read_from_shard(file.fileno(), size, index, out, buffer)
+                    return
+                if not self.decoder.is_raw:
+                    encoded = buffer.encoded(size)
+                    read_exactly(file.fileno(), encoded, 0)
+                    self.decoder.decode(encoded.data, out)
+                elif size != out.nbytes:
+                    raise DamagedChunkError(f"its file has {size} bytes instead of {out.nbytes}")
                 else:
-                    self.decoder.decode(file.readall(), out)
+                    read_exactly(file.fileno(), out.reshape(-1).view(np.uint8), 0)
         except FileNotFoundError:
             raise MissingChunkError from None
 
@@ -128,7 +135,7 @@ class ChunkFiles:
                 if not name.startswith(".z") and name != "zarr.json":
                     yield os.stat(os.path.join(folder, name))
 
-    def _read_from_shard(self, descriptor: int, index: tuple[int, ...], out: NDArray[Any]) -> None:
+    def _read_from_shard(self, descriptor: int, size: int, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer) -> None:
         assert self.shards is not None
         shard = tuple(i // per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
         within = tuple(i % per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
@@ -136,13 +143,11 @@ class ChunkFiles:
         offset, nbytes = (int(value) for value in entries[within])
         if offset == NO_CHUNK and nbytes == NO_CHUNK:
             raise MissingChunkError
-        size = os.fstat(descriptor).st_size
         if offset + nbytes > size:
             raise DamagedChunkError(f"its shard has {size} bytes, but by the index it lies at {offset} to {offset + nbytes}")
-        encoded = os.pread(descriptor, nbytes, offset)
-        if len(encoded) != nbytes:
-            raise DamagedChunkError(f"its shard ended after {len(encoded)} of its {nbytes} bytes while it was read")
-        self.decoder.decode(encoded, out)
+        encoded = buffer.encoded(nbytes)
+        read_exactly(descriptor, encoded, offset)
+        self.decoder.decode(encoded.data, out)
 
     def _index_of(self, descriptor: int, shard: tuple[int, ...]) -> NDArray[np.uint64]:
         with self._lock:
@@ -158,16 +163,20 @@ class ChunkFiles:
         return entries
 
 
-def _read_raw(descriptor: int, out: NDArray[Any]) -> None:
-    size = os.fstat(descriptor).st_size
-    if size != out.nbytes:
-        raise DamagedChunkError(f"its file has {size} bytes instead of {out.nbytes}")
-    view = out.reshape(-1).view(np.uint8).data
+def read_exactly(descriptor: int, out: NDArray[np.uint8], offset: int) -> None:
+    """Fill ``out`` from a place in a file.
+
+    Raises
+    ------
+    DamagedChunkError
+        When the file ends before.
+    """
+    view = out.data
     done = 0
-    while done < size:
-        got = os.readv(descriptor, [view[done:]])
+    while done < len(view):
+        got = os.preadv(descriptor, [view[done:]], offset + done)
         if got == 0:
-            raise DamagedChunkError(f"its file ended after {done} of {size} bytes while it was read")
+            raise DamagedChunkError(f"its file ended after {done} of {len(view)} bytes while it was read")
         done += got
 
 

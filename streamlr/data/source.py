@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.errors import DtypeError, ShapeError
+from streamlr.kernels.memory import page_memory
 
 _MEMORY_CHUNK_BYTES = 16 * 2**20
 
@@ -71,15 +72,22 @@ class Buffer:
     """Memory that one thread reuses for what it reads; grows to the largest block that was asked for."""
 
     def __init__(self) -> None:
-        self._memory = np.empty(0, dtype=np.uint8)
+        self._decoded = self._encoded = page_memory(0)
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """An uninitialised C-contiguous array at the start of the buffer."""
+        """An uninitialised C-contiguous array for decoded values."""
         nbytes = int(np.prod(shape)) * dtype.itemsize
-        if self._memory.size < nbytes:
-            self._memory = np.empty(0, dtype=np.uint8)  # let go of the old pages before asking for new ones
-            self._memory = np.empty(nbytes, dtype=np.uint8)
-        return self._memory[:nbytes].view(dtype).reshape(shape)
+        if self._decoded.size < nbytes:
+            self._decoded = page_memory(0)  # let go of the old pages before asking for new ones
+            self._decoded = page_memory(nbytes)
+        return self._decoded[:nbytes].view(dtype).reshape(shape)
+
+    def encoded(self, nbytes: int) -> NDArray[np.uint8]:
+        """Uninitialised bytes for a chunk as it is stored."""
+        if self._encoded.size < nbytes:
+            self._encoded = page_memory(0)
+            self._encoded = page_memory(nbytes + nbytes // 8)  # chunks differ a little in what they compress to
+        return self._encoded[:nbytes]
 
 
 def check_feature_dtype(dtype: np.dtype[Any], name: str) -> None:

@@ -140,11 +140,13 @@ class ClusterEngine:
         if not partition.held_slabs:
             return []
         if self._parts is None or self._parts[0] is not source or self._parts[1] != partition:
-            name = f"{self._name}-held-{next(self._runs)}"
-            graph: dict[Hashable, Any] = {f"{name}-source": source, f"{name}-partition": partition}
-            keys = [(name, slab) for slab in range(partition.held_slabs)]
-            graph |= {key: (_hold_slab, f"{name}-source", f"{name}-partition", slab) for slab, key in enumerate(keys)}
-            self._parts = source, partition, self._client.get(graph, keys, sync=False, retries=_TASK_RETRIES)
+            addresses = sorted(self._workers())
+            # dealt out by turns, as the plan reckons with: the scheduler, left alone, gave one worker up to half as many again; a preference only,
+            # so that what a dead worker held is read again by another
+            held = [self._client.submit(_hold_slab, source, partition, slab, pure=False, retries=_TASK_RETRIES,
+                                        workers=[addresses[slab % len(addresses)]], allow_other_workers=True)
+                    for slab in range(partition.held_slabs)]
+            self._parts = source, partition, held
         return list(self._parts[2])
 
     def _workers(self) -> dict[str, Any]:

@@ -22,14 +22,14 @@ class _Holder:
     """Keeps the rows that a partition wants kept, for as long as an engine works on the same source."""
 
     def __init__(self) -> None:
-        self._held: tuple[Source, HeldRows] | None = None
+        self._held: tuple[Source, int, HeldRows] | None = None
 
     def source(self, source: Source, partition: Partition) -> Source:
         if not partition.held_slabs:
             return source
-        if self._held is None or self._held[0] is not source:
-            self._held = source, HeldRows(source, 0, partition.held_rows)
-        return self._held[1]
+        if self._held is None or self._held[0] is not source or self._held[1] != partition.held_rows:
+            self._held = source, partition.held_rows, HeldRows(source, 0, partition.held_rows)
+        return self._held[2]
 
 
 class SerialEngine:

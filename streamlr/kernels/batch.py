@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.kernels.memory import page_memory
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -42,7 +44,8 @@ class Workspace:
         size = block.size
         flat = self._arrays.get(name)
         if flat is None or flat.size < size:
-            flat = self._arrays[name] = np.empty(size)
+            self._arrays.pop(name, None)  # let go of the old pages before asking for new ones
+            flat = self._arrays[name] = page_memory(8 * size).view(np.float64)
         rows_first = block.strides[0] < block.strides[1] or block.shape[1] == 1
         n, k = block.shape
         return flat[:size].reshape(k, n).T if rows_first else flat[:size].reshape(n, k)

@@ -98,7 +98,7 @@ class SurveyScan:
             part = self._leaf_sums(batch, leaf, workspace)
             total = part if total is None else total + part
         assert total is not None
-        return total
+        return replace(total, sample=self._draw(batch))
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> SurveySums:
         assert batch.target is not None
@@ -109,7 +109,6 @@ class SurveyScan:
         ones = np.ones(k)
         omega = ones if weights is None else weights
         weight_sum = float(omega.sum())
-        sample = self._draw(batch, leaf)
         # a constant column keeps an exact mean and a centred sum of exactly zero when it is centred about a value of its own
         origin = X[:, int(np.argmax(omega > 0))].copy()
         with np.errstate(invalid="ignore", over="ignore"):  # non-finite data show in the sums, and are looked for there
@@ -121,14 +120,13 @@ class SurveyScan:
             target_mean = Y @ omega / weight_sum if weight_sum > 0 else np.zeros(len(Y))
             comoment = X @ ((Y - target_mean[:, None]) * omega).T
             np.square(X, out=X)
-            return SurveySums(k, weight_sum, origin + offset, X @ omega, target_mean, comoment, sample, _fingerprint(batch, leaf))
+            return SurveySums(k, weight_sum, origin + offset, X @ omega, target_mean, comoment, (), _fingerprint(batch, leaf))
 
-    def _draw(self, batch: Batch, leaf: slice) -> tuple[SampledRows, ...]:
+    def _draw(self, batch: Batch) -> tuple[SampledRows, ...]:
         assert batch.target is not None
-        drawn = np.flatnonzero(row_is_drawn(batch.first_row + leaf.start, leaf.stop - leaf.start, self.sample_fraction, self.seed))
+        drawn = np.flatnonzero(row_is_drawn(batch.first_row, batch.X.shape[1], self.sample_fraction, self.seed))
         if not len(drawn):
             return ()
-        drawn += leaf.start
         return (SampledRows(np.ascontiguousarray(batch.X[:, drawn].T), batch.target[drawn],
                             None if batch.weights is None else batch.weights[drawn]),)
 
