@@ -257,7 +257,8 @@ class _Run:
         return {**flat, **data}
 
     def _result(self, objective: Objective, solver: Solver, state: State, outcome: Outcome) -> TrainResult:
-        W, b = objective.coordinates.to_data_units(solver.result(state))
+        with np.errstate(over="ignore", invalid="ignore"):
+            W, b = objective.coordinates.to_data_units(solver.result(state))
         model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.source.feature_names, self.settings.model.family)
         summary = {
             "status": outcome.status, "reason": outcome.reason, "passes": len(self.history), "objective": state.value, "loss": state.loss,

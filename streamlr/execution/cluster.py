@@ -143,7 +143,8 @@ class ClusterEngine:
             addresses = sorted(self._workers())
             # dealt out by turns, as the plan reckons with: the scheduler, left alone, gave one worker up to half as many again; a preference only,
             # so that what a dead worker held is read again by another
-            held = [self._client.submit(_hold_slab, source, partition, slab, pure=False, retries=_TASK_RETRIES,
+            name = f"{self._name}-held-{next(self._runs)}"
+            held = [self._client.submit(_hold_slab, source, partition, slab, key=f"{name}-{slab}", retries=_TASK_RETRIES,
                                         workers=[addresses[slab % len(addresses)]], allow_other_workers=True)
                     for slab in range(partition.held_slabs)]
             self._parts = source, partition, held

@@ -159,7 +159,8 @@ class MetricScan:
         Y = indicator(batch.target[leaf], self.classes, batch.first_row + leaf.start)
         weights = batch.weights_of(leaf)
         Z = linear(workspace.cast(batch.X[:, leaf]), self.coefficients, self.intercept)
-        loss, A = FAMILIES[self.family].loss_and_activation(Z, Y)
+        with np.errstate(over="ignore", invalid="ignore"):
+            loss, A = FAMILIES[self.family].loss_and_activation(Z, Y)
         omega = np.ones(Y.shape[1]) if weights is None else weights
         predicted = (Z[0] > 0).astype(np.intp)
         confusion = np.bincount(2 * Y[0].astype(np.intp) + predicted, omega, 4).astype(np.float64).reshape(2, 2)
