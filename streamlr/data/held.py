@@ -73,7 +73,9 @@ class HeldRows:
         if kept is None:
             if not (self._first_row <= start and stop <= self._stop_row):
                 return self._source.read_features(start, stop, buffer)
-            kept = self._features[start, stop] = self._source.read_features(start, stop, Buffer())  # memory of its own: no copy
+            own = buffer.lend(Buffer())  # decoded to pages that stay, which saves a copy
+            kept = self._features[start, stop] = self._source.read_features(start, stop, own)
+            buffer.take_back(own)
         return kept
 
     def read_target(self, start: int, stop: int) -> NDArray[Any]:

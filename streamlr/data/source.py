@@ -74,6 +74,15 @@ class Buffer:
     def __init__(self) -> None:
         self._decoded = self._encoded = page_memory(0)
 
+    def lend(self, to: Buffer) -> Buffer:
+        """Let another buffer use this one's memory for stored bytes; what it decodes goes to pages of its own. Returns the other."""
+        to._encoded = self._encoded
+        return to
+
+    def take_back(self, other: Buffer) -> None:
+        """Keep what the other has grown to."""
+        self._encoded = other._encoded
+
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An uninitialised C-contiguous array for decoded values."""
         nbytes = int(np.prod(shape)) * dtype.itemsize
