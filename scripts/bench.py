@@ -54,7 +54,7 @@ def _chunks(store: Path) -> tuple[Any, int, int]:
     return X, X.chunks[0], X.shape[0]
 
 
-def _in_threads(work: Callable[[int], Any], count: int, threads: int = 0) -> None:
+def in_threads(work: Callable[[int], Any], count: int, threads: int = 0) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
@@ -70,7 +70,7 @@ def read_zarr(store: Path) -> dict[str, Any]:
         return int(X[i * rows : (i + 1) * rows].shape[0])
 
     start = time.perf_counter()
-    _in_threads(work, -(-total // rows))
+    in_threads(work, -(-total // rows))
     return {"seconds": time.perf_counter() - start}
 
 
@@ -91,7 +91,7 @@ def read_direct(store: Path) -> dict[str, Any]:
         source.features.read(i * rows, min((i + 1) * rows, source.n_rows), local.buffer)
 
     start = time.perf_counter()
-    _in_threads(work, -(-source.n_rows // rows))
+    in_threads(work, -(-source.n_rows // rows))
     return {"seconds": time.perf_counter() - start}
 
 
@@ -126,7 +126,7 @@ def _load(store: Path) -> tuple[np.ndarray, np.ndarray]:
     def work(i: int) -> None:
         out[i * rows : (i + 1) * rows] = X[i * rows : (i + 1) * rows]
 
-    _in_threads(work, -(-total // rows))
+    in_threads(work, -(-total // rows))
     import zarr
 
     return out, zarr.open_array(store / "y", mode="r")[:]

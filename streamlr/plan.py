@@ -106,10 +106,10 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers) -> Plan:
 
 
 def _peak_bytes(partition: Partition, source: Source, solver: str, workers: Workers) -> int:
-    """Of one process that takes sums: for each thread a block as stored and decoded, a leaf in float64, and what the kernel needs beside it."""
+    """Of one process that takes sums: for each thread a block as stored and decoded, a leaf in float64 and its squares, and what the kernel needs beside them."""
     block = partition.block_rows * source.n_features * source.dtype.itemsize
     leaf = partition.leaf_rows * source.n_features * 8
-    thread = 2 * block + leaf + partition.leaf_rows * 8 * 8 * _MOST_CANDIDATES
+    thread = 2 * block + 2 * leaf + partition.leaf_rows * 8 * 8 * _MOST_CANDIDATES
     if solver == "newton":
         thread += _NEWTON_HESSIANS * _hessian_bytes(source)
     return _PROCESS_BYTES + workers.threads_per_process * thread

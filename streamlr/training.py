@@ -117,6 +117,16 @@ def _as_labels(y: NDArray[Any]) -> NDArray[Any]:
     return np.array(y.tolist()) if y.dtype.kind in "OT" else y
 
 
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    """What the first look at the data has settled."""
+
+    objective: Objective
+    """What is minimised, with classes and moments."""
+    solver: Solver
+    """How."""
+
+
 class _Run:
     """One training run: what is known so far, and the steps that add to it."""
 
@@ -139,15 +149,12 @@ class _Run:
         saved = None
         if self.directory is not None:
             saved = load_checkpoint(self.directory.checkpoints, self._fingerprint()) if resume else None
-        classes, moments, solver, state = self._begin() if saved is None else self._continue(saved)
-        objective = solver_objective(self.scanner, self.settings, classes, moments)
-        passes = len(self.history)
+        problem, state = self._begin() if saved is None else self._continue(saved)
         if saved is None:
-            self._pass_done(passes + 1, state, solver, classes, moments)
-            passes += 1
-        state, outcome = minimize(objective, solver, state, passes, self.settings.solver.max_passes,
-                                  lambda number, reached: self._pass_done(number, reached, solver, classes, moments))
-        return self._result(objective, solver, state, outcome)
+            self._pass_done(1, state, problem)
+        state, outcome = minimize(problem.objective, problem.solver, state, len(self.history), self.settings.solver.max_passes,
+                                  lambda number, reached: self._pass_done(number, reached, problem))
+        return self._result(problem, state, outcome)
 
     def _tell_plan(self) -> None:
         plan = self.plan
@@ -160,7 +167,7 @@ class _Run:
         self.publish(Note(f"solver {plan.solver}: {plan.reason}"))
         log.info("solver %s: %s", plan.solver, plan.reason)
 
-    def _begin(self) -> tuple[NDArray[Any], Moments, Solver, State]:
+    def _begin(self) -> tuple[_Problem, State]:
         """List the labels, survey the data (pass 1), and set the solver up."""
         labels: LabelSums = self.scanner.run(LabelScan(self.source.describe("target"), self._weights_name()), "labels")
         classes = check_classes(labels, self.source.describe("target"))
@@ -169,13 +176,21 @@ class _Run:
         moments = Moments.from_sums(survey)
         self._tell_constant_features(moments)
         self._tell_changed_data(moments)
-        objective = solver_objective(self.scanner, self.settings, classes, moments)
+        problem = self._problem(classes, moments)
         sample = join_sample(survey.sample)
-        solver = make_solver(self.settings, objective)
-        start = objective.without_features(_start_point(solver, objective))
-        if isinstance(solver, Lbfgs) and sample is not None:
-            return classes, moments, solver, start_from_sample(objective, solver, sample, start)
-        return classes, moments, solver, solver.init(objective, start)
+        start = problem.objective.without_features(_start_point(problem))
+        if isinstance(problem.solver, Lbfgs) and sample is not None:
+            return problem, start_from_sample(problem.objective, problem.solver, sample, start)
+        return problem, problem.solver.init(problem.objective, start)
+
+    def _problem(self, classes: NDArray[Any], moments: Moments) -> _Problem:
+        """The objective in the coordinates of the solver that was asked for; ``auto`` is L-BFGS, which `_begin` gives a sample to start from."""
+        wanted, model = self.settings.solver, self.settings.model
+        if wanted.name == "gradient_descent":
+            objective = Objective(self.scanner, model, classes, moments, data_coordinates(moments, model.fit_intercept))
+            return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, objective.penalized))
+        objective = Objective(self.scanner, model, classes, moments)
+        return _Problem(objective, Newton(objective, wanted.tolerance) if wanted.name == "newton" else Lbfgs(objective, wanted.tolerance))
 
     def _weights_name(self) -> str:
         return self.source.describe("weights") if self.source.weighted else ""
@@ -197,7 +212,7 @@ class _Run:
             self.publish(Note(f"the data in {self.settings.data.store} are not those that the run being replaced was trained on (fingerprint "
                               f"{moments.fingerprint[:12]}, was {before['data_fingerprint'][:12]}); if nobody changed the store, it is damaged", warning=True))
 
-    def _pass_done(self, number: int, state: State, solver: Solver, classes: NDArray[Any], moments: Moments) -> None:
+    def _pass_done(self, number: int, state: State, problem: _Problem) -> None:
         now = time.monotonic()
         event = PassFinished(number, state.loss, state.value, state.gradient_max, state.step, now - self.pass_started,
                              self.scanner.bytes_read - self.bytes_told)
@@ -211,32 +226,32 @@ class _Run:
             else:
                 self.directory.append_history(self.history[-1])
             if number % self.settings.run.checkpoint_every == 0 or state.status:
-                self._save(number, state, solver, classes, moments)
+                self._save(number, state, problem)
         self.publish(event)
 
-    def _save(self, number: int, state: State, solver: Solver, classes: NDArray[Any], moments: Moments) -> None:
+    def _save(self, number: int, state: State, problem: _Problem) -> None:
         assert self.directory is not None
         arrays, values = flatten(state, "state.")
-        moment_arrays, moment_values = flatten(moments, "moments.")
-        values |= {**moment_values, "solver": solver.name, "history": self.history, "modified": self.source.modified,
+        moment_arrays, moment_values = flatten(problem.objective.moments, "moments.")
+        values |= {**moment_values, "solver": problem.solver.name, "history": self.history, "modified": self.source.modified,
                    "seconds": self.seconds_before + time.monotonic() - self.started}
         save_checkpoint(self.directory.checkpoints, Checkpoint(
-            number, self._fingerprint(), {**arrays, **moment_arrays, "classes": classes}, values))
+            number, self._fingerprint(), {**arrays, **moment_arrays, "classes": problem.objective.classes}, values))
 
-    def _continue(self, saved: Checkpoint) -> tuple[NDArray[Any], Moments, Solver, State]:
-        """Take everything from a checkpoint; reads nothing."""
+    def _continue(self, saved: Checkpoint) -> tuple[_Problem, State]:
+        """Take everything from a checkpoint."""
         assert self.directory is not None
         moments = unflatten(Moments, "moments.", saved)
         classes = saved.arrays["classes"]
-        solver = make_solver(self.settings, solver_objective(self.scanner, self.settings, classes, moments))
-        state = unflatten(_STATES[solver.name], "state.", saved)
+        problem = self._problem(classes, moments)
+        state = unflatten(_STATES[problem.solver.name], "state.", saved)
         self.history = list(saved.values["history"])
         self.seconds_before = float(saved.values["seconds"])
         self._require_same_data(classes, moments, saved)
         self.directory.write_config(self.settings)
         self.directory.write_history(self.history)
         self.publish(Note(f"resuming after pass {saved.passes}, at a gradient of {state.gradient_max:.3g}"))
-        return classes, moments, solver, state
+        return problem, state
 
     def _require_same_data(self, classes: NDArray[Any], moments: Moments, saved: Checkpoint) -> None:
         """Hold the data against those of the checkpoint: by when they were written, or if that does not tell, by reading them once."""
@@ -256,7 +271,8 @@ class _Run:
                 "data chunk rows": str(self.source.chunk_rows), "data bytes": str(self.source.stored_bytes)}
         return {**flat, **data}
 
-    def _result(self, objective: Objective, solver: Solver, state: State, outcome: Outcome) -> TrainResult:
+    def _result(self, problem: _Problem, state: State, outcome: Outcome) -> TrainResult:
+        objective, solver = problem.objective, problem.solver
         with np.errstate(over="ignore", invalid="ignore"):
             W, b = objective.coordinates.to_data_units(solver.result(state))
         model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.source.feature_names, self.settings.model.family)
@@ -274,25 +290,9 @@ class _Run:
         return TrainResult(model, outcome.status, outcome.reason, len(self.history), self.history, summary)
 
 
-def solver_objective(scanner: Scanner, settings: TrainConfig, classes: NDArray[Any], moments: Moments) -> Objective:
-    """The objective in the coordinates of the solver that was asked for."""
-    at = data_coordinates(moments, settings.model.fit_intercept) if settings.solver.name == "gradient_descent" else None
-    return Objective(scanner, settings.model, classes, moments, at)
-
-
-def make_solver(settings: TrainConfig, objective: Objective) -> Solver:
-    """The solver that was asked for; ``auto`` is L-BFGS, which `_begin` gives a sample to start from."""
-    solver = settings.solver
-    if solver.name == "gradient_descent":
-        return GradientDescent(solver.learning_rate, solver.tolerance, objective.penalized)
-    if solver.name == "newton":
-        return Newton(objective, solver.tolerance)
-    return Lbfgs(objective, solver.tolerance)
-
-
-def _start_point(solver: Solver, objective: Objective) -> NDArray[np.float64]:
+def _start_point(problem: _Problem) -> NDArray[np.float64]:
     """Zero for gradient descent, as its formulas have it; the best intercept for the others."""
-    return np.zeros(objective.size) if isinstance(solver, GradientDescent) else objective.start()
+    return np.zeros(problem.objective.size) if isinstance(problem.solver, GradientDescent) else problem.objective.start()
 
 
 def check_classes(labels: LabelSums, where: str) -> NDArray[Any]:
