@@ -106,7 +106,7 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers) -> Plan:
 
 
 def _peak_bytes(partition: Partition, source: Source, solver: str, workers: Workers) -> int:
-    """Of one process that takes sums: for each thread a block as stored and decoded, a leaf in float64 and its squares, and what the kernel needs beside them."""
+    """Of one process that takes sums: for each thread a block as stored and decoded, a leaf in float64 with its squares, and some vectors."""
     block = partition.block_rows * source.n_features * source.dtype.itemsize
     leaf = partition.leaf_rows * source.n_features * 8
     thread = 2 * block + 2 * leaf + partition.leaf_rows * 8 * 8 * _MOST_CANDIDATES
