@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import logging
 import queue
@@ -41,8 +42,14 @@ def _hold_slab(source: Source, partition: Partition, slab: int) -> HeldRows:
     return held
 
 
+@functools.cache
+def _pin_blas_of_worker() -> None:
+    """Once, for the rest of the worker's life: a cluster started by others may not do it, and finding the libraries takes a millisecond."""
+    threadpool_limits(limits=1, user_api="blas")
+
+
 def _slab_sums_on_worker(source: Source, partition: Partition, scan: Scan, slab: int) -> Any:
-    threadpool_limits(limits=1, user_api="blas")  # for the rest of the worker's life: a cluster started by others may not pin it
+    _pin_blas_of_worker()
     return slab_sums(source, partition, scan, slab)
 
 
