@@ -72,7 +72,7 @@ def test_more_data_mean_larger_slabs_and_not_more_tasks() -> None:
     assert sizes == sorted(sizes)
     assert sizes[-1] > 32 * sizes[0]
     below = [partition.n_slabs for partition in found if slab_bytes(partition, 8_000_000) <= 4 * GIB]
-    assert max(below) < 8 * 64  # twice the 32 a thread that a slab may double down to
+    assert max(below) <= 512  # below 4 TiB the square root of 4 TiB / 7 MB is 793, and a power of two of blocks comes within a factor of two below
 
 
 @pytest.mark.parametrize("block_bytes", [1_000_000, 8_000_000, 64_000_000, GIB // 1000 * 1000])
@@ -91,7 +91,7 @@ def test_a_chunk_that_is_larger_than_a_slab_may_be_is_a_slab_by_itself() -> None
 def test_a_slab_is_a_power_of_two_of_chunks_and_threads_have_enough_of_them(n_blocks: int, threads: int) -> None:
     found = sized(n_blocks, 1_000_000, threads)
     assert found.slab_blocks & (found.slab_blocks - 1) == 0
-    assert found.n_slabs >= min(n_blocks, 8 * threads)
+    assert found.n_slabs >= min(n_blocks, (8 if threads <= 16 else 2) * threads)  # many threads cost the scheduler more than idle ends cost them
     assert [found.rows_of_slab(slab)[0] for slab in range(1, found.n_slabs)] == [found.rows_of_slab(slab)[1] for slab in range(found.n_slabs - 1)]
     assert found.rows_of_slab(0)[0] == 0
     assert found.rows_of_slab(found.n_slabs - 1)[1] == n_blocks * 1000

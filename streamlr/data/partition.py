@@ -8,15 +8,20 @@ since a slab is a node of the tree of sums (see `streamlr.kernels.fold`) it does
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 _SMALLEST_BLOCK_BYTES = 4 * 2**20
 _LEAF_BYTES = 8 * 2**20
 _LEAF_ROWS_MOST = 65_536
-_SLAB_BYTES = 256 * 2**20
 _LARGEST_SLAB_BYTES = 8 * 2**30
 _SLABS_PER_THREAD = 8
-_SLABS_PER_THREAD_OF_MUCH_DATA = 32
+_FEW_THREADS = 16
+_SLABS_PER_THREAD_OF_MANY = 2
+_BYTES_PER_SECOND = 1.75e9
+"""What a thread reads, decodes and sums; measured by scripts/bench."""
+_SCHEDULER_SECONDS = 2e-3
+"""What a slab costs the scheduler; measured by scripts/overhead.py."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +93,18 @@ def with_held_slabs(partition: Partition, budget_bytes: int, row_bytes: int) -> 
 
 
 def with_slabs_for(partition: Partition, n_threads: int, row_bytes: int) -> Partition:
-    """The same blocks in slabs large enough to dwarf the cost of a task, and enough of them to keep all threads busy.
+    """The same blocks in slabs of a size that costs the least time.
 
-    A task streams through its slab, so a slab costs no memory: more data mean larger slabs, not more tasks, up to what one
-    would not like to read again when a worker dies.
+    N slabs cost the scheduler N h seconds, and at the end of a pass threads wait for about half a slab of B / N bytes at a
+    rate of v: together least at N = sqrt(B / (2 v h)). There are never fewer than a few for each thread, and none is larger
+    than one would like to read again when a worker dies. A task streams through its slab, so a slab costs no memory: more
+    data mean larger slabs, and few more tasks.
     """
     block_bytes = max(1, partition.block_rows * row_bytes)
+    cheapest = math.sqrt(partition.n_rows * row_bytes / (2.0 * _BYTES_PER_SECOND * _SCHEDULER_SECONDS))
+    per_thread = _SLABS_PER_THREAD if n_threads <= _FEW_THREADS else _SLABS_PER_THREAD_OF_MANY
+    wanted = max(cheapest, per_thread * n_threads)
     slab_blocks = 1
-    while True:
-        doubled = 2 * slab_blocks
-        per_thread = -(-partition.n_blocks // doubled) / n_threads
-        small = doubled * block_bytes <= _SLAB_BYTES and per_thread >= _SLABS_PER_THREAD
-        many = doubled * block_bytes <= _LARGEST_SLAB_BYTES and per_thread >= _SLABS_PER_THREAD_OF_MUCH_DATA
-        if not (small or many):
-            return replace(partition, slab_blocks=slab_blocks)
-        slab_blocks = doubled
+    while 2 * slab_blocks * block_bytes <= _LARGEST_SLAB_BYTES and partition.n_blocks / (2 * slab_blocks) >= wanted:
+        slab_blocks *= 2
+    return replace(partition, slab_blocks=slab_blocks)
