@@ -16,7 +16,7 @@ from streamlr.data.tables import Columns
 from streamlr.execution.local import available_cores
 from streamlr.reporting.console import RowCounter, plain
 
-_chunk_rows = click.option("--chunk-rows", type=int, help="Rows of a chunk [default: chunks of at most 16 MiB].")
+_chunk_rows = click.option("--chunk-rows", type=int, help="Rows of a chunk [default: chunks of at most 8 MiB].")
 _compressor = click.option("--compressor", type=click.Choice(["lz4", "zstd", "none"]), default="lz4", show_default=True, help="Compression of the chunks.")
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace a store that stands there.")
 _quiet = click.option("--quiet", is_flag=True, help="Show warnings and errors alone.")

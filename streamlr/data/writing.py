@@ -17,11 +17,11 @@ from streamlr.data.records import commit_directory, local_store
 from streamlr.errors import ConfigError
 
 Compressor = Literal["lz4", "zstd", "none"]
-_CHUNK_BYTES = 16 * 2**20
+_CHUNK_BYTES = 8 * 2**20
 
 
 def chunk_rows_for(n_features: int, itemsize: int) -> int:
-    """Rows of a chunk of at most 16 MiB, a power of two: large enough to dwarf what a read costs, small enough to hold several."""
+    """Rows of a chunk of at most 8 MiB, a power of two: what measures best (scripts/codecs.py), and two of them fit the cache."""
     rows = 1
     while rows * 2 * n_features * itemsize <= _CHUNK_BYTES:
         rows *= 2
