@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import operator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.kernels.fold import S
 from streamlr.kernels.memory import page_memory
 
 
@@ -31,6 +34,11 @@ class Batch:
 
     def weights_of(self, leaf: slice) -> NDArray[np.float64] | None:
         return None if self.weights is None else self.weights[leaf]
+
+
+def sum_over_leaves(batch: Batch, leaf_rows: int, leaf_sums: Callable[[slice], S]) -> S:
+    """The sums over a batch: those of its leaves, added from first to last."""
+    return functools.reduce(operator.add, map(leaf_sums, batch.leaves(leaf_rows)))
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.labels import indicator
 
@@ -78,14 +78,9 @@ class GradientScan:
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> GradientSums:
         """The sums over a batch: its leaves, added from first to last."""
-        total: GradientSums | None = None
         if self.hessian:
             leaf_rows = max(leaf_rows, self.coefficients.shape[1])  # what a leaf costs beside its rows is the size of a Hessian
-        for leaf in batch.leaves(leaf_rows):
-            part = self._leaf_sums(batch, leaf, workspace)
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+        return sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> GradientSums:
         assert batch.target is not None

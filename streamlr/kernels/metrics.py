@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.labels import indicator, refuse_bad_weights
 
@@ -145,12 +145,7 @@ class MetricScan:
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> MetricSums:
         """The sums over a batch: its leaves, added from first to last."""
-        total: MetricSums | None = None
-        for leaf in batch.leaves(leaf_rows):
-            part = self._leaf_sums(batch, leaf, workspace)
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+        return sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> MetricSums:
         assert batch.target is not None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.labels import indicator
 
 Array = NDArray[np.float64]
@@ -92,11 +92,8 @@ class SurveyScan:
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> SurveySums:
         """The sums over a batch: its leaves, added from first to last."""
-        total: SurveySums | None = None
-        for leaf in batch.leaves(max(1, leaf_rows // 2)):  # two arrays of its size are at work here: the same share of the cache
-            part = self._leaf_sums(batch, leaf, workspace)
-            total = part if total is None else total + part
-        assert total is not None
+        half = max(1, leaf_rows // 2)  # two arrays of a leaf's size are at work here: the same share of the cache
+        total = sum_over_leaves(batch, half, lambda leaf: self._leaf_sums(batch, leaf, workspace))
         return replace(total, sample=self._draw(batch))
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> SurveySums:
