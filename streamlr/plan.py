@@ -20,8 +20,8 @@ _PROCESS_BYTES = 160 * 2**20
 _MOST_CANDIDATES = 4
 _NEWTON_HESSIANS = 6
 _USABLE = 0.95
-_USABLE_OF_WORKER = 0.55
-"""Dask begins to move results to disk at 0.6 of a worker's limit."""
+_USABLE_OF_WORKER = 0.5
+"""Dask begins to move results to disk at 0.6 of a worker's limit, and may give one a slab more than its share."""
 
 
 @dataclass(frozen=True, slots=True)
