@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -56,6 +57,11 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def holds_pickles(array: zarr.Array[Any]) -> bool:
+    """Whether a codec of the array would unpickle what it reads, which could execute anything."""
+    return "pickle" in json.dumps(array.metadata.to_dict(), default=str).split('"')
+
+
 def read_attributes(path: Path) -> dict[str, Any] | None:
     """Attributes of a group, or None where there is no group that can be opened."""
     try:
@@ -74,6 +80,9 @@ def read_array(path: Path, name: str) -> NDArray[Any]:
     """
     try:
         group = zarr.open_group(local_store(path, read_only=True), mode="r", use_consolidated=False)
-        return np.asarray(group[name][...])  # type: ignore[index]
+        array = group[name]
+        if not isinstance(array, zarr.Array) or holds_pickles(array):
+            raise DataError("it is no array of numbers or text")
+        return np.asarray(array[...])
     except Exception as error:  # codecs and stores raise whatever they like
         raise DataError(f"{name!r} in {str(path)!r} cannot be read ({type(error).__name__}: {error}); restore it or train again") from error

@@ -16,7 +16,7 @@ from zarr.storage import ZipStore
 
 from streamlr.config import DataConfig
 from streamlr.data.arrays import RefuseMissing, StoredArray, text_of
-from streamlr.data.records import local_store
+from streamlr.data.records import holds_pickles, local_store
 from streamlr.data.source import Buffer, check_feature_dtype
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
 
@@ -230,7 +230,7 @@ def _member(group: zarr.Group, name: str, key: str, store: str) -> zarr.Array[An
         raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} cannot be opened: {error}") from error
     if not isinstance(member, zarr.Array):
         raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} is a group, not an array")
-    if "pickle" in json.dumps(member.metadata.to_dict(), default=str).split('"'):
+    if holds_pickles(member):
         raise DtypeError(f"{name!r} ({key}) in {store!r} is stored as pickles, which could execute anything; write it again as numbers or text")
     return member
 
