@@ -24,7 +24,7 @@ from streamlr.errors import RunDirectoryError
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _KEPT = 2
 _HEADER = "header"
 

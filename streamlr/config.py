@@ -36,6 +36,10 @@ class DataConfig:
     """Name of the label array."""
     weights: str | None = None
     """Name of the array of sample weights, if there is one."""
+    offset: str | None = None
+    """Name of the array of offsets, which are added to Z, if there is one."""
+    exposure: str | None = None
+    """Name of the array of exposures, whose logarithms are added to Z, if there is one; for ``poisson``."""
     sample_axis: Literal[0, 1] = 0
     """The axis of the feature array along which the examples lie."""
     missing_chunks: Literal["error", "fill"] = "error"
@@ -58,14 +62,16 @@ class PenaltyConfig:
 class ModelConfig:
     """What is fitted."""
 
-    family: Literal["logistic"] = "logistic"
-    """Distribution of the target given the features."""
+    family: Literal["logistic", "softmax", "linear", "poisson"] = "logistic"
+    """Distribution of the target given the features; ``logistic`` of more than two classes is ``softmax``."""
     fit_intercept: bool = True
     """Whether the model has an intercept."""
     standardize: bool = False
     """Whether the penalty applies to the coefficients of standardised features (as glmnet and Spark mean it)."""
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     """The penalty."""
+    class_weight: str | dict[Any, float] | None = None
+    """What the examples of each label weigh: ``balanced``, or a weight for each label (1 for those that are not named)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +228,8 @@ def _unknown_key(prefix: str, key: str, known: list[str]) -> str:
 def _convert(kind: Any, value: Any, key: str) -> Any:
     if dataclasses.is_dataclass(kind):
         return _build(typing.cast(type, kind), value, key + ".")
+    if key == "model.class_weight":
+        return _class_weight(value, key)
     options = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
         return _choice(options, value, key)
@@ -262,6 +270,18 @@ def _scalar(kind: Any, value: Any, key: str) -> Any:
 _KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
 
 
+def _class_weight(value: Any, key: str) -> str | dict[Any, float] | None:
+    if value is None or value == "balanced":
+        return typing.cast(str | None, value)
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key}: expected balanced, null, or a mapping of labels to weights, got {value!r}")
+    weights = {label: _scalar(float, weight, f"{key}.{label}") for label, weight in value.items()}
+    for label, weight in weights.items():
+        if not 0 < weight < float("inf"):
+            raise ConfigError(f"{key}.{label}: {weight} is out of range; it must be above 0 and finite")
+    return weights
+
+
 def _bytes(value: Any, key: str) -> int:
     """Bytes of ``2000000000``, ``2GB`` or ``2 GiB``."""
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63:
@@ -293,8 +313,22 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError(f"run.seed: {config.run.seed} is out of range; it must be 0 or above")
     if config.model.penalty.l1 > 0:
         raise ConfigError("model.penalty.l1: no solver of this version handles l1; use model.penalty.l2, or set it to 0")
+    _check_family(config)
     if config.cluster.kind == "address" and not config.cluster.address:
         raise ConfigError("cluster.address: missing; cluster.kind: address needs one, such as tcp://scheduler:8786")
     if config.data.storage_options and "://" not in config.data.store:
         raise ConfigError("data.storage_options: only a store given by URL takes them, and "
                           f"{config.data.store!r} is a path; remove them")
+
+
+def _check_family(config: TrainConfig) -> None:
+    """Keys that only make sense for some families."""
+    family = config.model.family
+    if config.model.class_weight is not None and family in ("linear", "poisson"):
+        raise ConfigError(f"model.class_weight: the targets of the family {family} are no classes; use data.weights, or remove it")
+    if config.data.offset is not None and config.data.exposure is not None:
+        raise ConfigError("data.exposure: goes without data.offset; an exposure is an offset, by its logarithm")
+    if config.data.exposure is not None and family != "poisson":
+        raise ConfigError(f"data.exposure: only model.family: poisson has one, not {family}; give data.offset, or remove it")
+    if config.data.offset is not None and family == "softmax":
+        raise ConfigError("data.offset: an offset common to all classes changes nothing in a softmax; remove it")

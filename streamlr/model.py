@@ -1,4 +1,7 @@
-"""A fitted model: coefficients in the units of the data, kept as a Zarr group that executes nothing when it is loaded."""
+"""A fitted model: coefficients in the units of the data, kept as a Zarr group that executes nothing when it is loaded.
+
+Format 1 knows two classes alone; format 2 holds any family, with no classes where the target is a number.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,27 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamlr.data.records import read_array, read_attributes, write_record
-from streamlr.errors import DataError, RunDirectoryError, ShapeError
+from streamlr.errors import ConfigError, DataError, RunDirectoryError, ShapeError
 from streamlr.kernels.families import FAMILIES
 
 Array = NDArray[np.float64]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (1, 2)
 MODEL_NAME = "model.zarr"
 _FORMAT = "streamlr model"
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A linear model of the probability of the second class."""
+    """A linear model: of the probability of the second class, of each class, or of the mean of a number."""
 
     coef_: Array
     """Coefficients, (c, n), in the units of the data."""
     intercept_: Array
     """Intercepts, (c,)."""
     classes_: NDArray[Any]
-    """The sorted labels, (2,)."""
+    """The sorted labels; none where the target is a number."""
     feature_names: tuple[str, ...] | None = None
     """Names of the features."""
     family: str = "logistic"
@@ -51,22 +55,38 @@ class Model:
         rest = [self.classes_.tolist(), self.classes_.dtype.str, self.feature_names, self.family, self.coef_.shape]
         return hashlib.sha256(f"{self.coefficients_sha256} {json.dumps(rest)}".encode()).hexdigest()
 
-    def decision_function(self, X: ArrayLike) -> Array:
-        """Z of every row of ``X``, (m, n): (m,)."""
+    def decision_function(self, X: ArrayLike, offset: ArrayLike | None = None) -> Array:
+        """Z of every row of ``X``, (m, n), with its offset, (m,), if any: (m,) of one output, (m, c) of more."""
         rows = np.asarray(X, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.coef_.shape[1]:
             raise ShapeError(f"X has shape {rows.shape}; the model was fitted to {self.coef_.shape[1]} features: expected (rows, {self.coef_.shape[1]})")
-        Z: Array = rows @ self.coef_[0] + self.intercept_[0]
+        beside = 0.0 if offset is None else np.asarray(offset, dtype=np.float64)
+        Z: Array = rows @ self.coef_[0] + self.intercept_[0] + beside if len(self.coef_) == 1 else rows @ self.coef_.T + self.intercept_
         return Z
 
-    def predict_proba(self, X: ArrayLike) -> Array:
-        """Probability of each class for every row of ``X``: (m, 2)."""
-        A = FAMILIES[self.family].activate(self.decision_function(X))
-        return np.column_stack([1.0 - A, A])
+    def predict_mean(self, X: ArrayLike, offset: ArrayLike | None = None) -> Array:
+        """A of every row of ``X``: the mean of the target, or the probability of the second class, (m,); of each class, (m, c)."""
+        return mean_of(self.family, np.atleast_2d(self.decision_function(X, offset).T))
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The more probable label for every row of ``X``: (m,)."""
-        labels: NDArray[Any] = self.classes_[(self.decision_function(X) > 0).astype(np.intp)]
+    def predict_proba(self, X: ArrayLike, offset: ArrayLike | None = None) -> Array:
+        """Probability of each class for every row of ``X``: (m, c).
+
+        Raises
+        ------
+        ConfigError
+            Where the target is a number.
+        """
+        if not FAMILIES[self.family].labelled:
+            raise ConfigError(f"a model of the family {self.family} has no classes; ask for predict")
+        A = self.predict_mean(X, offset)
+        return A if A.ndim == 2 else np.column_stack([1.0 - A, A])
+
+    def predict(self, X: ArrayLike, offset: ArrayLike | None = None) -> NDArray[Any]:
+        """The most probable label for every row of ``X``, or the mean of the target where that is a number: (m,)."""
+        if not FAMILIES[self.family].labelled:
+            return self.predict_mean(X, offset)
+        Z = self.decision_function(X, offset)
+        labels: NDArray[Any] = self.classes_[Z.argmax(axis=1) if Z.ndim == 2 else (Z > 0).astype(np.intp)]
         return labels
 
     def save(self, path: str | Path) -> None:
@@ -78,6 +98,12 @@ class Model:
             "feature_names": None if self.feature_names is None else list(self.feature_names),
             "coefficients_sha256": self.coefficients_sha256, "content_sha256": self.content_sha256}
         write_record(Path(path), arrays, attributes)
+
+
+def mean_of(family: str, Z: Array) -> Array:
+    """A of the examples, (c, k), as predictions have it: (k,) of one output, (k, c) of more."""
+    A = FAMILIES[family].activate(Z)
+    return A[0] if len(A) == 1 else np.ascontiguousarray(A.T)
 
 
 def load_model(path: str | Path) -> Model:
@@ -98,8 +124,9 @@ def load_model(path: str | Path) -> Model:
     attributes = read_attributes(folder)
     if attributes is None or attributes.get("format") != _FORMAT:
         raise RunDirectoryError(f"no model at {str(path)!r}: it is no run with a {MODEL_NAME}; has the run finished, and is it the run that you mean?")
-    if attributes.get("format_version") != FORMAT_VERSION:
-        raise DataError(f"the model at {str(path)!r} has format version {attributes.get('format_version')}; this streamlr reads {FORMAT_VERSION}")
+    if attributes.get("format_version") not in _READABLE:
+        raise DataError(f"the model at {str(path)!r} has format version {attributes.get('format_version')}; this streamlr reads "
+                        f"{' and '.join(map(str, _READABLE))}")
     try:
         names = attributes["feature_names"]
         model = Model(read_array(folder, "coef"), read_array(folder, "intercept"),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from streamlr.config import ModelConfig
 from streamlr.execution.scanner import Scanner
-from streamlr.kernels.families import FAMILIES
+from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.gradient import GradientScan, GradientSums
 from streamlr.kernels.survey import SurveySums
 
@@ -47,13 +47,17 @@ class Moments:
     """Weighted mean of (X - mean)(Y - target_mean)ᵀ, (n, c)."""
     fingerprint: str
     """Digest of every bit of the data."""
+    target_variance: Array
+    """Weighted variance of Y (divisor: the weight), (c,)."""
+    offset_mean: float = 0.0
+    """Weighted mean of the offset; 0 where there is none."""
 
     @classmethod
     def from_sums(cls, sums: SurveySums) -> Moments:
         spread = np.sqrt(sums.square_sum / sums.weight_sum)
         spread[spread <= _CONSTANT * np.abs(sums.mean)] = 0.0
         return cls(sums.n_rows, sums.weight_sum, sums.mean, spread, sums.target_mean, sums.comoment / sums.weight_sum,
-                   sums.fingerprint.hex())
+                   sums.fingerprint.hex(), sums.target_square_sum / sums.weight_sum, sums.offset_mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +139,15 @@ class Objective:
         self.model = model
         self.classes = classes
         self.moments = moments
-        self.family = FAMILIES[model.family]
+        self.family: Family = FAMILIES[model.family]
         self._standard = standard_coordinates(moments, model.fit_intercept)
         self.coordinates = coordinates or self._standard
         spread_in_penalty = self._standard.scale if model.standardize else np.ones_like(moments.mean)
         self._penalty_scale = model.penalty.l2 * (spread_in_penalty / self.coordinates.scale) ** 2
         far = np.abs(moments.mean) > _FAR_FROM_ZERO * moments.spread
         self._shift = np.where(far, moments.mean, 0.0)
+        spread_of_target = float(np.sqrt(moments.target_variance.max()))
+        self._target_unit = spread_of_target if model.family == "linear" and spread_of_target > 0 else 1.0
 
     @property
     def penalized(self) -> bool:
@@ -153,27 +159,29 @@ class Objective:
         return self.coordinates.size
 
     def start(self) -> Array:
-        """The parameters at which no feature counts and the intercept fits the mean of the target."""
+        """The parameters at which no feature counts and the intercept fits the mean of the target (about, where there is an offset)."""
         c = self.coordinates.n_outputs
-        u = self.family.link(self.moments.target_mean) if self.model.fit_intercept else np.zeros(c)
+        u = self.family.link(self.moments.target_mean) - self.moments.offset_mean if self.model.fit_intercept else np.zeros(c)
         return self.coordinates.join(np.zeros((len(self.moments.mean), c)), u)
 
     def diagonal(self) -> Array:
         """Diagonal of the Hessian at the start, (d,), which the moments give: spread² or so, times the curvature."""
         m, at = self.moments, self.coordinates
         c = at.n_outputs
-        curvature = self.family.curvature(m.target_mean if self.model.fit_intercept else self.family.activate(np.zeros(c)))
+        curvature = self.family.curvature(m.target_mean if self.model.fit_intercept else self.family.activate(np.zeros((c, 1)))[:, 0])
+        if self.family.coupled:  # the same for all classes, so that steps keep the sum of the parameters over the classes
+            curvature = np.full(c, curvature.mean())
         square = (m.spread**2 + (m.mean - at.center) ** 2) / at.scale**2
         V = np.maximum(np.outer(square, curvature) + self._penalty_scale[:, None], 1e-12)
         return at.join(V, np.broadcast_to(curvature, (c,)))
 
     def without_features(self, point: Array) -> Evaluation:
-        """The objective at a point of intercepts alone, from the survey: no pass."""
+        """The objective at a point of intercepts alone, from the survey: no pass. Not where there is an offset, which is no constant."""
         _, u = self.coordinates.split(point)
         m = self.moments
-        db = self.family.activate(u) - m.target_mean
+        db = self.family.activate(u[:, None])[:, 0] - m.target_mean
         dW = np.outer(m.mean - self._shift, db) - m.comoment
-        return self._evaluation(point, self.family.mean_loss(m.target_mean, u), dW, db, None, False)
+        return self._evaluation(point, self.family.mean_loss(m.target_mean, u, m.target_variance), dW, db, None, False)
 
     def evaluate(self, points: Array, title: str, *, hessian: bool = False) -> list[Evaluation]:
         """The objective at each row of ``points``, (K, d); the Hessian, where asked for, at the first alone. One pass.
@@ -210,11 +218,13 @@ class Objective:
     def _evaluation(self, point: Array, loss: float, dW: Array, db: Array, hessian: Array | None, separates: bool) -> Evaluation:
         """From derivatives by W and b of features less their shift to those by the parameters."""
         V, _ = self.coordinates.split(point)
+        if self.family.coupled:  # the sum over the classes is 0, but for rounding, which would move the point where nothing holds it
+            dW, db = dW - dW.mean(axis=1, keepdims=True), db - db.mean()
         penalty = self._penalty_scale[:, None]
         gradient = self._gradient(self.coordinates, dW, db, penalty * V)
         in_standard = V * (self._standard.scale / self.coordinates.scale)[:, None]
         by_standard = penalty * (self.coordinates.scale / self._standard.scale)[:, None] ** 2 * in_standard
-        gradient_max = float(np.abs(self._gradient(self._standard, dW, db, by_standard)).max())
+        gradient_max = float(np.abs(self._gradient(self._standard, dW, db, by_standard)).max()) / self._target_unit
         value = loss + 0.5 * float(np.sum(penalty * V**2))
         return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates)
 
@@ -224,12 +234,30 @@ class Objective:
 
     def _hessian(self, by_raw: Array) -> Array:
         at = self.coordinates
-        n = len(at.scale)
-        a = at.center - self._shift
-        h, h0 = by_raw[:n, n], by_raw[n, n]
-        H = np.empty((n + 1, n + 1))
-        H[:n, :n] = (by_raw[:n, :n] - np.outer(a, h) - np.outer(h, a) + h0 * np.outer(a, a)) / np.outer(at.scale, at.scale)
-        H[:n, n] = H[n, :n] = (h - h0 * a) / at.scale
-        H[n, n] = h0
-        H[np.arange(n), np.arange(n)] += self._penalty_scale
-        return H if at.fit_intercept else H[:n, :n]
+        n, c = len(at.scale), at.n_outputs
+        raw = by_raw.reshape(n + 1, c, n + 1, c)
+        a, scale = (at.center - self._shift)[:, None, None, None], at.scale[:, None, None, None]
+        across, across_scale = a.transpose(2, 1, 0, 3), scale.transpose(2, 1, 0, 3)
+        h, h_across, h0 = raw[:n, :, n:], raw[n:, :, :n], raw[n:, :, n:]
+        H = np.empty((n + 1, c, n + 1, c))
+        H[:n, :, :n] = (raw[:n, :, :n] - a * h_across - h * across + h0 * (a * across)) / (scale * across_scale)
+        H[:n, :, n:] = (h - h0 * a) / scale
+        H[n:, :, :n] = H[:n, :, n:].transpose(2, 3, 0, 1)
+        H[n:, :, n:] = h0
+        if self.family.coupled:
+            _hold_common_shift(H)
+        for output in range(c):
+            H[np.arange(n), output, np.arange(n), output] += self._penalty_scale
+        size = at.size
+        return H.reshape((n + 1) * c, (n + 1) * c)[:size, :size]
+
+
+def _hold_common_shift(H: Array) -> None:
+    """Give a Hessian, (n + 1, c, n + 1, c), curvature where it has none: along a common shift of a feature's coefficients in all classes.
+
+    Points and gradients have no part there, so it changes no step; without it the Hessian had no inverse.
+    """
+    n, c = H.shape[0], H.shape[1]
+    at = np.arange(n)
+    size = np.trace(H[at, :, at, :], axis1=1, axis2=2) / c
+    H[at, :, at, :] += (np.where(size > 0, size, 1.0) / c)[:, None, None]

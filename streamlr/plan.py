@@ -19,6 +19,8 @@ _PROCESS_BYTES = 160 * 2**20
 """Interpreter, libraries and Dask before any data; measured 120 to 150 MB."""
 _MOST_CANDIDATES = 4
 _NEWTON_HESSIANS = 6
+_ARRAYS_OF_Z = 4
+_SUMS_AT_A_TIME = 8
 _USABLE = 0.95
 _USABLE_OF_WORKER = 0.5
 """Dask begins to move results to disk at 0.6 of a worker's limit, and may give one a slab more than its share."""
@@ -85,15 +87,15 @@ def workers_of(cluster: ClusterConfig, threads: int) -> Workers:
     return Workers(threads, threads if here else min(threads, cluster.threads_per_worker), here)
 
 
-def make_plan(config: TrainConfig, source: Source, workers: Workers) -> Plan:
-    """Project a run: its slabs, its solver and its memory; reads nothing."""
-    partition = plan_slabs(source, workers.threads)
-    name, fraction, reason = choose_solver(config, source)
+def make_plan(config: TrainConfig, source: Source, workers: Workers, n_outputs: int = 1) -> Plan:
+    """Project a run: its slabs, its solver and its memory; reads nothing. ``n_outputs`` is c, where there are more than two classes."""
+    partition = plan_slabs(source, workers.threads, n_outputs)
+    name, fraction, reason = choose_solver(config, source, n_outputs)
     row_bytes = source.n_features * source.dtype.itemsize
-    peak = _peak_bytes(partition, source, name, workers)
+    peak = _peak_bytes(partition, source, name, workers, n_outputs)
     if workers.in_this_process:
         sample = 2 * round(fraction * source.n_rows) * row_bytes  # the parts, and the whole that they are joined to
-        peak += sample + (_NEWTON_HESSIANS * _hessian_bytes(source) if fraction else 0)
+        peak += sample + (_NEWTON_HESSIANS * _hessian_bytes(source, n_outputs) if fraction else 0)
     limit = config.cluster.memory_limit
     if limit is not None and not isinstance(source, ArraySource):
         partition = with_held_slabs(partition, _holding_budget(limit, peak, workers), row_bytes)
@@ -105,18 +107,20 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers) -> Plan:
                 source.stored_bytes, fraction, row_bytes, peak, limit)
 
 
-def _peak_bytes(partition: Partition, source: Source, solver: str, workers: Workers) -> int:
-    """Of one process that takes sums: for each thread a block as stored and decoded, a leaf in float64 with its squares, and some vectors."""
+def _peak_bytes(partition: Partition, source: Source, solver: str, workers: Workers, n_outputs: int) -> int:
+    """Of one process that takes sums: for each thread a block as stored and decoded, a leaf in float64 with its squares, some vectors and sums."""
     block = partition.block_rows * source.n_features * source.dtype.itemsize
     leaf = partition.leaf_rows * source.n_features * 8
     thread = 2 * block + 2 * leaf + partition.leaf_rows * 8 * 8 * _MOST_CANDIDATES
+    if n_outputs > 1:
+        thread += (partition.leaf_rows * _ARRAYS_OF_Z + source.n_features * _SUMS_AT_A_TIME) * n_outputs * 8 * _MOST_CANDIDATES
     if solver == "newton":
-        thread += _NEWTON_HESSIANS * _hessian_bytes(source)
+        thread += _NEWTON_HESSIANS * _hessian_bytes(source, n_outputs)
     return _PROCESS_BYTES + workers.threads_per_process * thread
 
 
-def _hessian_bytes(source: Source) -> int:
-    return (source.n_features + 1) ** 2 * 8
+def _hessian_bytes(source: Source, n_outputs: int) -> int:
+    return ((source.n_features + 1) * n_outputs) ** 2 * 8
 
 
 def _holding_budget(limit: int, peak: int, workers: Workers) -> int:
@@ -143,12 +147,12 @@ def check_plan(plan: Plan) -> None:
             f"{plan.memory_limit / 1e6:.0f} MB; raise the limit, lower cluster.workers, or write the store in smaller chunks")
 
 
-def choose_solver(config: TrainConfig, source: Source) -> tuple[str, float, str]:
+def choose_solver(config: TrainConfig, source: Source, n_outputs: int = 1) -> tuple[str, float, str]:
     """The method, the share of rows to sample for it, and why."""
     name = config.solver.name
     if name != "auto":
         return name, 0.0, "solver.name asks for it"
-    n_parameters = source.n_features + config.model.fit_intercept
+    n_parameters = (source.n_features + config.model.fit_intercept) * n_outputs
     fraction = sample_fraction(source.n_rows, n_parameters, source.n_features * source.dtype.itemsize, config.cluster.memory_limit)
     if fraction == 0.0:
         why = f"more than the {MOST_PARAMETERS} for which a sample's Hessian is worth its cost" if n_parameters > MOST_PARAMETERS else \

@@ -16,11 +16,10 @@ from streamlr.data.store import ZarrSource
 from streamlr.errors import LabelError, NonFiniteError, ShapeError
 from streamlr.events import Subscriber, publisher
 from streamlr.execution import open_engine
-from streamlr.execution.scanner import Scanner
+from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.batch import Batch, Workspace
-from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.metrics import MetricScan, MetricSums, linear
-from streamlr.model import Model, load_model
+from streamlr.model import Model, load_model, mean_of
 from streamlr.run_directory import CONFIG_NAME
 
 Array = NDArray[np.float64]
@@ -65,14 +64,16 @@ def evaluate(run: str | Path, store: str, *, overrides: Sequence[str] = (), subs
 
 def predict(run: str | Path, store: str, out: str | Path, *, overwrite: bool = False, overrides: Sequence[str] = (),
             subscribers: Sequence[Subscriber] = ()) -> int:
-    """Write the probability of the second class for every row of a store, (m,), as a Zarr array; returns m.
+    """Write what is predicted for every row of a store as a Zarr array; returns the number of rows, m.
+
+    Of two classes that is the probability of the second, (m,), of more the probability of each, (m, c); of a number its mean, (m,).
 
     Every block of rows is written by the task that computed it, as a chunk of its own; the array appears when it is whole.
     """
     model, config, source = _open(run, store, overrides, labelled=False)
     with open_engine(config.cluster) as engine:
-        scanner = Scanner(engine, source, publisher(subscribers))
-        with PredictionWriter(out, source.n_rows, scanner.partition.block_rows, model.classes_.tolist(), overwrite=overwrite) as writer:
+        scanner = Scanner(engine, source, publisher(subscribers), plan_slabs(source, engine.n_threads, len(model.coef_)))
+        with PredictionWriter(out, source.n_rows, scanner.partition.block_rows, model.classes_.tolist(), len(model.coef_), overwrite=overwrite) as writer:
             written: Count = scanner.run(PredictScan(model.family, model.coef_.T, model.intercept_, writer.partial), "predict")
     return written.n_rows
 
@@ -90,7 +91,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class PredictScan:
-    """Writes probabilities; what it sums is how many."""
+    """Writes probabilities or means; what it sums is how many."""
 
     reads_features = True
     reads_target = False
@@ -98,17 +99,23 @@ class PredictScan:
     family: str
     """Name of the family."""
     coefficients: Array
-    """W, (n, 1)."""
+    """W, (n, c)."""
     intercept: Array
-    """b, (1,)."""
+    """b, (c,)."""
     out: str
     """Path of the array, whose chunks are the blocks."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> Count:
-        """Write the probabilities of one block, which are one chunk of the array."""
-        Z = np.concatenate([linear(workspace.cast(batch.X[:, leaf]), self.coefficients, self.intercept)[0] for leaf in batch.leaves(leaf_rows)])
-        write_rows(self.out, batch.first_row, FAMILIES[self.family].activate(Z))
-        return Count(len(Z), Z.sum(keepdims=True))
+        """Write the predictions of one block, which are one chunk of the array."""
+        parts = [self._leaf(batch, leaf, workspace) for leaf in batch.leaves(leaf_rows)]
+        write_rows(self.out, batch.first_row, np.concatenate([A for A, _ in parts]))
+        return Count(batch.X.shape[1], np.array([total for _, total in parts]).sum(keepdims=True))
+
+    def _leaf(self, batch: Batch, leaf: slice, workspace: Workspace) -> tuple[Array, float]:
+        """Predictions of a leaf, and the sum of its Z, which is not finite if any feature is not."""
+        Z = linear(workspace.cast(batch.X[:, leaf]), self.coefficients, self.intercept)
+        offset = batch.offset_of(leaf)
+        return mean_of(self.family, Z if offset is None else Z + offset), float(Z.sum())
 
 
 def _open(run: str | Path, store: str, overrides: Sequence[str], *, labelled: bool) -> tuple[Model, TrainConfig, ZarrSource]:

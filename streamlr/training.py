@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from threadpoolctl import threadpool_info
 
 from streamlr.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
 from streamlr.config import TrainConfig, load_config
+from streamlr.data.class_weights import class_factors, with_class_weights
 from streamlr.data.source import ArraySource, Source
 from streamlr.data.store import ZarrSource
-from streamlr.errors import ConfigError, LabelError, RunDirectoryError
+from streamlr.errors import ConfigError, LabelError, NonFiniteError, RunDirectoryError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import Engine, one_blas_thread
 from streamlr.execution.scanner import Scanner
+from streamlr.kernels.families import FAMILIES, family_of
 from streamlr.kernels.labels import LabelScan, LabelSums
 from streamlr.kernels.survey import SurveyScan, SurveySums
 from streamlr.model import Model
@@ -61,7 +63,7 @@ class TrainResult:
 
 
 def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike | None = None, y: ArrayLike | None = None,
-          sample_weight: ArrayLike | None = None, overrides: Sequence[str] = (), resume: bool = False, overwrite: bool = False,
+          sample_weight: ArrayLike | None = None, offset: ArrayLike | None = None, overrides: Sequence[str] = (), resume: bool = False, overwrite: bool = False,
           subscribers: Sequence[Subscriber] = ()) -> TrainResult:
     """Fit a model to the optimum of all the data.
 
@@ -69,8 +71,8 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
     ----------
     config
         Path of a YAML file, a mapping of sections, or a `TrainConfig`.
-    X, y, sample_weight
-        Data in memory, in the place of ``data.store``: (m, n), (m,) and (m,).
+    X, y, sample_weight, offset
+        Data in memory, in the place of ``data.store``: (m, n), and (m,) each; the offset is added to Z (the logarithm of an exposure).
     overrides
         Settings of the form ``section.key=value``, applied last.
     resume, overwrite
@@ -90,7 +92,7 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
         raise ConfigError("resume and overwrite exclude each other: one goes on with a run, the other drops it")
     publish = publisher(subscribers)
     with ExitStack() as stack:
-        source = _open_source(settings, X, y, sample_weight)
+        source = _open_source(settings, X, y, sample_weight, offset)
         directory = None
         if settings.run.directory is not None:
             directory = stack.enter_context(RunDirectory(settings.run.directory, resume=resume, overwrite=overwrite))
@@ -101,7 +103,7 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
         return _Run(settings, source, engine, directory, publish).finish(resume)
 
 
-def _open_source(settings: TrainConfig, X: ArrayLike | None, y: ArrayLike | None, sample_weight: ArrayLike | None) -> Source:
+def _open_source(settings: TrainConfig, X: ArrayLike | None, y: ArrayLike | None, sample_weight: ArrayLike | None, offset: ArrayLike | None) -> Source:
     if X is None and y is None:
         source = ZarrSource(settings.data)
         source.check_chunks()
@@ -109,7 +111,8 @@ def _open_source(settings: TrainConfig, X: ArrayLike | None, y: ArrayLike | None
     if X is None or y is None:
         raise ConfigError("X and y go together: one was given without the other")
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
-    return ArraySource(np.asarray(X), _as_labels(np.asarray(y)), weights)
+    beside = None if offset is None else np.asarray(offset, dtype=np.float64)
+    return ArraySource(np.asarray(X), _as_labels(np.asarray(y)), weights, offset=beside)
 
 
 def _as_labels(y: NDArray[Any]) -> NDArray[Any]:
@@ -136,13 +139,41 @@ class _Run:
         self.engine = engine
         self.directory = directory
         self.publish = publish
-        self.plan = make_plan(settings, source, workers_of(settings.cluster, engine.n_threads))
-        check_plan(self.plan)
-        self.scanner = Scanner(engine, source, publish, self.plan.partition)
+        self._make_plan(1)
         self.history: list[dict[str, Any]] = []
         self.started = self.pass_started = time.monotonic()
         self.seconds_before = 0.0
         self.bytes_told = 0
+
+    def _make_plan(self, n_outputs: int) -> None:
+        self.plan = make_plan(self.settings, self.source, workers_of(self.settings.cluster, self.engine.n_threads), n_outputs)
+        check_plan(self.plan)
+        self.scanner = Scanner(self.engine, self.source, self.publish, self.plan.partition)
+
+    def _list_labels(self) -> NDArray[Any]:
+        """The classes, with what follows from them; none where the target is a number."""
+        classes, factors = np.empty(0), None
+        if FAMILIES[self.settings.model.family].labelled:
+            labels: LabelSums = self.scanner.run(LabelScan(self.source.describe("target"), self._weights_name()), "labels")
+            classes = check_classes(labels, self.source.describe("target"))
+            if self.settings.model.class_weight is not None:
+                factors = class_factors(self.settings.model.class_weight, labels)
+        self._use_classes(classes, factors)
+        return classes
+
+    def _use_classes(self, classes: NDArray[Any], factors: NDArray[np.float64] | None) -> None:
+        """What follows from the classes and their weights: the source, the family, and a plan for as many outputs as it has."""
+        self.class_factors = factors
+        self.model = replace(self.settings.model, family=family_of(self.settings.model.family, classes).name)
+        if factors is not None:
+            self.source = with_class_weights(self.source, classes, factors)
+            self._make_plan(1)
+        if self.model.family == "softmax":
+            if self.source.has_offset:
+                raise ConfigError(f"{self.source.describe('target')} holds {len(classes)} classes, and an offset common to all of them changes nothing; "
+                                  "remove data.offset")
+            self._make_plan(len(classes))
+            self.publish(Note(f"{len(classes)} classes, {self.plan.solver}: {self.plan.reason}"))
 
     def finish(self, resume: bool) -> TrainResult:
         self._tell_plan()
@@ -151,7 +182,8 @@ class _Run:
             saved = load_checkpoint(self.directory.checkpoints, self._fingerprint()) if resume else None
         problem, state = self._begin() if saved is None else self._continue(saved)
         if saved is None:
-            self._pass_done(1, state, problem)
+            for number in range(1, self.scanner.passes + 1):
+                self._pass_done(number, state, problem)
         state, outcome = minimize(problem.objective, problem.solver, state, len(self.history), self.settings.solver.max_passes,
                                   lambda number, reached: self._pass_done(number, reached, problem))
         return self._result(problem, state, outcome)
@@ -168,29 +200,39 @@ class _Run:
         log.info("solver %s: %s", plan.solver, plan.reason)
 
     def _begin(self) -> tuple[_Problem, State]:
-        """List the labels, survey the data (pass 1), and set the solver up."""
-        labels: LabelSums = self.scanner.run(LabelScan(self.source.describe("target"), self._weights_name()), "labels")
-        classes = check_classes(labels, self.source.describe("target"))
+        """List the labels, survey the data (pass 1), and set the solver up; with an offset, which the survey cannot reckon with, evaluate the start (pass 2)."""
+        classes = self._list_labels()
         self.pass_started = time.monotonic()
-        survey: SurveySums = self.scanner.run(SurveyScan(classes, self.plan.sample_fraction, self.settings.run.seed), "pass 1")
+        survey: SurveySums = self.scanner.run(self._survey(classes, self.plan.sample_fraction), "pass 1")
         moments = Moments.from_sums(survey)
+        self._check_target(moments)
         self._tell_constant_features(moments)
         self._tell_changed_data(moments)
         problem = self._problem(classes, moments)
         sample = join_sample(survey.sample)
-        start = problem.objective.without_features(_start_point(problem))
+        point = _start_point(problem)
+        start = problem.objective.evaluate(point[None, :], "pass 2")[0] if self.source.has_offset else problem.objective.without_features(point)
         if isinstance(problem.solver, Lbfgs) and sample is not None:
             return problem, start_from_sample(problem.objective, problem.solver, sample, start)
         return problem, problem.solver.init(problem.objective, start)
 
     def _problem(self, classes: NDArray[Any], moments: Moments) -> _Problem:
         """The objective in the coordinates of the solver that was asked for; ``auto`` is L-BFGS, which `_begin` gives a sample to start from."""
-        wanted, model = self.settings.solver, self.settings.model
+        wanted, model = self.settings.solver, self.model
         if wanted.name == "gradient_descent":
             objective = Objective(self.scanner, model, classes, moments, data_coordinates(moments, model.fit_intercept))
             return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, objective.penalized))
         objective = Objective(self.scanner, model, classes, moments)
         return _Problem(objective, Newton(objective, wanted.tolerance) if wanted.name == "newton" else Lbfgs(objective, wanted.tolerance))
+
+    def _survey(self, classes: NDArray[Any], sample_fraction: float) -> SurveyScan:
+        return SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family)
+
+    def _check_target(self, moments: Moments) -> None:
+        if not moments.weight_sum > 0:
+            raise NonFiniteError(f"{self.source.describe('weights')} are all 0: there is nothing to fit")
+        if self.model.family == "poisson" and not moments.target_mean.max() > 0:
+            raise LabelError(f"{self.source.describe('target')} is 0 at every example that has weight; there is no finite rate to fit")
 
     def _weights_name(self) -> str:
         return self.source.describe("weights") if self.source.weighted else ""
@@ -232,17 +274,19 @@ class _Run:
     def _save(self, number: int, state: State, problem: _Problem) -> None:
         assert self.directory is not None
         arrays, values = flatten(state, "state.")
+        factors = {} if self.class_factors is None else {"class_factors": self.class_factors}
         moment_arrays, moment_values = flatten(problem.objective.moments, "moments.")
         values |= {**moment_values, "solver": problem.solver.name, "history": self.history, "modified": self.source.modified,
                    "seconds": self.seconds_before + time.monotonic() - self.started}
         save_checkpoint(self.directory.checkpoints, Checkpoint(
-            number, self._fingerprint(), {**arrays, **moment_arrays, "classes": problem.objective.classes}, values))
+            number, self._fingerprint(), {**arrays, **moment_arrays, **factors, "classes": problem.objective.classes}, values))
 
     def _continue(self, saved: Checkpoint) -> tuple[_Problem, State]:
         """Take everything from a checkpoint."""
         assert self.directory is not None
         moments = unflatten(Moments, "moments.", saved)
         classes = saved.arrays["classes"]
+        self._use_classes(classes, saved.arrays.get("class_factors"))
         problem = self._problem(classes, moments)
         state = unflatten(_STATES[problem.solver.name], "state.", saved)
         self.history = list(saved.values["history"])
@@ -257,7 +301,7 @@ class _Run:
         """Hold the data against those of the checkpoint: by when they were written, or if that does not tell, by reading them once."""
         if self.source.modified is not None and self.source.modified == saved.values["modified"]:
             return
-        survey: SurveySums = self.scanner.run(SurveyScan(classes, 0.0, self.settings.run.seed), "compare")
+        survey: SurveySums = self.scanner.run(self._survey(classes, 0.0), "compare")
         self.bytes_told, self.pass_started = self.scanner.bytes_read, time.monotonic()
         if survey.fingerprint.hex() != moments.fingerprint:
             raise RunDirectoryError(f"the checkpoint was made with data of fingerprint {moments.fingerprint[:12]}, those in "
@@ -275,14 +319,14 @@ class _Run:
         objective, solver = problem.objective, problem.solver
         with np.errstate(over="ignore", invalid="ignore"):
             W, b = objective.coordinates.to_data_units(solver.result(state))
-        model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.source.feature_names, self.settings.model.family)
+        model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.source.feature_names, self.model.family)
         summary = {
             "status": outcome.status, "reason": outcome.reason, "passes": len(self.history), "objective": state.value, "loss": state.loss,
             "gradient_max": state.gradient_max, "seconds": self.seconds_before + time.monotonic() - self.started,
             "peak_memory_bytes": self.engine.peak_memory_bytes(), "bytes_read": sum(line["bytes_read"] for line in self.history),
             "store": self.settings.data.store or None, "rows": self.source.n_rows, "features": self.source.n_features,
             "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
-            "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.engine.description,
+            "family": self.model.family, "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.engine.description,
             "python": platform.python_version(), "numpy": np.__version__, "blas": _blas_core()}
         summary = {key: finite(value) for key, value in summary.items()}
         if self.directory is not None:
@@ -296,22 +340,22 @@ def _start_point(problem: _Problem) -> NDArray[np.float64]:
 
 
 def check_classes(labels: LabelSums, where: str) -> NDArray[Any]:
-    """The two classes.
+    """The classes, two or more.
 
     Raises
     ------
     LabelError
-        When there are not exactly two labels, or one of them has no weight.
+        When there is one label only, when they look like a quantity, or when one of them has no weight.
     """
     found = labels.labels
     named = ", ".join(f"{label!r} ({count} rows)" for label, count in list(zip(found.tolist(), labels.row_counts.tolist(), strict=True))[:5])
     if len(found) < 2:
         raise LabelError(f"{where} holds one class only: {named}; a classifier needs examples of two")
-    if len(found) > 2:
-        raise LabelError(f"{where} holds {len(found)} classes: {named}{', ...' if len(found) > 5 else ''}; the logistic family fits two. Was the "
-                         "right array named in data.target? Merge labels into two, or drop the others")
+    if len(found) > 2 and found.dtype.kind == "f" and (found != np.rint(found)).any():
+        raise LabelError(f"{where} holds {len(found)} classes: {named}{', ...' if len(found) > 5 else ''}; some are no whole numbers, so they look like "
+                         "a quantity. Was the right array named in data.target? For a number as the target set model.family: linear")
     if (labels.weight_sums <= 0).any():
-        raise LabelError(f"{where}: all examples of the class {found[int(np.argmin(labels.weight_sums))].item()!r} weigh 0; both classes need weight")
+        raise LabelError(f"{where}: all examples of the class {found[int(np.argmin(labels.weight_sums))].item()!r} weigh 0; every class needs weight")
     return found
 
 

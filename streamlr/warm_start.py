@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from streamlr.data.source import ArraySource
 from streamlr.execution.engine import Engine, one_blas_thread
 from streamlr.execution.local import ThreadsEngine, available_cores
-from streamlr.execution.scanner import Scanner
+from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.survey import SampledRows
 from streamlr.objective import Evaluation, Objective
 from streamlr.solvers import Lbfgs, Newton, minimize
@@ -83,7 +83,8 @@ def join_sample(parts: tuple[SampledRows, ...]) -> SampledRows | None:
     if not parts:
         return None
     weights = None if parts[0].weights is None else np.concatenate([part.weights for part in parts if part.weights is not None])
-    return SampledRows(np.concatenate([part.X for part in parts]), np.concatenate([part.target for part in parts]), weights)
+    offset = None if parts[0].offset is None else np.concatenate([part.offset for part in parts if part.offset is not None])
+    return SampledRows(np.concatenate([part.X for part in parts]), np.concatenate([part.target for part in parts]), weights, offset)
 
 
 def start_from_sample(objective: Objective, solver: Lbfgs, sample: SampledRows, start: Evaluation) -> LbfgsState:
@@ -111,8 +112,9 @@ def _descent(start: Evaluation, goal: Array, metric: Array) -> Array:
 def _solve(objective: Objective, sample: SampledRows, engine: Engine, start: Array) -> SampleOptimum:
     """Optimum and inverse Hessian of the sample, coarse to fine."""
     n_rows, d = sample.X.shape[0], objective.size
+    source = ArraySource(sample.X, sample.target, sample.weights, offset=sample.offset)
     on_sample = Objective(
-        Scanner(engine, ArraySource(sample.X, sample.target, sample.weights), lambda event: None),
+        Scanner(engine, source, lambda event: None, plan_slabs(source, engine.n_threads, objective.coordinates.n_outputs)),
         objective.model, objective.classes, objective.moments, objective.coordinates)
     if d <= _NEWTON_PARAMETERS:
         return _newton(on_sample, start)
@@ -120,7 +122,8 @@ def _solve(objective: Objective, sample: SampledRows, engine: Engine, start: Arr
         return _chord(on_sample, start)
     every = slice(None, None, _COARSER)
     weights = None if sample.weights is None else sample.weights[every]
-    coarse = _solve(objective, SampledRows(sample.X[every], sample.target[every], weights), engine, start)
+    offset = None if sample.offset is None else sample.offset[every]
+    coarse = _solve(objective, SampledRows(sample.X[every], sample.target[every], weights, offset), engine, start)
     return coarse if coarse.metric is None else _refine(on_sample, coarse)
 
 

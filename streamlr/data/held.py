@@ -32,6 +32,7 @@ class HeldRows:
         self._features: dict[tuple[int, int], NDArray[Any]] = {}
         self._target: dict[tuple[int, int], NDArray[Any]] = {}
         self._weights: dict[tuple[int, int], NDArray[np.float64] | None] = {}
+        self._offset: dict[tuple[int, int], NDArray[np.float64] | None] = {}
 
     @property
     def n_rows(self) -> int:
@@ -52,6 +53,10 @@ class HeldRows:
     @property
     def weighted(self) -> bool:
         return self._source.weighted
+
+    @property
+    def has_offset(self) -> bool:
+        return self._source.has_offset
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
@@ -94,7 +99,16 @@ class HeldRows:
             self._weights[start, stop] = weights
         return weights
 
+    def read_offset(self, start: int, stop: int) -> NDArray[np.float64] | None:
+        if (start, stop) in self._offset:
+            return self._offset[start, stop]
+        offset = self._source.read_offset(start, stop)
+        if self._first_row <= start and stop <= self._stop_row:
+            self._offset[start, stop] = offset
+        return offset
+
     def __sizeof__(self) -> int:
         """Bytes held, which is what Dask asks when it accounts for a worker's memory."""
-        arrays = [*self._features.values(), *self._target.values(), *(w for w in self._weights.values() if w is not None)]
+        arrays = [*self._features.values(), *self._target.values(), *(w for w in self._weights.values() if w is not None),
+                  *(o for o in self._offset.values() if o is not None)]
         return sys.getsizeof(self._features) + sum(array.nbytes for array in arrays)

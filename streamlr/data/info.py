@@ -33,8 +33,8 @@ def describe_store(source: ZarrSource) -> dict[str, Any]:
         labels = _labels(source)
         classes = [{"label": label, "rows": int(rows), "weight": float(weight)} for label, rows, weight in
                    zip(labels.labels.tolist(), labels.row_counts, labels.weight_sums, strict=True)]
-        if len(classes) != 2:
-            problems.append(f"{source.config.target} holds {len(classes)} classes; the logistic family fits two")
+        if len(classes) < 2:
+            problems.append(f"{source.config.target} holds {len(classes)} classes; a classifier needs two or more")
     except DataError as error:
         problems.append(str(error))
     return {

@@ -65,7 +65,7 @@ class Partition:
         return self.rows_of_block(blocks[0])[0], self.rows_of_block(blocks[-1])[1]
 
 
-def partition_rows(n_rows: int, n_features: int, chunk_rows: int, itemsize: int) -> Partition:
+def partition_rows(n_rows: int, n_features: int, chunk_rows: int, itemsize: int, n_outputs: int = 1) -> Partition:
     """The blocks and leaves of a store, with one block a slab.
 
     Parameters
@@ -76,12 +76,14 @@ def partition_rows(n_rows: int, n_features: int, chunk_rows: int, itemsize: int)
         Rows that are stored together.
     itemsize
         Bytes of one stored value.
+    n_outputs
+        Outputs of the model, c: a leaf has as many values of Z as of X where there are as many outputs as features.
     """
     block_rows = max(1, min(chunk_rows, n_rows))
     while block_rows * n_features * itemsize * 2 <= _SMALLEST_BLOCK_BYTES and block_rows < n_rows:
         block_rows *= 2
     leaf_rows = 64
-    while leaf_rows * 2 <= _LEAF_ROWS_MOST and leaf_rows * 2 * n_features * 8 <= _LEAF_BYTES:
+    while leaf_rows * 2 <= _LEAF_ROWS_MOST and leaf_rows * 2 * max(n_features, n_outputs) * 8 <= _LEAF_BYTES:
         leaf_rows *= 2
     return Partition(n_rows, block_rows, min(leaf_rows, block_rows))
 

@@ -17,7 +17,7 @@ from streamlr.errors import ConfigError
 
 
 class PredictionWriter:
-    """A Zarr array in the making, one float64 for each row; use it as a context manager.
+    """A Zarr array in the making, one float64 for each row, or one for each row and class; use it as a context manager.
 
     Parameters
     ----------
@@ -28,20 +28,24 @@ class PredictionWriter:
     block_rows
         Rows that one task writes at a time: the chunks.
     classes
-        The labels, kept as an attribute.
+        The labels, kept as an attribute; none where the target is a number.
+    n_outputs
+        Values for each row: 1, or the number of classes.
     overwrite
         Whether to replace what stands there.
     """
 
-    def __init__(self, path: str | Path, n_rows: int, block_rows: int, classes: list[Any], *, overwrite: bool) -> None:
+    def __init__(self, path: str | Path, n_rows: int, block_rows: int, classes: list[Any], n_outputs: int = 1, *, overwrite: bool) -> None:
         self.path = Path(path)
         if self.path.exists() and not overwrite:
             raise ConfigError(f"{str(path)!r} exists already; choose another name, or add --overwrite to replace it")
         self._partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        across = () if n_outputs == 1 else (n_outputs,)
+        attributes = {"class": classes[1], "classes": classes} if len(classes) == 2 and not across else {"classes": classes} if classes else {}
         zarr.create_array(
-            local_store(self._partial), shape=(n_rows,), chunks=(min(block_rows, n_rows),), dtype=np.float64, compressors=[Crc32cCodec()],
-            attributes={"class": classes[1], "classes": classes}, config={"write_empty_chunks": True}, overwrite=True)
+            local_store(self._partial), shape=(n_rows, *across), chunks=(min(block_rows, n_rows), *across), dtype=np.float64,
+            compressors=[Crc32cCodec()], attributes=attributes, config={"write_empty_chunks": True}, overwrite=True)
 
     @property
     def partial(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.errors import DtypeError, ShapeError
+from streamlr.errors import DtypeError, NonFiniteError, ShapeError
 from streamlr.kernels.memory import page_memory
 
 _MEMORY_CHUNK_BYTES = 16 * 2**20
@@ -39,6 +39,11 @@ class Source(Protocol):
         ...
 
     @property
+    def has_offset(self) -> bool:
+        """Whether something is added to Z."""
+        ...
+
+    @property
     def feature_names(self) -> tuple[str, ...] | None: ...
 
     @property
@@ -52,7 +57,7 @@ class Source(Protocol):
         ...
 
     def describe(self, what: str) -> str:
-        """How messages name ``features``, ``target`` or ``weights``."""
+        """How messages name ``features``, ``target``, ``weights`` or ``offset``."""
         ...
 
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
@@ -65,6 +70,10 @@ class Source(Protocol):
 
     def read_weights(self, start: int, stop: int) -> NDArray[np.float64] | None:
         """Sample weights, (stop - start,)."""
+        ...
+
+    def read_offset(self, start: int, stop: int) -> NDArray[np.float64] | None:
+        """What is added to Z, (stop - start,); None for nothing."""
         ...
 
 
@@ -99,6 +108,27 @@ class Buffer:
         return self._encoded[:nbytes]
 
 
+def refuse_bad_offset(offset: NDArray[np.float64], first_row: int, name: str) -> NDArray[np.float64]:
+    """The offset, (k,); a `NonFiniteError` names the first that is not finite."""
+    good = np.isfinite(offset)
+    if not good.all():
+        at = int(np.argmin(good))
+        raise NonFiniteError(f"{name} holds {np.count_nonzero(~good)} values that are not finite in the rows from {first_row} on (first: {offset[at]} at "
+                             f"row {first_row + at}); drop or mend those rows")
+    return offset
+
+
+def log_of_exposure(exposure: NDArray[np.float64], first_row: int, name: str) -> NDArray[np.float64]:
+    """The offset that an exposure, (k,), amounts to; a `NonFiniteError` names the first that has no logarithm."""
+    good = np.isfinite(exposure) & (exposure > 0)
+    if not good.all():
+        at = int(np.argmin(good))
+        raise NonFiniteError(f"{name} holds {np.count_nonzero(~good)} exposures that are not above 0 and finite in the rows from {first_row} on (first: "
+                             f"{exposure[at]} at row {first_row + at}); drop or mend those rows")
+    logarithm: NDArray[np.float64] = np.log(exposure)
+    return logarithm
+
+
 def check_feature_dtype(dtype: np.dtype[Any], name: str) -> None:
     """Refuse what the store contract does not list."""
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
@@ -112,7 +142,7 @@ class ArraySource:
     X: NDArray[Any]
     """Features, (m, n)."""
     y: NDArray[Any]
-    """Labels, (m,)."""
+    """Labels or numbers, (m,)."""
     sample_weight: NDArray[np.float64] | None = None
     """Sample weights, (m,)."""
     feature_names: tuple[str, ...] | None = None
@@ -121,6 +151,8 @@ class ArraySource:
     """Absolute number of the first row held, where this is a part of a larger source."""
     total_rows: int | None = None
     """Rows of the larger source."""
+    offset: NDArray[np.float64] | None = None
+    """What is added to Z, (m,)."""
 
     def __post_init__(self) -> None:
         if self.X.ndim != 2 or 0 in self.X.shape:
@@ -129,6 +161,8 @@ class ArraySource:
             raise ShapeError(f"X has {self.X.shape[0]} rows and y has shape {self.y.shape}; expected ({self.X.shape[0]},)")
         if self.sample_weight is not None and self.sample_weight.shape != self.y.shape:
             raise ShapeError(f"y has {len(self.y)} entries and sample_weight has shape {self.sample_weight.shape}; they must agree")
+        if self.offset is not None and self.offset.shape != self.y.shape:
+            raise ShapeError(f"y has {len(self.y)} entries and offset has shape {self.offset.shape}; they must agree")
         check_feature_dtype(self.X.dtype, "X")
 
     @property
@@ -156,6 +190,10 @@ class ArraySource:
         return self.sample_weight is not None
 
     @property
+    def has_offset(self) -> bool:
+        return self.offset is not None
+
+    @property
     def stored_bytes(self) -> int | None:
         return 0
 
@@ -164,13 +202,14 @@ class ArraySource:
         return None
 
     def describe(self, what: str) -> str:
-        return {"features": "X", "target": "y", "weights": "sample_weight"}[what]
+        return {"features": "X", "target": "y", "weights": "sample_weight", "offset": "offset"}[what]
 
     def part(self, start: int, stop: int) -> ArraySource:
         """The same source holding only some of its rows, which keep their numbers."""
         here = slice(start - self.first_row, stop - self.first_row)
         weight = None if self.sample_weight is None else self.sample_weight[here]
-        return ArraySource(self.X[here], self.y[here], weight, self.feature_names, start, self.n_rows)
+        offset = None if self.offset is None else self.offset[here]
+        return ArraySource(self.X[here], self.y[here], weight, self.feature_names, start, self.n_rows, offset)
 
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         del buffer
@@ -182,3 +221,8 @@ class ArraySource:
     def read_weights(self, start: int, stop: int) -> NDArray[np.float64] | None:
         weight = self.sample_weight
         return None if weight is None else weight[start - self.first_row : stop - self.first_row]
+
+    def read_offset(self, start: int, stop: int) -> NDArray[np.float64] | None:
+        if self.offset is None:
+            return None
+        return refuse_bad_offset(self.offset[start - self.first_row : stop - self.first_row], start, "offset")

@@ -17,7 +17,7 @@ from zarr.storage import ZipStore
 from streamlr.config import DataConfig
 from streamlr.data.arrays import RefuseMissing, StoredArray, text_of
 from streamlr.data.records import holds_pickles, local_store
-from streamlr.data.source import Buffer, check_feature_dtype
+from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
 
 _MISSING_NAMED = 3
@@ -56,6 +56,11 @@ class ZarrSource:
             self.target = StoredArray(_member(group, config.target, "data.target", config.store), fill_missing=fill, direct=direct)
         if labelled and config.weights is not None:
             self.weights = StoredArray(_member(group, config.weights, "data.weights", config.store), fill_missing=fill, direct=direct)
+        offset = config.offset or config.exposure
+        self.offset = None
+        if offset is not None:
+            key = "data.offset" if config.offset else "data.exposure"
+            self.offset = StoredArray(_member(group, offset, key, config.store), fill_missing=fill, direct=direct)
         self._check_shapes()
         self._check_dtypes()
         self._identity = tuple(array.identity for array in self.arrays)
@@ -86,6 +91,10 @@ class ZarrSource:
         return self.weights is not None
 
     @property
+    def has_offset(self) -> bool:
+        return self.offset is not None
+
+    @property
     def modified(self) -> str | None:
         """Changes when a file of the store is written; None where that is not known."""
         times = [array.modified() for array in self.arrays]
@@ -98,11 +107,12 @@ class ZarrSource:
 
     @property
     def arrays(self) -> list[StoredArray]:
-        """Features and, where they are read, target and weights."""
-        return [array for array in (self.features, self.target, self.weights) if array is not None]
+        """Features and, where they are read, target, weights and offset."""
+        return [array for array in (self.features, self.target, self.weights, self.offset) if array is not None]
 
     def describe(self, what: str) -> str:
-        name = {"features": self.config.features, "target": self.config.target, "weights": self.config.weights}[what]
+        name = {"features": self.config.features, "target": self.config.target, "weights": self.config.weights,
+                "offset": self.config.offset or self.config.exposure}[what]
         return f"{name} in {self.config.store}"
 
     def check_chunks(self) -> None:
@@ -134,6 +144,13 @@ class ZarrSource:
     def read_weights(self, start: int, stop: int) -> NDArray[np.float64] | None:
         return None if self.weights is None else self.weights.read_labels(start, stop).astype(np.float64, copy=False)
 
+    def read_offset(self, start: int, stop: int) -> NDArray[np.float64] | None:
+        if self.offset is None:
+            return None
+        values = self.offset.read_labels(start, stop).astype(np.float64, copy=False)
+        check = refuse_bad_offset if self.config.offset is not None else log_of_exposure
+        return check(values, start, self.describe("offset"))
+
     def _check_shapes(self) -> None:
         if 0 in self.features.shape:
             raise ShapeError(f"{self.describe('features')} has shape {self.features.shape}: there is nothing to train on")
@@ -150,6 +167,8 @@ class ZarrSource:
             raise DtypeError(f"{self.describe('target')} has dtype {self.target.dtype}; labels must be integers, bools, floats or strings")
         if self.weights is not None and self.weights.dtype.kind not in "biuf":
             raise DtypeError(f"{self.describe('weights')} has dtype {self.weights.dtype}; weights must be numbers")
+        if self.offset is not None and self.offset.dtype.kind not in "biuf":
+            raise DtypeError(f"{self.describe('offset')} has dtype {self.offset.dtype}; offsets and exposures must be numbers")
 
 
 @functools.lru_cache(maxsize=4)

@@ -39,6 +39,7 @@ def _hold_slab(source: Source, partition: Partition, slab: int) -> HeldRows:
         held.read_features(start, stop, buffer)
         held.read_target(start, stop)
         held.read_weights(start, stop)
+        held.read_offset(start, stop)
     return held
 
 

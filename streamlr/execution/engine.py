@@ -101,7 +101,8 @@ def read_batch(source: Source, scan: Scan, start: int, stop: int) -> Batch:
     target = weights = None
     if scan.reads_target:
         target, weights = source.read_target(start, stop), source.read_weights(start, stop)
-    return Batch(start, X, target, weights)
+    offset = source.read_offset(start, stop) if scan.reads_features else None
+    return Batch(start, X, target, weights, offset)
 
 
 def _refuse_non_finite(source: Source, batch: Batch) -> None:

@@ -26,6 +26,8 @@ class Batch:
     """Labels as stored, (k,); None where a scan does not ask for them."""
     weights: NDArray[np.float64] | None
     """Sample weights, (k,); None where every example weighs 1."""
+    offset: NDArray[np.float64] | None = None
+    """What is added to Z, (k,); None for nothing."""
 
     def leaves(self, leaf_rows: int) -> Iterator[slice]:
         """Consecutive runs of at most ``leaf_rows`` examples."""
@@ -34,6 +36,9 @@ class Batch:
 
     def weights_of(self, leaf: slice) -> NDArray[np.float64] | None:
         return None if self.weights is None else self.weights[leaf]
+
+    def offset_of(self, leaf: slice) -> NDArray[np.float64] | None:
+        return None if self.offset is None else self.offset[leaf]
 
 
 def sum_over_leaves(batch: Batch, leaf_rows: int, leaf_sums: Callable[[slice], S]) -> S:

@@ -1,12 +1,12 @@
 """The sums over a block of rows from which loss, gradient and Hessian are made.
 
     Z  = Wᵀ X + b          forward      (c, k)
-    A  = sigmoid(Z)                     (c, k)
+    A  = sigmoid(Z)                     (c, k)     or what else the family has in its place
     dZ = A - Y             backward     (c, k)
     dW = X · dZᵀ                        (n, c)     summed over all blocks, divided by the weight of all examples
     db = sum(dZ)                        (c,)       at the very end
 
-With sample weights ω every column of dZ is multiplied by its ω, and the loss likewise.
+With sample weights ω every column of dZ is multiplied by its ω, and the loss likewise. An offset is added to Z.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.labels import indicator
+from streamlr.kernels.hessian import hessian_leaf_rows, hessian_of
 
 Array = NDArray[np.float64]
 
@@ -40,7 +40,7 @@ class GradientSums:
     intercept_sum: Array
     """sum(dZ), (K, c)."""
     hessian_sum: Array | None
-    """Second derivatives by (W, b) at the first candidate, (n + 1, n + 1); None where not asked for."""
+    """Second derivatives by (W, b) at the first candidate, ((n + 1) c, (n + 1) c), the output running fastest; None where not asked for."""
 
     @property
     def probe(self) -> Array:
@@ -66,7 +66,7 @@ class GradientScan:
     family: str
     """Name of the family."""
     classes: NDArray[np.generic]
-    """The sorted labels."""
+    """The sorted labels; none where the target is a number."""
     coefficients: Array
     """W of each candidate, (K, n, c), by features less their shift."""
     intercepts: Array
@@ -79,7 +79,7 @@ class GradientScan:
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> GradientSums:
         """The sums over a batch: its leaves, added from first to last."""
         if self.hessian:
-            leaf_rows = max(leaf_rows, self.coefficients.shape[1])  # what a leaf costs beside its rows is the size of a Hessian
+            leaf_rows = hessian_leaf_rows(leaf_rows, *self.coefficients.shape[1:])
         return sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> GradientSums:
@@ -87,37 +87,28 @@ class GradientScan:
         K, n, c = self.coefficients.shape
         family = FAMILIES[self.family]
         X = workspace.cast(batch.X[:, leaf], self.shift)
-        Y = indicator(batch.target[leaf], self.classes, batch.first_row + leaf.start)
-        weights = batch.weights_of(leaf)
+        Y = family.target(batch.target[leaf], self.classes, batch.first_row + leaf.start)
+        weights, offset = batch.weights_of(leaf), batch.offset_of(leaf)
         W = self.coefficients.transpose(1, 0, 2).reshape(n, K * c)
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging solver may come here; it is told by the sums
             Z = W.T @ X
             Z += self.intercepts.reshape(K * c, 1)
-            loss, A = family.loss_and_activation(Z, Y)
-            dZ = np.subtract(A, Y, out=Z)
+            if offset is not None:
+                Z += offset
+            loss, A = family.loss_and_activation(Z.reshape(K, c, -1), Y)
+            dZ = np.subtract(A, Y, out=Z.reshape(K, c, -1)).reshape(K * c, -1)
+            loss = loss.reshape(-1, X.shape[1])
             if weights is not None:
                 dZ *= weights
             dW = X @ dZ.T
             db = dZ.sum(axis=1)
             loss_sum = loss.sum(axis=1) if weights is None else loss @ weights
         return GradientSums(
-            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), loss_sum.reshape(K, c).sum(axis=1),
-            _largest(loss, weights).reshape(K, c).max(axis=1), dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
-            _hessian(X, family.curvature(A[:1]), weights) if self.hessian else None)
+            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), loss_sum.reshape(K, -1).sum(axis=1),
+            _largest(loss, weights).reshape(K, -1).max(axis=1), dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
+            hessian_of(X, A[0], family, weights) if self.hessian else None)
 
 
 def _largest(loss: Array, weights: Array | None) -> Array:
     """Largest loss of an example that has weight, for each row of (K c, k); 0 where none has."""
     return (loss if weights is None else np.where(weights > 0, loss, 0.0)).max(axis=1)
-
-
-def _hessian(X: Array, D: Array, weights: Array | None) -> Array:
-    """[X; 1] diag(D) [X; 1]ᵀ for one output; ``X`` is overwritten."""
-    d = D[0] if weights is None else D[0] * weights
-    n = X.shape[0]
-    H = np.empty((n + 1, n + 1))
-    H[:n, n] = H[n, :n] = X @ d
-    H[n, n] = d.sum()
-    X *= np.sqrt(d)
-    H[:n, :n] = X @ X.T  # NumPy hands a product with its own transpose to a symmetric rank-k update: half the work
-    return H

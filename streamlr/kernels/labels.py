@@ -1,4 +1,4 @@
-"""Labels: which there are, and their codes."""
+"""Targets: which labels there are, and the Y that labels and numbers stand for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.errors import LabelError, NonFiniteError
+from streamlr.errors import DtypeError, LabelError, NonFiniteError
 from streamlr.kernels.batch import Batch, Workspace
 
 _MANY = 1000
@@ -96,3 +96,52 @@ def indicator(target: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -
         raise LabelError(f"row {first_row + at} has the label {target[at].item()!r}, which is neither of the classes {classes[0].item()!r} and "
                          f"{classes[1].item()!r}; were the labels changed since they were listed?")
     return second.astype(np.float64)[None, :]
+
+
+def codes_of(target: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> NDArray[np.intp]:
+    """Number of the class of each label, (k,).
+
+    Raises
+    ------
+    LabelError
+        For a label that is none of the classes.
+    """
+    codes = np.minimum(np.searchsorted(classes, target), len(classes) - 1)
+    known = classes[codes] == target
+    if not known.all():
+        at = int(np.argmin(known))
+        raise LabelError(f"row {first_row + at} has the label {target[at].item()!r}, which is none of the {len(classes)} classes {classes[0].item()!r} to "
+                         f"{classes[-1].item()!r}; were the labels changed since they were listed?")
+    return codes
+
+
+def one_hot(target: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> NDArray[np.float64]:
+    """Y for any number of classes: 1.0 at the class of each label, shape (c, k)."""
+    Y = np.zeros((len(classes), len(target)))
+    Y[codes_of(target, classes, first_row), np.arange(len(target))] = 1.0
+    return Y
+
+
+def numbers(target: NDArray[Any], family: str, first_row: int = 0, least: float = -np.inf) -> NDArray[np.float64]:
+    """Y of targets that are numbers, not below ``least``, shape (1, k).
+
+    Raises
+    ------
+    DtypeError
+        For text.
+    NonFiniteError
+        For NaN or infinity.
+    LabelError
+        For a number below ``least``.
+    """
+    if target.dtype.kind not in "biuf":
+        raise DtypeError(f"the target has dtype {target.dtype}; the family {family} is fitted to numbers. Are labels of classes meant (model.family: logistic)?")
+    Y = target.astype(np.float64)
+    good = np.isfinite(Y)
+    if not good.all():
+        at = int(np.argmin(good))
+        raise NonFiniteError(f"row {first_row + at} has the target {Y[at]}; drop or mend that row and ingest again")
+    if len(Y) and Y.min() < least:
+        at = int(np.argmax(Y < least))
+        raise LabelError(f"row {first_row + at} has the target {Y[at]:g}; the family {family} is fitted to numbers of {least:g} or above")
+    return Y[None, :]

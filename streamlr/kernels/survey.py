@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
-from streamlr.kernels.labels import indicator
+from streamlr.kernels.families import FAMILIES
 
 Array = NDArray[np.float64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -29,9 +29,11 @@ class SampledRows:
     X: NDArray[np.generic]
     """Features, (s, n), one row an example, in the data's own type."""
     target: NDArray[np.generic]
-    """Labels, (s,)."""
+    """Targets, (s,)."""
     weights: Array | None
     """Sample weights, (s,)."""
+    offset: Array | None = None
+    """What is added to Z, (s,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,10 @@ class SurveySums:
     """Rows drawn, block after block."""
     fingerprint: bytes
     """Digest of every bit of features, labels and weights, in the order of the rows."""
+    target_square_sum: Array
+    """Weighted sum of squares of Y about its mean, (c,)."""
+    offset_mean: float
+    """Weighted mean of the offset; 0 where there is none."""
 
     @property
     def probe(self) -> Array:
@@ -73,7 +79,9 @@ class SurveySums:
             self.n_rows + other.n_rows, weight, self.mean + share * by_feature,
             self.square_sum + other.square_sum + common * by_feature**2, self.target_mean + share * by_target,
             self.comoment + other.comoment + common * np.outer(by_feature, by_target), self.sample + other.sample,
-            digest(self.fingerprint, other.fingerprint))
+            digest(self.fingerprint, other.fingerprint),
+            self.target_square_sum + other.target_square_sum + common * by_target**2,
+            self.offset_mean + share * (other.offset_mean - self.offset_mean))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +92,13 @@ class SurveyScan:
     reads_target = True
 
     classes: NDArray[np.generic]
-    """The sorted labels."""
+    """The sorted labels; none where the target is a number."""
     sample_fraction: float
     """Share of the rows to draw, 0 to 1."""
     seed: int
     """Seed of the draw."""
+    family: str = "logistic"
+    """Name of the family."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> SurveySums:
         """The sums over a batch: its leaves, added from first to last."""
@@ -99,8 +109,8 @@ class SurveyScan:
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> SurveySums:
         assert batch.target is not None
         X = workspace.cast(batch.X[:, leaf])
-        Y = indicator(batch.target[leaf], self.classes, batch.first_row + leaf.start)
-        weights = batch.weights_of(leaf)
+        Y = FAMILIES[self.family].target(batch.target[leaf], self.classes, batch.first_row + leaf.start)
+        weights, beside = batch.weights_of(leaf), batch.offset_of(leaf)
         k = X.shape[1]
         ones = np.ones(k)
         omega = ones if weights is None else weights
@@ -113,9 +123,11 @@ class SurveyScan:
             if weights is not None:
                 X[:, weights == 0] = 0.0  # after the sums above, which tell whether all values are finite
             target_mean = Y @ omega / weight_sum if weight_sum > 0 else np.zeros(len(Y))
-            comoment = X @ ((Y - target_mean[:, None]) * omega).T
+            Y -= target_mean[:, None]
+            comoment = X @ (Y * omega).T
             square_sum = _square_sum(X, offset, omega, weight_sum, workspace)
-        return SurveySums(k, weight_sum, origin + offset, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf))
+        offset_mean = 0.0 if beside is None or weight_sum == 0 else float(beside @ omega / weight_sum)
+        return SurveySums(k, weight_sum, origin + offset, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), Y**2 @ omega, offset_mean)
 
     def _draw(self, batch: Batch) -> tuple[SampledRows, ...]:
         assert batch.target is not None
@@ -123,7 +135,7 @@ class SurveyScan:
         if not len(drawn):
             return ()
         return (SampledRows(np.ascontiguousarray(batch.X[:, drawn].T), batch.target[drawn],
-                            None if batch.weights is None else batch.weights[drawn]),)
+                            None if batch.weights is None else batch.weights[drawn], None if batch.offset is None else batch.offset[drawn]),)
 
 
 def _square_sum(X: Array, offset: Array, omega: Array, weight_sum: float, workspace: Workspace) -> Array:
@@ -150,7 +162,8 @@ def digest(*parts: bytes) -> bytes:
 def _fingerprint(batch: Batch, leaf: slice) -> bytes:
     """Of a leaf: what `check_sums` makes of its arrays."""
     assert batch.target is not None
-    arrays = [batch.X[:, leaf].T, batch.target[leaf]] + ([] if batch.weights is None else [batch.weights[leaf]])
+    beside = [batch.weights_of(leaf), batch.offset_of(leaf)]
+    arrays = [batch.X[:, leaf].T, batch.target[leaf], *(array for array in beside if array is not None)]
     return digest(*(check_sums(np.ascontiguousarray(array).reshape(-1).view(np.uint8)) for array in arrays))
 
 
