@@ -143,7 +143,7 @@ class Objective:
         self._standard = standard_coordinates(moments, model.fit_intercept)
         self.coordinates = coordinates or self._standard
         spread_in_penalty = self._standard.scale if model.standardize else np.ones_like(moments.mean)
-        self._penalty_scale = model.penalty.l2 * (spread_in_penalty / self.coordinates.scale) ** 2
+        self.penalty_scale = model.penalty.l2 * (spread_in_penalty / self.coordinates.scale) ** 2
         far = np.abs(moments.mean) > _FAR_FROM_ZERO * moments.spread
         self._shift = np.where(far, moments.mean, 0.0)
         spread_of_target = float(np.sqrt(moments.target_variance.max()))
@@ -172,7 +172,7 @@ class Objective:
         if self.family.coupled:  # the same for all classes, so that steps keep the sum of the parameters over the classes
             curvature = np.full(c, curvature.mean())
         square = (m.spread**2 + (m.mean - at.center) ** 2) / at.scale**2
-        V = np.maximum(np.outer(square, curvature) + self._penalty_scale[:, None], 1e-12)
+        V = np.maximum(np.outer(square, curvature) + self.penalty_scale[:, None], 1e-12)
         return at.join(V, np.broadcast_to(curvature, (c,)))
 
     def without_features(self, point: Array) -> Evaluation:
@@ -220,7 +220,7 @@ class Objective:
         V, _ = self.coordinates.split(point)
         if self.family.coupled:  # the sum over the classes is 0, but for rounding, which would move the point where nothing holds it
             dW, db = dW - dW.mean(axis=1, keepdims=True), db - db.mean()
-        penalty = self._penalty_scale[:, None]
+        penalty = self.penalty_scale[:, None]
         gradient = self._gradient(self.coordinates, dW, db, penalty * V)
         in_standard = V * (self._standard.scale / self.coordinates.scale)[:, None]
         by_standard = penalty * (self.coordinates.scale / self._standard.scale)[:, None] ** 2 * in_standard
@@ -247,7 +247,7 @@ class Objective:
         if self.family.coupled:
             _hold_common_shift(H)
         for output in range(c):
-            H[np.arange(n), output, np.arange(n), output] += self._penalty_scale
+            H[np.arange(n), output, np.arange(n), output] += self.penalty_scale
         size = at.size
         return H.reshape((n + 1) * c, (n + 1) * c)[:size, :size]
 

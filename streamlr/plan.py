@@ -19,6 +19,7 @@ _PROCESS_BYTES = 160 * 2**20
 """Interpreter, libraries and Dask before any data; measured 120 to 150 MB."""
 _MOST_CANDIDATES = 4
 _NEWTON_HESSIANS = 6
+_LARGEST_HESSIAN = 8 * MOST_PARAMETERS**2
 _ARRAYS_OF_Z = 4
 _SUMS_AT_A_TIME = 8
 _USABLE = 0.95
@@ -95,7 +96,7 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, n_outputs: 
     peak = _peak_bytes(partition, source, name, workers, n_outputs)
     if workers.in_this_process:
         sample = 2 * round(fraction * source.n_rows) * row_bytes  # the parts, and the whole that they are joined to
-        peak += sample + (_NEWTON_HESSIANS * _hessian_bytes(source, n_outputs) if fraction else 0)
+        peak += sample + (_NEWTON_HESSIANS * min(_hessian_bytes(source, n_outputs), _LARGEST_HESSIAN) if fraction else 0)
     limit = config.cluster.memory_limit
     if limit is not None and not isinstance(source, ArraySource):
         partition = with_held_slabs(partition, _holding_budget(limit, peak, workers), row_bytes)
@@ -152,10 +153,10 @@ def choose_solver(config: TrainConfig, source: Source, n_outputs: int = 1) -> tu
     name = config.solver.name
     if name != "auto":
         return name, 0.0, "solver.name asks for it"
-    n_parameters = (source.n_features + config.model.fit_intercept) * n_outputs
-    fraction = sample_fraction(source.n_rows, n_parameters, source.n_features * source.dtype.itemsize, config.cluster.memory_limit)
+    n_features = source.n_features + config.model.fit_intercept
+    fraction = sample_fraction(source.n_rows, n_features, n_outputs, source.n_features * source.dtype.itemsize, config.cluster.memory_limit)
     if fraction == 0.0:
-        why = f"more than the {MOST_PARAMETERS} for which a sample's Hessian is worth its cost" if n_parameters > MOST_PARAMETERS else \
+        why = f"more than the {MOST_PARAMETERS} for which a sample's Hessian is worth its cost" if n_features > MOST_PARAMETERS else \
             "too many for the rows that a sample could hold"
         return "lbfgs", 0.0, f"{source.n_features} features: {why}"
     rows = int(np.ceil(fraction * source.n_rows))

@@ -36,7 +36,7 @@ from streamlr.solvers import GradientDescent, Lbfgs, Newton, Outcome, Solver, St
 from streamlr.solvers.gradient_descent import GradientDescentState
 from streamlr.solvers.lbfgs import LbfgsState
 from streamlr.solvers.newton import NewtonState
-from streamlr.warm_start import join_sample, start_from_sample
+from streamlr.warm_start import join_sample, sampled_metric, start_from_sample
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +213,8 @@ class _Run:
         point = _start_point(problem)
         start = problem.objective.evaluate(point[None, :], "pass 2")[0] if self.source.has_offset else problem.objective.without_features(point)
         if isinstance(problem.solver, Lbfgs) and sample is not None:
-            return problem, start_from_sample(problem.objective, problem.solver, sample, start)
+            solver, state = start_from_sample(problem.objective, problem.solver, sample, start)
+            return replace(problem, solver=solver), state
         return problem, problem.solver.init(problem.objective, start)
 
     def _problem(self, classes: NDArray[Any], moments: Moments) -> _Problem:
@@ -276,7 +277,7 @@ class _Run:
         arrays, values = flatten(state, "state.")
         factors = {} if self.class_factors is None else {"class_factors": self.class_factors}
         moment_arrays, moment_values = flatten(problem.objective.moments, "moments.")
-        values |= {**moment_values, "solver": problem.solver.name, "history": self.history, "modified": self.source.modified,
+        values |= {"sample_fraction": self.plan.sample_fraction, **moment_values, "solver": problem.solver.name, "history": self.history, "modified": self.source.modified,
                    "seconds": self.seconds_before + time.monotonic() - self.started}
         save_checkpoint(self.directory.checkpoints, Checkpoint(
             number, self._fingerprint(), {**arrays, **moment_arrays, **factors, "classes": problem.objective.classes}, values))
@@ -292,6 +293,7 @@ class _Run:
         self.history = list(saved.values["history"])
         self.seconds_before = float(saved.values["seconds"])
         self._require_same_data(classes, moments, saved)
+        problem = self._with_sample(problem, state, saved)
         self.directory.write_config(self.settings)
         self.directory.write_history(self.history)
         self.publish(Note(f"resuming after pass {saved.passes}, at a gradient of {state.gradient_max:.3g}"))
@@ -307,6 +309,16 @@ class _Run:
             raise RunDirectoryError(f"the checkpoint was made with data of fingerprint {moments.fingerprint[:12]}, those in "
                                     f"{self.source.describe('features')} have {survey.fingerprint.hex()[:12]}; bring back the data that it was made with, "
                                     "or start anew with --overwrite")
+
+    def _with_sample(self, problem: _Problem, state: State, saved: Checkpoint) -> _Problem:
+        """Draw the sample again where its curvature is the metric, which no checkpoint holds: one more read of the data."""
+        if not (isinstance(problem.solver, Lbfgs) and isinstance(state, LbfgsState) and len(state.curvature_at)):
+            return problem
+        survey: SurveySums = self.scanner.run(self._survey(problem.objective.classes, saved.values["sample_fraction"]), "sample")
+        self.bytes_told, self.pass_started = self.scanner.bytes_read, time.monotonic()
+        sample = join_sample(survey.sample)
+        assert sample is not None
+        return replace(problem, solver=replace(problem.solver, sampled=sampled_metric(problem.objective, sample, state.curvature_at)))
 
     def _fingerprint(self) -> dict[str, str]:
         """What must be the same for a checkpoint to be continued: all keys that the bits depend on, and the shape of the data."""

@@ -10,7 +10,7 @@ of its rows, down to a size at which Newton's method is cheap.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +21,9 @@ from streamlr.execution.local import ThreadsEngine, available_cores
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.survey import SampledRows
 from streamlr.objective import Evaluation, Objective
+from streamlr.sample_curvature import SampleCurvature
 from streamlr.solvers import Lbfgs, Newton, minimize
-from streamlr.solvers.base import CONVERGED
+from streamlr.solvers.base import CONVERGED, DIVERGED
 from streamlr.solvers.lbfgs import FIRST_STEPS, LbfgsState
 from streamlr.solvers.newton import inverse_of
 
@@ -35,36 +36,45 @@ MOST_PARAMETERS = 4096
 _LEAST_BYTES = 64 * 2**20
 _MOST_BYTES = 1024 * 2**20
 _WANTED_ROWS_PER_PARAMETER = 40
+_WANTED_ROWS_PER_PARAMETER_OF_MANY = 8
 _LEAST_ROWS_PER_PARAMETER = 3
+_LEAST_OUTPUTS = 4
 _NEWTON_PARAMETERS = 256
+_NEWTON_PARAMETERS_OF_COUPLED = 2048
+_NEWTON_PRODUCTS = 2e10
+"""Rows times parameters squared up to which a Hessian is cheap: a second or so."""
 _COARSER = 4
 _TOLERANCE = 1e-6
+_TOLERANCE_OF_MANY = 1e-5
 _TOLERANCE_OF_WHOLE = 1e-10
 _MOST_SAMPLE_PASSES = 60
+_FEW_SAMPLE_PASSES = 10
 _RIDGE = 1e-8
 
 
-def sample_fraction(n_rows: int, n_parameters: int, row_bytes: int, memory_limit: int | None) -> float:
+def sample_fraction(n_rows: int, n_features: int, n_outputs: int, row_bytes: int, memory_limit: int | None) -> float:
     """Share of the rows to draw so that the sample stays within its budget of memory; 0 where a sample would not help.
 
     Parameters
     ----------
-    n_rows, n_parameters
-        Size of the problem.
+    n_rows, n_features, n_outputs
+        Size of the problem; an intercept counts as a feature.
     row_bytes
         Bytes of one row as stored.
     memory_limit
         Bytes the process may use, if it is limited.
     """
-    if n_parameters > MOST_PARAMETERS:
+    if n_features > MOST_PARAMETERS:
         return 0.0
-    wanted = max(_LEAST_BYTES, _WANTED_ROWS_PER_PARAMETER * n_parameters * row_bytes)
+    n_parameters = n_features * n_outputs
+    per_parameter = _WANTED_ROWS_PER_PARAMETER if n_parameters <= MOST_PARAMETERS else _WANTED_ROWS_PER_PARAMETER_OF_MANY
+    wanted = max(_LEAST_BYTES, per_parameter * n_parameters * row_bytes)
     budget = min(wanted, _MOST_BYTES if memory_limit is None else memory_limit // 6)
     rows = budget / row_bytes
     if rows >= n_rows:
         return 1.0
-    if rows < _LEAST_ROWS_PER_PARAMETER * n_parameters:
-        return 0.0
+    if rows < _LEAST_ROWS_PER_PARAMETER * (n_features * _LEAST_OUTPUTS if n_outputs > _LEAST_OUTPUTS else n_parameters):
+        return 0.0  # of many outputs the features' second moments are enough for a metric
     return float(rows - 4.0 * np.sqrt(rows)) / n_rows  # the number drawn is binomial: stay below the budget
 
 
@@ -87,36 +97,78 @@ def join_sample(parts: tuple[SampledRows, ...]) -> SampledRows | None:
     return SampledRows(np.concatenate([part.X for part in parts]), np.concatenate([part.target for part in parts]), weights, offset)
 
 
-def start_from_sample(objective: Objective, solver: Lbfgs, sample: SampledRows, start: Evaluation) -> LbfgsState:
-    """The state of L-BFGS that will first try the sample's optimum, with the sample's Hessian as its metric.
+def start_from_sample(objective: Objective, solver: Lbfgs, sample: SampledRows, start: Evaluation) -> tuple[Lbfgs, LbfgsState]:
+    """L-BFGS, and a state of it that will first try the sample's optimum, with the sample's Hessian as its metric.
 
     Whatever the sample says, the first step is held against the objective of the full data, so a bad sample costs passes
     and nothing else.
     """
+    if objective.family.coupled and not _is_small(objective, sample):
+        return _start_many(objective, solver, sample, start)
     with ThreadsEngine(available_cores()) as engine, one_blas_thread():
         found = _solve(objective, sample, engine, start.point)
     if found.metric is None:
         metric: Array = 1.0 / objective.diagonal()
-        return solver.init_with(start, metric, _descent(start, found.point, metric), FIRST_STEPS)
-    return solver.init_with(start, found.metric, _descent(start, found.point, found.metric), np.ones(1))
+        return solver, solver.init_with(start, metric, _descent(start, found.point, metric), FIRST_STEPS)
+    return solver, solver.init_with(start, found.metric, _descent(start, found.point, found.metric), np.ones(1))
 
 
-def _descent(start: Evaluation, goal: Array, metric: Array) -> Array:
+def _is_small(objective: Objective, sample: SampledRows) -> bool:
+    """Whether the Hessian of coupled outputs is worth being written down."""
+    d = objective.size
+    return d <= _NEWTON_PARAMETERS or (d <= _NEWTON_PARAMETERS_OF_COUPLED and len(sample.X) * d**2 <= _NEWTON_PRODUCTS)
+
+
+def sampled_metric(objective: Objective, sample: SampledRows, point: Array) -> SampleCurvature:
+    """The metric of L-BFGS for many coupled outputs: the sample's curvature at a point."""
+    return SampleCurvature(objective, _source_of(sample), point, exact=len(sample.X) >= _LEAST_ROWS_PER_PARAMETER * objective.size)
+
+
+def _start_many(objective: Objective, solver: Lbfgs, sample: SampledRows, start: Evaluation) -> tuple[Lbfgs, LbfgsState]:
+    """Solve the sample by L-BFGS with its Kronecker product as metric; its Hessian at the optimum is the metric for all rows."""
+    at_start = sampled_metric(objective, sample, start.point)
+    with ThreadsEngine(available_cores()) as engine, one_blas_thread():
+        on_sample = _on_sample(objective, sample, engine)
+        whole = len(sample.X) == objective.moments.n_rows
+        inner = Lbfgs(on_sample, _TOLERANCE_OF_WHOLE if whole else _TOLERANCE_OF_MANY, sampled=at_start.kronecker)
+        first = on_sample.evaluate(start.point[None, :], "sample")[0]
+        state, outcome = minimize(
+            on_sample, inner, inner.init_with(first, np.empty(0), -at_start.kronecker(first.gradient), np.ones(1), start.point), 0,
+            _MOST_SAMPLE_PASSES if whole or at_start.exact else _FEW_SAMPLE_PASSES, lambda *_: None)
+    log.info("sample of %d rows, L-BFGS: %s at a gradient of %.2g", len(sample.X), outcome.status, state.gradient_max)
+    usable = outcome.status != DIVERGED and bool(np.isfinite(state.point).all())
+    metric = sampled_metric(objective, sample, state.point) if usable else at_start
+    direction = _descent(start, state.point, metric)
+    return replace(solver, sampled=metric), solver.init_with(start, np.empty(0), direction, np.ones(1), metric.point)
+
+
+def _descent(start: Evaluation, goal: Array, metric: Array | SampleCurvature) -> Array:
     """The way to the goal if it leads downhill, else the quasi-Newton direction."""
     direction = goal - start.point
     if float(direction @ start.gradient) < 0 and np.isfinite(direction).all():
         return direction
+    if isinstance(metric, SampleCurvature):
+        return -metric(start.gradient)
     return -(metric @ start.gradient) if metric.ndim == 2 else -metric * start.gradient
+
+
+def _source_of(sample: SampledRows) -> ArraySource:
+    return ArraySource(sample.X, sample.target, sample.weights, offset=sample.offset)
+
+
+def _on_sample(objective: Objective, sample: SampledRows, engine: Engine) -> Objective:
+    """The same objective of the sample's rows alone."""
+    source = _source_of(sample)
+    return Objective(
+        Scanner(engine, source, lambda event: None, plan_slabs(source, engine.n_threads, objective.coordinates.n_outputs)),
+        objective.model, objective.classes, objective.moments, objective.coordinates)
 
 
 def _solve(objective: Objective, sample: SampledRows, engine: Engine, start: Array) -> SampleOptimum:
     """Optimum and inverse Hessian of the sample, coarse to fine."""
     n_rows, d = sample.X.shape[0], objective.size
-    source = ArraySource(sample.X, sample.target, sample.weights, offset=sample.offset)
-    on_sample = Objective(
-        Scanner(engine, source, lambda event: None, plan_slabs(source, engine.n_threads, objective.coordinates.n_outputs)),
-        objective.model, objective.classes, objective.moments, objective.coordinates)
-    if d <= _NEWTON_PARAMETERS:
+    on_sample = _on_sample(objective, sample, engine)
+    if d <= _NEWTON_PARAMETERS or objective.family.coupled:
         return _newton(on_sample, start)
     if n_rows < 2 * _COARSER * _LEAST_ROWS_PER_PARAMETER * d:
         return _chord(on_sample, start)

@@ -9,6 +9,7 @@ from the start to the sample's optimum is long, and its pair would tell of the w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,8 @@ from streamlr.solvers.base import STALLED, State, verdict
 from streamlr.solvers.line_search import best_acceptable, shorter_steps
 
 Array = NDArray[np.float64]
+
+Metric = Callable[[Array], Array]
 
 _MEMORY = 20
 FIRST_STEPS: Array = 4.0 ** -np.arange(4.0)
@@ -51,9 +54,11 @@ class LbfgsState(State):
     """Passes since the objective or the gradient last improved."""
     waited: int
     """Passes in a row with a small gradient and an optimum that is still far."""
+    curvature_at: Array
+    """Where the curvature of a sample was taken that is the metric in the place of ``metric``, (d,); (0,) where none is."""
 
 
-def quasi_newton_direction(gradient: Array, moves: Array, changes: Array, metric: Array) -> Array:
+def quasi_newton_direction(gradient: Array, moves: Array, changes: Array, metric: Array | Metric) -> Array:
     """-H g by the two-loop recursion.
 
     Parameters
@@ -63,7 +68,7 @@ def quasi_newton_direction(gradient: Array, moves: Array, changes: Array, metric
     moves, changes
         s and y of the last steps, oldest first, (M, d).
     metric
-        The initial H: its diagonal, (d,), or the whole, (d, d).
+        The initial H: its diagonal, (d,), the whole, (d, d), or a function that multiplies by it.
     """
     q = gradient.copy()
     rho = 1.0 / np.einsum("md,md->m", moves, changes)
@@ -71,7 +76,9 @@ def quasi_newton_direction(gradient: Array, moves: Array, changes: Array, metric
     for i in reversed(range(len(moves))):
         alpha[i] = rho[i] * (moves[i] @ q)
         q -= alpha[i] * changes[i]
-    if metric.ndim == 2:
+    if not isinstance(metric, np.ndarray):
+        r = metric(q)
+    elif metric.ndim == 2:
         r = metric @ q  # a sample's Hessian has the right size already; to scale it by one pair would spoil it
     else:
         r = metric * q
@@ -90,20 +97,23 @@ class Lbfgs:
     tolerance: float
     name: str = "lbfgs"
     needs_hessian: bool = False
+    sampled: Metric | None = None
+    """The metric where it is no matrix: it goes with the state's ``curvature_at``."""
 
     def init(self, objective: Objective, start: Evaluation) -> LbfgsState:
         """Without a sample: a diagonal metric, and four step lengths in the first pass, since its size is a guess."""
         metric = 1.0 / objective.diagonal()
         return self.init_with(start, metric, -metric * start.gradient, FIRST_STEPS)
 
-    def init_with(self, start: Evaluation, metric: Array, direction: Array, trials: Array) -> LbfgsState:
-        """With a metric, a first direction, (d,), and step lengths to try along it, (K,)."""
+    def init_with(self, start: Evaluation, metric: Array, direction: Array, trials: Array, curvature_at: Array | None = None) -> LbfgsState:
+        """With a metric (or where that of a sample was taken), a first direction, (d,), and step lengths to try along it, (K,)."""
         outcome, waited = verdict(self.objective, self.tolerance, start, direction)
         return LbfgsState(
             point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
             step=0.0, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=np.empty((0, len(start.point))), changes=np.empty((0, len(start.point))), metric=metric, direction=direction,
-            trials=trials, refusals=0, best_gradient_max=start.gradient_max, accepted=0, passes_without_gain=0, waited=waited)
+            trials=trials, refusals=0, best_gradient_max=start.gradient_max, accepted=0, passes_without_gain=0, waited=waited,
+            curvature_at=np.empty(0) if curvature_at is None else curvature_at)
 
     def candidates(self, state: State) -> Array:
         assert isinstance(state, LbfgsState)
@@ -115,8 +125,8 @@ class Lbfgs:
         if chosen is None:
             return self._refuse(state, evaluations)
         found = evaluations[chosen]
-        moves, changes = _remember(state, found)
-        direction = quasi_newton_direction(found.gradient, moves, changes, state.metric)
+        moves, changes = self._remember(state, found)
+        direction = quasi_newton_direction(found.gradient, moves, changes, self._metric(state))
         outcome, waited = verdict(self.objective, self.tolerance, found, direction, state.waited)
         gained = found.value < state.value - 1e-15 * abs(state.value) or found.gradient_max < 0.9 * state.best_gradient_max
         idle = 0 if gained else state.passes_without_gain + 1
@@ -124,11 +134,18 @@ class Lbfgs:
             point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
             step=float(state.trials[chosen]), status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=moves, changes=changes, metric=state.metric, direction=direction, trials=np.ones(1), refusals=0,
-            best_gradient_max=min(found.gradient_max, state.best_gradient_max), accepted=state.accepted + 1, passes_without_gain=idle, waited=waited)
+            best_gradient_max=min(found.gradient_max, state.best_gradient_max), accepted=state.accepted + 1, passes_without_gain=idle, waited=waited,
+            curvature_at=state.curvature_at)
         return self._stalled(following) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
 
     def result(self, state: State) -> Array:
         return state.point
+
+    def _metric(self, state: LbfgsState) -> Array | Metric:
+        if len(state.curvature_at):
+            assert self.sampled is not None
+            return self.sampled
+        return state.metric
 
     def _refuse(self, state: LbfgsState, evaluations: list[Evaluation]) -> LbfgsState:
         """Try shorter steps, then the plain metric without its memory; then there is nothing left."""
@@ -136,7 +153,7 @@ class Lbfgs:
         if refusals >= _MOST_REFUSALS:
             if not len(state.moves):
                 return self._stalled(state)
-            direction = quasi_newton_direction(state.gradient, state.moves[:0], state.changes[:0], state.metric)
+            direction = quasi_newton_direction(state.gradient, state.moves[:0], state.changes[:0], self._metric(state))
             return replace(state, moves=state.moves[:0], changes=state.changes[:0], direction=direction, trials=FIRST_STEPS,
                            refusals=0, step=0.0)
         slope = float(state.gradient @ state.direction)
@@ -148,12 +165,11 @@ class Lbfgs:
         return replace(state, status=STALLED, reason=f"no step lowers the objective any further, at a gradient of "
                        f"{state.gradient_max:.2g}: the tolerance of {self.tolerance:g} is below what rounding allows for these data")
 
-
-def _remember(state: LbfgsState, found: Evaluation) -> tuple[Array, Array]:
-    """The memory with the latest pair, unless rounding has made its curvature worthless."""
-    move, change = found.point - state.point, found.gradient - state.gradient
-    if state.metric.ndim == 2 and state.accepted == 0:
-        return state.moves, state.changes
-    if move @ change <= 1e-14 * np.linalg.norm(move) * np.linalg.norm(change):
-        return state.moves, state.changes
-    return np.vstack([state.moves, move])[-_MEMORY:], np.vstack([state.changes, change])[-_MEMORY:]
+    def _remember(self, state: LbfgsState, found: Evaluation) -> tuple[Array, Array]:
+        """The memory with the latest pair, unless rounding has made its curvature worthless."""
+        move, change = found.point - state.point, found.gradient - state.gradient
+        if (state.metric.ndim == 2 or len(state.curvature_at)) and state.accepted == 0:
+            return state.moves, state.changes
+        if move @ change <= 1e-14 * np.linalg.norm(move) * np.linalg.norm(change):
+            return state.moves, state.changes
+        return np.vstack([state.moves, move])[-_MEMORY:], np.vstack([state.changes, change])[-_MEMORY:]
