@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.data.source import ArraySource
-from streamlr.execution.engine import one_blas_thread
+from streamlr.execution.engine import Engine, one_blas_thread
 from streamlr.execution.local import ThreadsEngine, available_cores
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.curvature import CurvatureScan, PairSums
@@ -96,7 +96,7 @@ class SampleCurvature:
         with ThreadsEngine(available_cores()) as engine, one_blas_thread():
             return self._conjugate_gradients(engine, q)
 
-    def _conjugate_gradients(self, engine: ThreadsEngine, q: Array) -> Array:
+    def _conjugate_gradients(self, engine: Engine, q: Array) -> Array:
         found, residual = np.zeros_like(q), q.copy()
         z = self.kronecker(residual)
         direction, size = z, float(residual @ z)
@@ -115,13 +115,13 @@ class SampleCurvature:
             direction = z + (size / before) * direction
         return found
 
-    def _product(self, engine: ThreadsEngine, direction: Array) -> Array:
+    def _product(self, engine: Engine, direction: Array) -> Array:
         at = self._objective.coordinates
         V, u = at.split(direction)
         sums = self._scan(engine, (V, u))
         return at.join(sums.first + self._objective.penalty_scale[:, None] * V, sums.second)
 
-    def _scan(self, engine: ThreadsEngine, direction: tuple[Array, Array] | None) -> PairSums:
+    def _scan(self, engine: Engine, direction: tuple[Array, Array] | None) -> PairSums:
         at = self._objective.coordinates
         V, u = at.split(self.point)
         scan = CurvatureScan(self._objective.model.family, at.center, at.scale, V, u, direction)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -164,7 +164,7 @@ class _Run:
     def _use_classes(self, classes: NDArray[Any], factors: NDArray[np.float64] | None) -> None:
         """What follows from the classes and their weights: the source, the family, and a plan for as many outputs as it has."""
         self.class_factors = factors
-        self.model = replace(self.settings.model, family=family_of(self.settings.model.family, classes).name)
+        self.model = replace(self.settings.model, family=cast(Any, family_of(self.settings.model.family, classes).name))
         if factors is not None:
             self.source = with_class_weights(self.source, classes, factors)
             self._make_plan(1)
@@ -200,12 +200,12 @@ class _Run:
         log.info("solver %s: %s", plan.solver, plan.reason)
 
     def _begin(self) -> tuple[_Problem, State]:
-        """List the labels, survey the data (pass 1), and set the solver up; with an offset, which the survey cannot reckon with, evaluate the start (pass 2)."""
+        """List the labels, survey the data (pass 1), and set the solver up; with an offset, of which the survey knows too little, one pass more."""
         classes = self._list_labels()
         self.pass_started = time.monotonic()
         survey: SurveySums = self.scanner.run(self._survey(classes, self.plan.sample_fraction), "pass 1")
+        self._check_target(survey)
         moments = Moments.from_sums(survey)
-        self._check_target(moments)
         self._tell_constant_features(moments)
         self._tell_changed_data(moments)
         problem = self._problem(classes, moments)
@@ -229,10 +229,10 @@ class _Run:
     def _survey(self, classes: NDArray[Any], sample_fraction: float) -> SurveyScan:
         return SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family)
 
-    def _check_target(self, moments: Moments) -> None:
-        if not moments.weight_sum > 0:
+    def _check_target(self, survey: SurveySums) -> None:
+        if not survey.weight_sum > 0:
             raise NonFiniteError(f"{self.source.describe('weights')} are all 0: there is nothing to fit")
-        if self.model.family == "poisson" and not moments.target_mean.max() > 0:
+        if self.model.family == "poisson" and not survey.target_mean.max() > 0:
             raise LabelError(f"{self.source.describe('target')} is 0 at every example that has weight; there is no finite rate to fit")
 
     def _weights_name(self) -> str:
@@ -277,7 +277,8 @@ class _Run:
         arrays, values = flatten(state, "state.")
         factors = {} if self.class_factors is None else {"class_factors": self.class_factors}
         moment_arrays, moment_values = flatten(problem.objective.moments, "moments.")
-        values |= {"sample_fraction": self.plan.sample_fraction, **moment_values, "solver": problem.solver.name, "history": self.history, "modified": self.source.modified,
+        values |= {**moment_values, "sample_fraction": self.plan.sample_fraction}
+        values |= {"solver": problem.solver.name, "history": self.history, "modified": self.source.modified,
                    "seconds": self.seconds_before + time.monotonic() - self.started}
         save_checkpoint(self.directory.checkpoints, Checkpoint(
             number, self._fingerprint(), {**arrays, **moment_arrays, **factors, "classes": problem.objective.classes}, values))

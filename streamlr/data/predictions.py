@@ -42,7 +42,7 @@ class PredictionWriter:
         self._partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         across = () if n_outputs == 1 else (n_outputs,)
-        attributes = {"class": classes[1], "classes": classes} if len(classes) == 2 and not across else {"classes": classes} if classes else {}
+        attributes: dict[str, Any] = {"class": classes[1], "classes": classes} if len(classes) == 2 and not across else {"classes": classes} if classes else {}
         zarr.create_array(
             local_store(self._partial), shape=(n_rows, *across), chunks=(min(block_rows, n_rows), *across), dtype=np.float64,
             compressors=[Crc32cCodec()], attributes=attributes, config={"write_empty_chunks": True}, overwrite=True)

@@ -10,7 +10,9 @@ These sums make a metric and nothing else, so half the digits are enough: leaves
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,9 +67,9 @@ class CurvatureScan:
         return sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> PairSums:
-        X = workspace.cast(batch.X[:, leaf], self.center)
-        X = np.divide(X, self.scale[:, None], dtype=np.float32, casting="same_kind")
-        A = FAMILIES[self.family].activate(_linear(X, self.coefficients, self.intercepts))
+        X: Single = np.divide(workspace.cast(batch.X[:, leaf], self.center), self.scale[:, None], dtype=np.float32, casting="same_kind")
+        activate: Callable[[Single], Single] = cast(Any, FAMILIES[self.family].activate)  # it keeps the precision it is given
+        A = activate(_linear(X, self.coefficients, self.intercepts))
         weights = batch.weights_of(leaf)
         omega = np.ones(X.shape[1], dtype=np.float32) if weights is None else weights.astype(np.float32)
         if self.direction is None:

@@ -142,6 +142,6 @@ def numbers(target: NDArray[Any], family: str, first_row: int = 0, least: float 
         at = int(np.argmin(good))
         raise NonFiniteError(f"row {first_row + at} has the target {Y[at]}; drop or mend that row and ingest again")
     if len(Y) and Y.min() < least:
-        at = int(np.argmax(Y < least))
+        at = int(np.argmax(least > Y))
         raise LabelError(f"row {first_row + at} has the target {Y[at]:g}; the family {family} is fitted to numbers of {least:g} or above")
     return Y[None, :]
