@@ -15,7 +15,7 @@ _PARAMETERS = ("C", "fit_intercept", "tol", "max_iter", "solver", "cluster")
 
 
 class LogisticRegression:
-    """Logistic regression of two classes on arrays in memory.
+    """Logistic regression on arrays in memory; of more than two classes multinomial.
 
     The objective is scikit-learn's: ``C * sum(weight * loss) + |coef|^2 / 2``, the intercept not penalised. Unlike there,
     ``tol`` bounds the gradient of the *mean* loss in standardised units, and ``max_iter`` counts passes over the data.
@@ -37,9 +37,9 @@ class LogisticRegression:
 
     Attributes
     ----------
-    coef_ : ndarray of shape (1, n)
-    intercept_ : ndarray of shape (1,)
-    classes_ : ndarray of shape (2,)
+    coef_ : ndarray of shape (1, n) or (n_classes, n)
+    intercept_ : ndarray of shape (1,) or (n_classes,)
+    classes_ : ndarray of shape (n_classes,)
     n_iter_ : ndarray of shape (1,)
         Passes over the data.
     n_features_in_ : int
@@ -91,15 +91,15 @@ class LogisticRegression:
         return self.model_
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Log-odds of the second class, (m,)."""
+        """Log-odds of the second class, (m,), or Z of every class, (m, n_classes)."""
         return self._fitted().decision_function(X)
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
-        """Probability of each class, (m, 2)."""
+        """Probability of each class, (m, n_classes)."""
         return self._fitted().predict_proba(X)
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
-        """The more probable label, (m,)."""
+        """The most probable label, (m,)."""
         return self._fitted().predict(X)
 
     def score(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> float:

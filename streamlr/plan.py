@@ -13,13 +13,13 @@ from streamlr.data.source import ArraySource, Source
 from streamlr.errors import MemoryLimitError
 from streamlr.execution.engine import tree_tasks
 from streamlr.execution.scanner import plan_slabs
-from streamlr.warm_start import MOST_PARAMETERS, sample_fraction
+from streamlr.warm_start import MOST_COUPLED_PARAMETERS, MOST_PARAMETERS, sample_fraction
 
 _PROCESS_BYTES = 160 * 2**20
 """Interpreter, libraries and Dask before any data; measured 120 to 150 MB."""
 _MOST_CANDIDATES = 4
 _NEWTON_HESSIANS = 6
-_LARGEST_HESSIAN = 8 * MOST_PARAMETERS**2
+_VECTORS = 100
 _ARRAYS_OF_Z = 4
 _SUMS_AT_A_TIME = 8
 _USABLE = 0.95
@@ -96,7 +96,7 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, n_outputs: 
     peak = _peak_bytes(partition, source, name, workers, n_outputs)
     if workers.in_this_process:
         sample = 2 * round(fraction * source.n_rows) * row_bytes  # the parts, and the whole that they are joined to
-        peak += sample + (_NEWTON_HESSIANS * min(_hessian_bytes(source, n_outputs), _LARGEST_HESSIAN) if fraction else 0)
+        peak += sample + (_metric_bytes(source, n_outputs) if fraction else 0)
     limit = config.cluster.memory_limit
     if limit is not None and not isinstance(source, ArraySource):
         partition = with_held_slabs(partition, _holding_budget(limit, peak, workers), row_bytes)
@@ -122,6 +122,14 @@ def _peak_bytes(partition: Partition, source: Source, solver: str, workers: Work
 
 def _hessian_bytes(source: Source, n_outputs: int) -> int:
     return ((source.n_features + 1) * n_outputs) ** 2 * 8
+
+
+def _metric_bytes(source: Source, n_outputs: int) -> int:
+    """Of the sample's curvature: Hessians, or of many outputs what their Kronecker product takes, with the solver's memory of its steps."""
+    parameters = (source.n_features + 1) * n_outputs
+    if n_outputs == 1 or parameters <= MOST_COUPLED_PARAMETERS:
+        return _NEWTON_HESSIANS * _hessian_bytes(source, n_outputs)
+    return 8 * (_NEWTON_HESSIANS * ((source.n_features + 1) ** 2 + n_outputs**2) + _VECTORS * parameters)
 
 
 def _holding_budget(limit: int, peak: int, workers: Workers) -> int:

@@ -33,6 +33,8 @@ Array = NDArray[np.float64]
 
 MOST_PARAMETERS = 4096
 """Above this many parameters a Hessian is too large to be worth its memory and the time to invert it."""
+MOST_COUPLED_PARAMETERS = 2048
+"""The same for coupled outputs, whose Hessian has another way."""
 _LEAST_BYTES = 64 * 2**20
 _MOST_BYTES = 1024 * 2**20
 _WANTED_ROWS_PER_PARAMETER = 40
@@ -40,7 +42,6 @@ _WANTED_ROWS_PER_PARAMETER_OF_MANY = 8
 _LEAST_ROWS_PER_PARAMETER = 3
 _LEAST_OUTPUTS = 4
 _NEWTON_PARAMETERS = 256
-_NEWTON_PARAMETERS_OF_COUPLED = 2048
 _NEWTON_PRODUCTS = 2e10
 """Rows times parameters squared up to which a Hessian is cheap: a second or so."""
 _COARSER = 4
@@ -116,7 +117,7 @@ def start_from_sample(objective: Objective, solver: Lbfgs, sample: SampledRows, 
 def _is_small(objective: Objective, sample: SampledRows) -> bool:
     """Whether the Hessian of coupled outputs is worth being written down."""
     d = objective.size
-    return d <= _NEWTON_PARAMETERS or (d <= _NEWTON_PARAMETERS_OF_COUPLED and len(sample.X) * d**2 <= _NEWTON_PRODUCTS)
+    return d <= _NEWTON_PARAMETERS or (d <= MOST_COUPLED_PARAMETERS and len(sample.X) * d**2 <= _NEWTON_PRODUCTS)
 
 
 def sampled_metric(objective: Objective, sample: SampledRows, point: Array) -> SampleCurvature:

@@ -16,17 +16,18 @@ from streamlr.errors import ConfigError
 TOP = Path(__file__).parents[1]
 
 CONTRACT: dict[str, Any] = {  # every key, and what it is where nothing is said; the store and the run directory have no value of their own
-    "data.features": "X", "data.target": "y", "data.weights": None, "data.sample_axis": 0, "data.missing_chunks": "error",
+    "data.features": "X", "data.target": "y", "data.weights": None, "data.offset": None, "data.exposure": None, "data.sample_axis": 0, "data.missing_chunks": "error",
     "model.family": "logistic", "model.fit_intercept": True, "model.standardize": False,
-    "model.penalty.l2": 0.0, "model.penalty.l1": 0.0,
+    "model.penalty.l2": 0.0, "model.penalty.l1": 0.0, "model.class_weight": None,
     "solver.name": "auto", "solver.tolerance": 1e-8, "solver.max_passes": 100, "solver.learning_rate": 1.0,
     "cluster.kind": "threads", "cluster.workers": None, "cluster.threads_per_worker": 1, "cluster.memory_limit": None,
     "cluster.address": None,
     "run.checkpoint_every": 1, "run.seed": 0,
 }
 OTHER_VALUES: dict[str, Any] = {  # one allowed value of every key that is not its default
-    "data.store": "there.zarr", "data.features": "counts", "data.target": "label", "data.weights": "w", "data.sample_axis": 1,
+    "data.store": "there.zarr", "data.features": "counts", "data.target": "label", "data.weights": "w", "data.offset": "o", "data.sample_axis": 1,
     "data.missing_chunks": "fill", "model.fit_intercept": False, "model.standardize": True, "model.penalty.l2": 0.25,
+    "model.class_weight": {0: 1.5, "yes": 2.0},
     "solver.name": "newton", "solver.tolerance": 1e-5, "solver.max_passes": 7, "solver.learning_rate": 0.125,
     "cluster.kind": "processes", "cluster.workers": 3, "cluster.threads_per_worker": 2, "cluster.memory_limit": 2_000_000_000,
     "cluster.address": "tcp://host:8786", "run.directory": "runs/there", "run.checkpoint_every": 5, "run.seed": 11,
@@ -299,3 +300,27 @@ def test_the_quickstart_shows_the_defaults() -> None:
     assert config.solver == SolverConfig()
     assert config.cluster == ClusterConfig()
     assert {key: value_of(config, key) for key in CONTRACT} == CONTRACT
+
+
+@pytest.mark.parametrize("family", ["logistic", "softmax", "linear", "poisson"])
+def test_every_family_is_a_choice(family: str) -> None:
+    assert load_config({}, [f"model.family={family}"]).model.family == family
+
+
+def test_class_weights_are_balanced_or_numbers() -> None:
+    assert load_config({}, ["model.class_weight=balanced"]).model.class_weight == "balanced"
+    assert load_config({"model": {"class_weight": {"a": 2}}}).model.class_weight == {"a": 2.0}
+    assert load_config({"data": {"exposure": "e"}, "model": {"family": "poisson"}}).data.exposure == "e"
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    (["model.class_weight=balancd"], "model.class_weight: expected balanced, null, or a mapping"),
+    (["model.class_weight={a: b}"], "model.class_weight.a: expected a number"),
+    (["model.class_weight={a: 0}"], "model.class_weight.a: 0.0 is out of range"),
+    (["model.family=linear", "model.class_weight=balanced"], "the targets of the family linear are no classes"),
+    (["data.offset=o", "data.exposure=e", "model.family=poisson"], "data.exposure: goes without data.offset"),
+    (["data.exposure=e"], "only model.family: poisson has one, not logistic"),
+    (["data.offset=o", "model.family=softmax"], "an offset common to all classes changes nothing")])
+def test_what_goes_with_no_such_family_is_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config({}, settings)

@@ -72,8 +72,7 @@ def test_without_weights_each_row_weighs_one(tmp_path: Path) -> None:
         (int((y == 0).sum()), float((y == 0).sum())), (int(y.sum()), float(y.sum()))]
 
 
-@pytest.mark.parametrize(("y", "problem"), [(np.zeros(400), "holds 1 classes"), (np.arange(400) % 3, "y holds 3 classes"),
-                                            (np.full(400, np.nan), "non-finite labels")], ids=["one class", "three classes", "no numbers"])
+@pytest.mark.parametrize(("y", "problem"), [(np.zeros(400), "holds 1 classes"), (np.full(400, np.nan), "non-finite labels")], ids=["one class", "no numbers"])
 def test_labels_that_no_model_fits_are_a_problem_and_no_error(tmp_path: Path, y: Any, problem: str) -> None:
     X, _ = two_class_data()
     assert any(problem in found for found in describe(write_store(tmp_path / "s", X, y))["problems"])

@@ -399,7 +399,7 @@ def test_a_checkpoint_of_another_format_is_refused_with_both_versions(tmp_path: 
     with np.load(path) as content:
         header = json.loads(str(content["header"]))
     np.savez(path, header=np.array(json.dumps({**header, "format_version": 99})))
-    with pytest.raises(RunDirectoryError, match=r"format version 99, this streamlr reads 1; resume with the version that wrote it"):
+    with pytest.raises(RunDirectoryError, match=r"format version 99, this streamlr reads 2; resume with the version that wrote it"):
         load_checkpoint(tmp_path, {})
 
 
@@ -525,7 +525,7 @@ def test_a_model_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 def test_a_model_of_another_format_is_refused_with_both_versions(tmp_path: Path) -> None:
     zarr.open_group(str(saved_model(tmp_path)), mode="r+").attrs["format_version"] = 99
-    with pytest.raises(DataError, match="format version 99; this streamlr reads 1"):
+    with pytest.raises(DataError, match="format version 99; this streamlr reads 1 and 2"):
         load_model(tmp_path)
 
 

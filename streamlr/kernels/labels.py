@@ -135,7 +135,7 @@ def numbers(target: NDArray[Any], family: str, first_row: int = 0, least: float 
         For a number below ``least``.
     """
     if target.dtype.kind not in "biuf":
-        raise DtypeError(f"the target has dtype {target.dtype}; the family {family} is fitted to numbers. Are labels of classes meant (model.family: logistic)?")
+        raise DtypeError(f"the target has dtype {target.dtype}; the family {family} is fitted to numbers. Are labels meant (model.family: logistic)?")
     Y = target.astype(np.float64)
     good = np.isfinite(Y)
     if not good.all():
