@@ -57,7 +57,8 @@ class Kronecker:
         diagonal = np.where(np.diag(S) > 0, np.diag(S), 1.0)
         inverse_factor = np.linalg.inv(np.linalg.cholesky(S + _RIDGE * np.diag(diagonal)))
         mu, rotation = np.linalg.eigh((inverse_factor * D) @ inverse_factor.T)
-        gamma, U = np.linalg.eigh(Q)
+        Q = Q - Q.mean(axis=0)  # it sums to 0 over the classes, but for the rounding of single precision
+        gamma, U = np.linalg.eigh(Q - Q.mean(axis=1)[:, None])
         total = np.maximum(mu, 0.0)[:, None] + np.maximum(gamma, _RIDGE * gamma[-1])
         weights = 1.0 / total
         weights[:, 0] = 0.0  # eigenvalue 0: the common shift

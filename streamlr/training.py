@@ -144,6 +144,7 @@ class _Run:
         self.started = self.pass_started = time.monotonic()
         self.seconds_before = 0.0
         self.bytes_told = 0
+        self.sample_fraction = 0.0
 
     def _make_plan(self, n_outputs: int) -> None:
         self.plan = make_plan(self.settings, self.source, workers_of(self.settings.cluster, self.engine.n_threads), n_outputs)
@@ -203,7 +204,8 @@ class _Run:
         """List the labels, survey the data (pass 1), and set the solver up; with an offset, of which the survey knows too little, one pass more."""
         classes = self._list_labels()
         self.pass_started = time.monotonic()
-        survey: SurveySums = self.scanner.run(self._survey(classes, self.plan.sample_fraction), "pass 1")
+        self.sample_fraction = self.plan.sample_fraction
+        survey: SurveySums = self.scanner.run(self._survey(classes, self.sample_fraction), "pass 1")
         self._check_target(survey)
         moments = Moments.from_sums(survey)
         self._tell_constant_features(moments)
@@ -277,7 +279,7 @@ class _Run:
         arrays, values = flatten(state, "state.")
         factors = {} if self.class_factors is None else {"class_factors": self.class_factors}
         moment_arrays, moment_values = flatten(problem.objective.moments, "moments.")
-        values |= {**moment_values, "sample_fraction": self.plan.sample_fraction}
+        values |= {**moment_values, "sample_fraction": self.sample_fraction}
         values |= {"solver": problem.solver.name, "history": self.history, "modified": self.source.modified,
                    "seconds": self.seconds_before + time.monotonic() - self.started}
         save_checkpoint(self.directory.checkpoints, Checkpoint(
@@ -294,7 +296,8 @@ class _Run:
         self.history = list(saved.values["history"])
         self.seconds_before = float(saved.values["seconds"])
         self._require_same_data(classes, moments, saved)
-        problem = self._with_sample(problem, state, saved)
+        self.sample_fraction = float(saved.values["sample_fraction"])
+        problem = self._with_sample(problem, state)
         self.directory.write_config(self.settings)
         self.directory.write_history(self.history)
         self.publish(Note(f"resuming after pass {saved.passes}, at a gradient of {state.gradient_max:.3g}"))
@@ -311,11 +314,11 @@ class _Run:
                                     f"{self.source.describe('features')} have {survey.fingerprint.hex()[:12]}; bring back the data that it was made with, "
                                     "or start anew with --overwrite")
 
-    def _with_sample(self, problem: _Problem, state: State, saved: Checkpoint) -> _Problem:
+    def _with_sample(self, problem: _Problem, state: State) -> _Problem:
         """Draw the sample again where its curvature is the metric, which no checkpoint holds: one more read of the data."""
         if not (isinstance(problem.solver, Lbfgs) and isinstance(state, LbfgsState) and len(state.curvature_at)):
             return problem
-        survey: SurveySums = self.scanner.run(self._survey(problem.objective.classes, saved.values["sample_fraction"]), "sample")
+        survey: SurveySums = self.scanner.run(self._survey(problem.objective.classes, self.sample_fraction), "sample")
         self.bytes_told, self.pass_started = self.scanner.bytes_read, time.monotonic()
         sample = join_sample(survey.sample)
         assert sample is not None

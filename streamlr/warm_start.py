@@ -24,7 +24,7 @@ from streamlr.objective import Evaluation, Objective
 from streamlr.sample_curvature import SampleCurvature
 from streamlr.solvers import Lbfgs, Newton, minimize
 from streamlr.solvers.base import CONVERGED, DIVERGED
-from streamlr.solvers.lbfgs import FIRST_STEPS, LbfgsState
+from streamlr.solvers.lbfgs import FIRST_STEPS, LbfgsState, Metric
 from streamlr.solvers.newton import inverse_of
 
 log = logging.getLogger(__name__)
@@ -122,25 +122,37 @@ def _is_small(objective: Objective, sample: SampledRows) -> bool:
 
 def sampled_metric(objective: Objective, sample: SampledRows, point: Array) -> SampleCurvature:
     """The metric of L-BFGS for many coupled outputs: the sample's curvature at a point."""
-    return SampleCurvature(objective, _source_of(sample), point, exact=len(sample.X) >= _LEAST_ROWS_PER_PARAMETER * objective.size)
+    rows = len(sample.X)
+    exact = rows == objective.moments.n_rows or rows >= _LEAST_ROWS_PER_PARAMETER * objective.size
+    return SampleCurvature(objective, _source_of(sample), point, exact=exact)
 
 
 def _start_many(objective: Objective, solver: Lbfgs, sample: SampledRows, start: Evaluation) -> tuple[Lbfgs, LbfgsState]:
-    """Solve the sample by L-BFGS with its Kronecker product as metric; its Hessian at the optimum is the metric for all rows."""
-    at_start = sampled_metric(objective, sample, start.point)
+    """Solve the sample by L-BFGS with its Kronecker product as metric, which is cheap, then where that does not get there with its Hessian.
+
+    The Hessian at the optimum is the metric for all rows.
+    """
+    metric = sampled_metric(objective, sample, start.point)
     with ThreadsEngine(available_cores()) as engine, one_blas_thread():
         on_sample = _on_sample(objective, sample, engine)
-        whole = len(sample.X) == objective.moments.n_rows
-        inner = Lbfgs(on_sample, _TOLERANCE_OF_WHOLE if whole else _TOLERANCE_OF_MANY, sampled=at_start.kronecker)
-        first = on_sample.evaluate(start.point[None, :], "sample")[0]
-        state, outcome = minimize(
-            on_sample, inner, inner.init_with(first, np.empty(0), -at_start.kronecker(first.gradient), np.ones(1), start.point), 0,
-            _MOST_SAMPLE_PASSES if whole or at_start.exact else _FEW_SAMPLE_PASSES, lambda *_: None)
-    log.info("sample of %d rows, L-BFGS: %s at a gradient of %.2g", len(sample.X), outcome.status, state.gradient_max)
-    usable = outcome.status != DIVERGED and bool(np.isfinite(state.point).all())
-    metric = sampled_metric(objective, sample, state.point) if usable else at_start
-    direction = _descent(start, state.point, metric)
+        point, status = _refine_many(on_sample, metric.kronecker, start.point, _MOST_SAMPLE_PASSES if metric.exact else _FEW_SAMPLE_PASSES)
+        if metric.exact and status not in (CONVERGED, DIVERGED):
+            point, status = _refine_many(on_sample, sampled_metric(objective, sample, point), point, _MOST_SAMPLE_PASSES)
+    if status != DIVERGED:
+        metric = sampled_metric(objective, sample, point)
+    direction = _descent(start, point, metric)
     return replace(solver, sampled=metric), solver.init_with(start, np.empty(0), direction, np.ones(1), metric.point)
+
+
+def _refine_many(objective: Objective, metric: Metric, point: Array, most_passes: int) -> tuple[Array, str]:
+    """Where L-BFGS with a metric gets from a point, and how it ended."""
+    whole = objective.scanner.source.n_rows == objective.moments.n_rows
+    solver = Lbfgs(objective, _TOLERANCE_OF_WHOLE if whole else _TOLERANCE_OF_MANY, sampled=metric)
+    first = objective.evaluate(point[None, :], "sample")[0]
+    state, outcome = minimize(objective, solver, solver.init_with(first, np.empty(0), -metric(first.gradient), np.ones(1), point), 0, most_passes,
+                              lambda *_: None)
+    log.info("sample of %d rows, L-BFGS: %s at a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
+    return state.point, outcome.status
 
 
 def _descent(start: Evaluation, goal: Array, metric: Array | SampleCurvature) -> Array:

@@ -16,7 +16,8 @@ from streamlr.errors import ConfigError
 TOP = Path(__file__).parents[1]
 
 CONTRACT: dict[str, Any] = {  # every key, and what it is where nothing is said; the store and the run directory have no value of their own
-    "data.features": "X", "data.target": "y", "data.weights": None, "data.offset": None, "data.exposure": None, "data.sample_axis": 0, "data.missing_chunks": "error",
+    "data.features": "X", "data.target": "y", "data.weights": None, "data.offset": None, "data.exposure": None,
+    "data.sample_axis": 0, "data.missing_chunks": "error",
     "model.family": "logistic", "model.fit_intercept": True, "model.standardize": False,
     "model.penalty.l2": 0.0, "model.penalty.l1": 0.0, "model.class_weight": None,
     "solver.name": "auto", "solver.tolerance": 1e-8, "solver.max_passes": 100, "solver.learning_rate": 1.0,

@@ -122,10 +122,10 @@ def _shown(value: Any) -> str:
 @_set
 @_quiet
 def predict_command(run: str, store: str, out: str, overwrite: bool, overrides: tuple[str, ...], quiet: bool) -> None:
-    """Write the probability of the second class for every row of STORE into the Zarr array OUT."""
+    """Write what is predicted for every row of STORE into the Zarr array OUT: the probability of the second class, of each, or a mean."""
     rows = predict(run, store, out, overwrite=overwrite, overrides=overrides, subscribers=[Console(quiet=quiet)])
     if not quiet:
-        click.echo(f"{rows:,} probabilities in {plain(out)}", err=True)
+        click.echo(f"{rows:,} predictions in {plain(out)}", err=True)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
