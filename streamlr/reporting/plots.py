@@ -23,13 +23,15 @@ def check_plot(path: str) -> None:
     Raises
     ------
     ConfigError
-        For a name without a known suffix, a folder that is not there, or where matplotlib is missing.
+        For a name without a known suffix, a folder that cannot be written to, or where matplotlib is missing.
     """
     if Path(path).suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"{path!r} is no name of a picture that can be drawn: it must end in {' or '.join(_SUFFIXES)}")
     folder = Path(path).parent
-    if not folder.is_dir():
-        raise ConfigError(f"the folder {str(folder)!r} of the picture {path!r} is not there; make it, or choose another name")
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ConfigError(f"the folder {str(folder)!r} of the picture {path!r} is not there or cannot be written to; choose another name")
+    if Path(path).is_dir():
+        raise ConfigError(f"{path!r} is a folder; choose another name for the picture")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -83,7 +85,7 @@ def _draw_roc(axes: Any, metrics: dict[str, Any]) -> None:
 def _draw_lift(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.axhline(1.0, color=_GUIDE, linestyle="--")
     axes.bar([100 * row["share"] - 5 for row in rows], [row["lift"] or 0.0 for row in rows], width=9, color=_DRAWN)
-    axes.set(xlabel="per cent of the weight, from the highest probability on", ylabel="lift", title="lift")
+    axes.set(xlabel="per cent, from the highest probability on", ylabel="lift", title="lift")
 
 
 def _draw_confusion(axes: Any, metrics: dict[str, Any]) -> None:
