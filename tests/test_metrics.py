@@ -415,8 +415,11 @@ def nbytes(counts: ScoreCounts) -> int:
 
 def test_more_groups_than_scores_are_kept_keep_one_score_each(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scores, "SCORES_KEPT", 3)
-    counts = score_counts(np.random.default_rng(0).random((5, 40)), np.arange(40) % 5, np.ones(40))
-    assert np.unique(counts.group).tolist() == [0, 1, 2, 3, 4]
+    values = np.random.default_rng(0).random((5, 40))
+    values[:, :2] = [0.0, 1.0]  # which share no bit
+    counts = score_counts(values, np.arange(40) % 5, np.ones(40))
+    counts = counts + counts
+    assert counts.group.tolist() == [0, 1, 2, 3, 4]
     assert [counts.of(i).area() for i in range(5)] == [(0.5, 0.5)] * 5
 
 

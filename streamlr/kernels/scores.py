@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 
 SCORES_KEPT = 2**18
 _SORTED_AT_ONCE = 2**20
-_KEY_BITS = 64
+_KEY_BITS = 62  # 1.0 has the bits 0x3FF0...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,7 @@ class ScoreCounts:
         bits = max(self.dropped_bits, other.dropped_bits)
         one, two = self.with_bits_dropped(bits), other.with_bits_dropped(bits)
         group, keys = np.concatenate([one.group, two.group]), np.concatenate([one.keys, two.keys])
-        order = np.argsort(keys, kind="stable")
-        order = order[np.argsort(group[order], kind="stable")]
+        order = _order(group, keys, bits)
         return _join_equal(ScoreCounts(
             group[order], keys[order], np.concatenate([one.positive, two.positive])[order], np.concatenate([one.negative, two.negative])[order],
             np.concatenate([one.spread, two.spread])[order], bits)).bounded()
@@ -61,7 +60,7 @@ class ScoreCounts:
             return self
         differ = self.keys[1:] ^ self.keys[:-1]
         differ[self.group[1:] != self.group[:-1]] = np.iinfo(np.uint64).max  # no bits dropped join two groups
-        few, enough = 0, _KEY_BITS - 1
+        few, enough = 0, _KEY_BITS - self.dropped_bits
         while enough - few > 1:
             bits = (few + enough) // 2
             if 1 + np.count_nonzero(differ >> np.uint64(bits)) > SCORES_KEPT:
@@ -78,7 +77,7 @@ class ScoreCounts:
     @property
     def resolution(self) -> float:
         """Relative error of a score that has lost bits; 0 where all are exact."""
-        return float(2.0 ** (self.dropped_bits - 53)) if self.dropped_bits else 0.0
+        return min(1.0, 2.0 ** (self.dropped_bits - 53)) if self.dropped_bits else 0.0
 
     def _scores(self, here: slice) -> Array:
         """Scores of the keys: of those that have lost bits, the middle of what they may have been."""
@@ -86,6 +85,15 @@ class ScoreCounts:
             return self.keys[here].view(np.float64)
         middle = np.uint64(1 << (self.dropped_bits - 1))
         return np.minimum((self.keys[here] << np.uint64(self.dropped_bits) | middle).view(np.float64), 1.0)
+
+
+def _order(group: NDArray[np.uint16], keys: NDArray[np.uint64], bits: int) -> NDArray[np.intp]:
+    """The stable order by group, then key: of two sorted parts in a row that is one merge, where group and key fit in one number."""
+    width = _KEY_BITS - bits
+    if len(group) and int(group.max()).bit_length() + width <= 64:
+        return np.argsort(group.astype(np.uint64) << np.uint64(width) | keys, kind="stable")
+    order = np.argsort(keys, kind="stable")
+    return order[np.argsort(group[order], kind="stable")]
 
 
 def _join_equal(counts: ScoreCounts) -> ScoreCounts:
@@ -127,7 +135,8 @@ def score_counts(scores: Array, codes: NDArray[np.intp], weights: Array, first_g
 
 def _counts_of(scores: Array, codes: NDArray[np.intp], weights: Array, first_group: int) -> ScoreCounts:
     keys = (scores + 0.0).view(np.uint64)  # of floats that are not negative the bits sort as the numbers do; + 0.0 turns -0.0 into 0.0
-    order = np.argsort(keys, axis=1, kind="stable")
+    # ones have the same sum in any order; a stable sort takes four times as long
+    order = np.argsort(keys, axis=1, kind=None if (weights == 1.0).all() else "stable")
     groups = np.arange(first_group, first_group + len(scores), dtype=np.uint16)
     hits = codes[order] == groups[:, None]
     omega = weights[order]
