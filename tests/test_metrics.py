@@ -381,6 +381,34 @@ def test_areas_of_joined_scores_are_within_the_bound_that_is_told(C: int, kind: 
     assert found["calibration"]["uniform"] == exact["calibration"]["uniform"]
 
 
+@pytest.mark.parametrize("misses_first", [True, False])
+def test_the_bound_of_average_precision_holds_and_is_met_by_the_worst_order_within_joined_scores(misses_first: bool) -> None:
+    """Every tenth of the ranking is joined; within it all misses stand above all hits, or below them at one score."""
+    rng = np.random.default_rng(0)
+    hits, misses = rng.integers(100, 300, 10), rng.integers(1, 10 if misses_first else 300, 10)  # few misses: more to lose than to gain
+    y, p = [], []
+    for i, (a, b) in enumerate(zip(hits.tolist(), misses.tolist(), strict=True)):
+        within = np.linspace(0, 0.09, a + b)
+        y += [1] * a + [0] * b
+        p += (0.1 * i + (within if misses_first else np.append(np.full(a, 0.095), within[:b]))).tolist()
+    exact = sk.average_precision_score(y, p)
+    joined = Ranking(np.arange(10) / 10, hits.astype(float), misses.astype(float), np.ones(10, dtype=bool)).average_precision()
+    assert joined is not None
+    value, bound = joined
+    assert abs(exact - value) <= bound + TIGHT
+    assert (value - exact if misses_first else exact - value) == pytest.approx(bound, rel=0.05)  # hits of 1 in hundreds are not quite the limit of many
+
+
+def test_probabilities_on_an_edge_belong_to_the_bin_below() -> None:
+    p = np.arange(41) / 40
+    A, y = p[None], (np.arange(41) % 3 == 0).astype(np.intp)
+    data = Scored(np.log(A.clip(1e-9, 1 - 1e-9) / (1 - A.clip(1e-9, 1 - 1e-9))), A, y, None)
+    rate, mean = calibration_curve(y, p, n_bins=10)
+    rows = data.report()["calibration"]["uniform"]
+    assert_is([row["observed_rate"] for row in rows], rate, "rate")
+    assert_is([row["mean_predicted"] for row in rows], mean, "mean")
+
+
 @pytest.mark.parametrize("C", [2, 4])
 def test_calibration_of_joined_scores_is_as_near_as_is_told(C: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = scored(C, "none", rows=3000)
@@ -424,8 +452,8 @@ def test_more_groups_than_scores_are_kept_keep_one_score_each(monkeypatch: pytes
 
 
 def test_no_more_bits_are_dropped_than_must_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = scored(3)
-    for kept in (10, 100, 1000):
+    data = scored(12)
+    for kept in range(20, 3000, 77):
         monkeypatch.setattr(scores, "SCORES_KEPT", 10**6)
         everything = data.sums().scores
         monkeypatch.setattr(scores, "SCORES_KEPT", kept)
@@ -435,9 +463,14 @@ def test_no_more_bits_are_dropped_than_must_be(monkeypatch: pytest.MonkeyPatch) 
 
 def test_groups_taken_a_few_at_a_time_give_the_counts_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     data = scored(6, "any")
-    at_once = score_counts(data.A, data.codes, data.omega)
-    monkeypatch.setattr(scores, "_SORTED_AT_ONCE", 2 * ROWS)
-    assert bits(score_counts(data.A, data.codes, data.omega)) == bits(at_once)
+    weighty = np.count_nonzero(data.omega)
+    at_once = score_counts(data.A, data.codes + 5, data.omega, first_group=5)
+    monkeypatch.setattr(scores, "_SORTED_AT_ONCE", 2 * weighty)
+    sorted_sizes = []
+    counts_of = scores._counts_of
+    monkeypatch.setattr(scores, "_counts_of", lambda values, *rest: (sorted_sizes.append(values.size), counts_of(values, *rest))[1])
+    assert bits(score_counts(data.A, data.codes + 5, data.omega, first_group=5)) == bits(at_once)
+    assert sorted_sizes == [2 * weighty] * 3
 
 
 def test_weights_that_are_all_zero_in_a_block_add_nothing() -> None:

@@ -49,9 +49,7 @@ class RegressionSums:
         weight = self.weight_sum + other.weight_sum
         mean, squares, deviance = self.target_mean, self.target_square_sum + other.target_square_sum, self.target_deviance_sum + other.target_deviance_sum
         counts = self.deviance_sum is not None and other.deviance_sum is not None
-        if self.weight_sum == 0:
-            mean = other.target_mean
-        elif other.weight_sum > 0:
+        if other.weight_sum > 0:
             mean = self.target_mean + (other.target_mean - self.target_mean) * (other.weight_sum / weight)
             for part in (self, other):
                 squares += part.weight_sum * (part.target_mean - mean) ** 2
