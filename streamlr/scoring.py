@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from streamlr.config import TrainConfig, load_config
 from streamlr.data.predictions import PredictionWriter, write_rows
 from streamlr.data.store import ZarrSource
-from streamlr.errors import LabelError, NonFiniteError, ShapeError
+from streamlr.errors import ConfigError, LabelError, NonFiniteError, ShapeError
 from streamlr.events import Subscriber, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.batch import Batch, Workspace
-from streamlr.kernels.metrics import MetricScan, MetricSums, linear
+from streamlr.kernels.metrics import METRICS, MetricScan, linear
 from streamlr.model import Model, load_model, mean_of
 from streamlr.run_directory import CONFIG_NAME
 
@@ -42,24 +42,31 @@ def evaluate(run: str | Path, store: str, *, overrides: Sequence[str] = (), subs
     Returns
     -------
     dict
-        ``rows``, ``log_loss``, ``accuracy``, ``brier_score``, ``auc`` with ``auc_error_bound`` (0 where exact; both None where
-        there is one class only), and ``confusion_matrix`` (true by predicted, in the order of ``classes``).
+        Of classes: ``rows``, ``weight``, ``log_loss``, ``brier_score``, ``accuracy``, ``balanced_accuracy``, ``cohen_kappa``,
+        ``matthews_correlation``; ``auc`` and ``average_precision``, each with its ``..._error_bound`` (0 where exact; None where there
+        is one class only; of more than two classes, the mean of each against the rest); ``confusion_matrix`` (true by predicted, in
+        the order of ``classes``); ``per_class``, ``macro_average`` and ``weighted_average`` of precision, recall and F1;
+        ``calibration``; and, of two classes, ``lift`` (tenths from the highest scores on) and ``roc_curve``.
+        Of numbers: ``rows``, ``weight``, ``loss``, ``r2``, ``mean_squared_error``, ``mean_absolute_error``, and of counts
+        ``mean_poisson_deviance`` and ``d2_poisson``.
     """
     model, config, source = _open(run, store, overrides, labelled=True)
     with open_engine(config.cluster) as engine:
         scan = MetricScan(model.family, model.classes_, model.coef_.T, model.intercept_, source.describe("weights") if source.weighted else "")
         try:
-            sums: MetricSums = Scanner(engine, source, publisher(subscribers)).run(scan, "evaluate")
+            sums = Scanner(engine, source, publisher(subscribers), plan_slabs(source, engine.n_threads, len(model.coef_))).run(scan, "evaluate")
         except LabelError as error:
             raise LabelError(f"{source.describe('target')}: {error}") from error
     if not sums.weight_sum > 0:
         raise NonFiniteError(f"{source.describe('weights')} are all 0: there is nothing to score")
-    area = sums.scores.area()
-    return {
-        "rows": sums.n_rows, "log_loss": sums.log_loss_sum / sums.weight_sum,
-        "accuracy": float(np.trace(sums.confusion_sum) / sums.weight_sum), "brier_score": sums.brier_sum / sums.weight_sum,
-        "auc": None if area is None else area[0], "auc_error_bound": None if area is None else area[1],
-        "classes": model.classes_.tolist(), "confusion_matrix": sums.confusion_sum.tolist()}
+    return METRICS[model.family].report(sums, model.classes_.tolist())
+
+
+def require_plotted(run: str | Path) -> None:
+    """Raise a `ConfigError` where the metrics of the model of a run are none that are drawn."""
+    family = load_model(run).family
+    if not METRICS[family].plotted:
+        raise ConfigError(f"the model of {str(run)!r} is of the family {family}; calibration, ROC curve and lift are drawn of classes: leave out --plot")
 
 
 def predict(run: str | Path, store: str, out: str | Path, *, overwrite: bool = False, overrides: Sequence[str] = (),

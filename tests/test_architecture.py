@@ -42,7 +42,7 @@ ARROWS: dict[str, set[str]] = {
 ALLOWED_OUTSIDE = {  # who alone may import a library
     "zarr": {"data", "scoring"}, "numcodecs": {"data"}, "google_crc32c": {"data"}, "pyarrow": {"data"},
     "dask": {"execution"}, "distributed": {"execution"}, "click": {"cli"}, "tqdm": {"reporting"}, "yaml": {"config", "run_directory"},
-    "sklearn": {"estimator"},
+    "sklearn": {"estimator"}, "matplotlib": {"reporting"},
 }
 NOT_IN_KERNELS = {"asyncio", "io", "logging", "os", "pathlib", "random", "shutil", "socket", "subprocess", "sys", "tempfile", "threading", "time"}
 NOT_IN_SOLVERS = NOT_IN_KERNELS - {"logging"}

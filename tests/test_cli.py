@@ -39,7 +39,8 @@ COMMANDS = ["synth", "ingest", "info", "plan", "train", "evaluate", "predict"]
 CONTRACT = {  # what the help of every command has to mention
     "synth": ["STORE", "--rows", "--features", "--classes", "--dtype", "--chunk-rows", "--compressor", "--seed"],
     "ingest": ["SOURCE...", "STORE", "--target"], "info": ["STORE", "--json"], "plan": ["--config", "--set", "--json"],
-    "train": ["--config", "--set", "--run-dir", "--resume", "--overwrite"], "evaluate": ["RUN", "STORE", "--json"], "predict": ["RUN", "STORE", "OUT"]}
+    "train": ["--config", "--set", "--run-dir", "--resume", "--overwrite"], "evaluate": ["RUN", "STORE", "--json", "--plot"],
+    "predict": ["RUN", "STORE", "OUT"]}
 
 
 def streamlr_process(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -310,6 +311,7 @@ USAGE = {
     "bad choice": (["synth", "n.zarr", "--rows", "1", "--features", "2", "--compressor", "gzip"], "'gzip' is not one of 'lz4', 'zstd', 'none'"),
     "store exists": (["synth", "s.zarr", "--rows", "1", "--features", "2"], "'s.zarr' exists already; choose another name, or add --overwrite"),
     "no run": (["evaluate", "runs/absent", "s.zarr"], "no model at 'runs/absent'"),
+    "no picture": (["evaluate", "runs/c", "s.zarr", "--plot", "p.pdf"], "'p.pdf' is no name of a picture that can be drawn: it must end in .png or .svg"),
     "empty store name": (["train", "--config", "c.yaml", "--set", "data.store=''"], "data.store: missing; give the path or URL"),
 }
 DATA = {

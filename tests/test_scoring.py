@@ -10,12 +10,24 @@ import numpy as np
 import pytest
 import zarr
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, brier_score_loss, confusion_matrix, log_loss, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    brier_score_loss,
+    confusion_matrix,
+    d2_tweedie_score,
+    log_loss,
+    mean_poisson_deviance,
+    mean_squared_error,
+    r2_score,
+    roc_auc_score,
+)
 
 import streamlr
 from streamlr.errors import ChunkError, ConfigError, LabelError, NonFiniteError, RunDirectoryError, ShapeError, StoreNotFoundError
 from streamlr.events import Event, ScanFinished, ScanStarted, SlabFinished
 from streamlr.execution import ENGINES
+from streamlr.kernels.families import FAMILIES
+from streamlr.kernels.metrics import METRICS
 from streamlr.model import Model
 from streamlr.scoring import evaluate, predict
 
@@ -122,6 +134,43 @@ def test_every_engine_gives_the_same_bits(kind: str, run: Path, store: str, tmp_
     predict(run, store, tmp_path / "one.zarr")
     predict(run, store, tmp_path / "other.zarr", overrides=overrides)
     np.testing.assert_array_equal(zarr.open_array(tmp_path / "one.zarr", mode="r")[:], zarr.open_array(tmp_path / "other.zarr", mode="r")[:])
+
+
+def model_and_target(family: str, X: NDArray[Any]) -> tuple[Model, NDArray[Any], Callable[[dict[str, Any]], None]]:
+    """A model of a family, a target for its store, and a look at what is told of them."""
+    rng = np.random.default_rng(5)
+    labels = {"logistic": np.array(["no", "yes"]), "softmax": np.array([-1, 4, 9])}.get(family, np.empty(0))
+    c = max(1, len(labels) if family == "softmax" else 1)
+    model = Model(rng.normal(size=(c, FEATURES)) / [1.0, 30.0, 0.01, 5.0] / 2, rng.normal(size=c), labels, ("a", "b", "c", "d"), family)
+    Z = X @ model.coef_.T + model.intercept_
+    if len(labels):
+        P = np.exp(Z) / np.exp(Z).sum(axis=1, keepdims=True) if c > 1 else 1 / (1 + np.exp(-Z * [-1.0, 1.0]))
+        y = labels[(P.cumsum(axis=1) < rng.random((len(X), 1))).sum(axis=1).clip(max=len(labels) - 1)]
+        expected = {"log_loss": log_loss(y, P), "auc": roc_auc_score(y, P if c > 1 else P[:, 1], multi_class="ovr"),
+                    "confusion_matrix": confusion_matrix(y, labels[P.argmax(axis=1)])}
+    else:
+        mean = Z[:, 0] if family == "linear" else np.exp(Z[:, 0])
+        y = mean + rng.normal(size=len(X)) if family == "linear" else rng.poisson(mean).astype(float)
+        expected = {"r2": r2_score(y, mean), "mean_squared_error": mean_squared_error(y, mean)}
+        if family == "poisson":
+            expected |= {"mean_poisson_deviance": mean_poisson_deviance(y, mean), "d2_poisson": d2_tweedie_score(y, mean, power=1)}
+
+    def look(found: dict[str, Any]) -> None:
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=1e-11, err_msg=name)
+
+    return model, y, look
+
+
+@pytest.mark.parametrize("family", [name for name in METRICS if name in FAMILIES])
+def test_every_family_is_told_of_as_by_scikit_learn_and_with_the_same_bits_on_every_engine(family: str, arrays: Arrays, tmp_path: Path) -> None:
+    model, y, look = model_and_target(family, arrays["X"])
+    model.save(tmp_path / "m.zarr")
+    store = write_store(tmp_path / "s.zarr", {"X": arrays["X"], "y": y})
+    found = {kind: evaluate(tmp_path / "m.zarr", store, overrides=[f"cluster.kind={kind}", "cluster.workers=2", f"model.family={family}"])
+             for kind in STARTED_HERE}
+    assert all(metrics == found["serial"] for metrics in found.values())
+    look(found["serial"])
 
 
 def test_predictions_are_the_probabilities_of_the_second_class_in_the_order_of_the_rows(run: Path, store: str, model: Model, arrays: Arrays,

@@ -9,7 +9,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import click
 
@@ -21,7 +20,9 @@ from streamlr.errors import StreamlrError
 from streamlr.execution import count_threads
 from streamlr.plan import make_plan, workers_of
 from streamlr.reporting.console import Console, plain
-from streamlr.scoring import evaluate, predict
+from streamlr.reporting.metrics import metric_lines
+from streamlr.reporting.plots import check_plot, plot_metrics
+from streamlr.scoring import evaluate, predict, require_plotted
 from streamlr.training import TrainResult, train
 
 _set = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the configuration, such as solver.name=lbfgs.")
@@ -97,21 +98,23 @@ def _ending(result: TrainResult, directory: str) -> str:
 @cli.command("evaluate")
 @click.argument("run")
 @click.argument("store")
+@click.option("--plot", metavar="FILE", help="Draw calibration, ROC curve and lift (.png or .svg; needs the extra `plot`).")
 @_set
 @_quiet
 @_json
-def evaluate_command(run: str, store: str, overrides: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+def evaluate_command(run: str, store: str, plot: str | None, overrides: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     """Score the model of RUN on STORE in one streamed pass."""
+    if plot is not None:
+        check_plot(plot)
+        require_plotted(run)
     metrics = evaluate(run, store, overrides=overrides, subscribers=[Console(quiet=quiet)])
+    if plot is not None:
+        plot_metrics(metrics, plot)
     if as_json:
         click.echo(json.dumps(metrics, indent=2))
         return
-    for key, value in metrics.items():
-        click.echo(f"{key:16} {plain(_shown(value))}", err=True)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
+    for line in metric_lines(metrics):
+        click.echo(line, err=True)
 
 
 @cli.command("predict")

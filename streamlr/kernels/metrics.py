@@ -1,128 +1,55 @@
-"""How well probabilities fit labels, as sums that merge: log-loss, Brier score, accuracy, and the area under the ROC curve.
+"""The metrics of a model in one read of the data: what is summed and what is told of it is a matter of the family.
 
-The area is that of Mann and Whitney: the chance that a positive example is ranked above a negative one, ties counting
-half. It follows from the weight of both classes at every distinct score. Where there are more distinct scores than are
-kept, neighbouring ones are joined (by dropping low bits of the score); pairs within a joined score are then counted as
-ties, and half their weight bounds the error.
+A new family brings its entry of `METRICS`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
+from streamlr.kernels.classification import class_metrics, class_sums
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.labels import indicator, refuse_bad_weights
+from streamlr.kernels.labels import refuse_bad_weights
+from streamlr.kernels.regression import regression_metrics, regression_sums
 
 Array = NDArray[np.float64]
 
-SCORES_KEPT = 2**18
+
+class LeafSums(Protocol):
+    """Sums over some examples, of Z, (c, k), Y, (c, k), their loss, (1, k), A, (c, k), and weights, (k,)."""
+
+    def __call__(self, Z: Array, Y: Array, loss: Array, A: Array, omega: Array) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
-class ScoreCounts:
-    """Weight of both classes at every distinct score."""
+class FamilyMetrics:
+    """What is summed for models of a family, and what is told of the sums."""
 
-    keys: NDArray[np.uint64]
-    """Scores as ordered bits, less the dropped ones, ascending, (s,)."""
-    positive: Array
-    """Weight of positive examples at each, (s,)."""
-    negative: Array
-    """Weight of negative examples at each, (s,)."""
-    spread: NDArray[np.bool_]
-    """Whether different scores were joined there, (s,)."""
-    dropped_bits: int
-    """Low bits of the scores that were dropped."""
-
-    def __add__(self, other: ScoreCounts) -> ScoreCounts:
-        bits = max(self.dropped_bits, other.dropped_bits)
-        parts = [part.with_bits_dropped(bits) for part in (self, other)]
-        keys = np.concatenate([part.keys for part in parts])
-        order = np.argsort(keys, kind="stable")
-        joined = _join_equal(
-            keys[order], np.concatenate([part.positive for part in parts])[order],
-            np.concatenate([part.negative for part in parts])[order], np.concatenate([part.spread for part in parts])[order], bits)
-        return joined.bounded()
-
-    def with_bits_dropped(self, bits: int) -> ScoreCounts:
-        """The same with at least so many low bits dropped."""
-        if bits <= self.dropped_bits:
-            return self
-        more = np.uint64(bits - self.dropped_bits)
-        keys = self.keys >> more
-        return _join_equal(keys, self.positive, self.negative, self.spread, bits)
-
-    def bounded(self) -> ScoreCounts:
-        """The same with bits dropped until no more scores are left than are kept."""
-        counts = self
-        while len(counts.keys) > SCORES_KEPT:
-            counts = counts.with_bits_dropped(counts.dropped_bits + 1)
-        return counts
-
-    def area(self) -> tuple[float, float] | None:
-        """Area under the ROC curve and the bound of its error; None where a class has no weight."""
-        pairs = self.positive.sum() * self.negative.sum()
-        if pairs <= 0:
-            return None
-        below = np.cumsum(self.negative) - self.negative
-        ties = self.positive * self.negative
-        area = float((self.positive @ below + 0.5 * ties.sum()) / pairs)
-        return area, float(0.5 * ties[self.spread].sum() / pairs)
+    sums: LeafSums
+    """The sums over some examples, a member of a monoid with the attributes ``weight_sum`` and ``probe``."""
+    report: Callable[[Any, list[Any]], dict[str, Any]]
+    """Metrics by name, of the sums over all rows and the labels of the classes."""
+    plotted: bool
+    """Whether `streamlr.reporting.plots` draws the report."""
 
 
-def _join_equal(keys: NDArray[np.uint64], positive: Array, negative: Array, spread: NDArray[np.bool_], bits: int) -> ScoreCounts:
-    """Add up the weights at equal keys, which stand side by side."""
-    if not len(keys):
-        return ScoreCounts(keys, positive, negative, spread, bits)
-    first = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
-    joins_different = spread
-    if bits:  # with bits dropped, equal keys may have been different scores
-        joins_different = spread | _repeated(keys)
-    return ScoreCounts(keys[first], np.add.reduceat(positive, first), np.add.reduceat(negative, first),
-                       np.logical_or.reduceat(joins_different, first), bits)
+def _of_classes() -> FamilyMetrics:
+    return FamilyMetrics(class_sums, class_metrics, True)
 
 
-def _repeated(keys: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    same = keys[1:] == keys[:-1]
-    return np.concatenate([[False], same]) | np.concatenate([same, [False]])
+def _of_numbers(*, counts: bool) -> FamilyMetrics:
+    return FamilyMetrics(partial(regression_sums, counts=counts), lambda sums, _: regression_metrics(sums), False)
 
 
-def score_counts(scores: Array, Y: Array, weights: Array | None) -> ScoreCounts:
-    """Counts of some examples: scores in [0, 1], (k,), and Y of 0 or 1, (k,)."""
-    keys = (scores + 0.0).view(np.uint64)  # of floats that are not negative the bits sort as the numbers do; + 0.0 turns -0.0 into 0.0
-    order = np.argsort(keys, kind="stable")
-    omega = np.ones(len(scores)) if weights is None else weights
-    return _join_equal(keys[order], (Y * omega)[order], ((1.0 - Y) * omega)[order], np.zeros(len(keys), dtype=np.bool_), 0).bounded()
-
-
-@dataclass(frozen=True, slots=True)
-class MetricSums:
-    """Sums over some rows."""
-
-    n_rows: int
-    """Rows."""
-    weight_sum: float
-    """Their weight."""
-    log_loss_sum: float
-    """Weighted loss."""
-    brier_sum: float
-    """Weighted squared difference of probability and Y."""
-    confusion_sum: Array
-    """Weight by true and predicted class, (2, 2)."""
-    scores: ScoreCounts
-    """What the area under the ROC curve is made of."""
-
-    @property
-    def probe(self) -> Array:
-        return np.array([self.log_loss_sum, self.brier_sum])
-
-    def __add__(self, other: MetricSums) -> MetricSums:
-        return MetricSums(
-            self.n_rows + other.n_rows, self.weight_sum + other.weight_sum, self.log_loss_sum + other.log_loss_sum,
-            self.brier_sum + other.brier_sum, self.confusion_sum + other.confusion_sum, self.scores + other.scores)
+METRICS: dict[str, FamilyMetrics] = {
+    "logistic": _of_classes(), "softmax": _of_classes(), "linear": _of_numbers(counts=False), "poisson": _of_numbers(counts=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,32 +64,29 @@ class MetricScan:
     classes: NDArray[np.generic]
     """The sorted labels."""
     coefficients: Array
-    """W, (n, 1)."""
+    """W, (n, c)."""
     intercept: Array
-    """b, (1,)."""
+    """b, (c,)."""
     weights_name: str = "weights"
     """How messages name the weights."""
 
-    def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> MetricSums:
+    def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> Any:
         """The sums over a batch: its leaves, added from first to last."""
         return sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
 
-    def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> MetricSums:
+    def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> Any:
         assert batch.target is not None
         if batch.weights is not None:
             refuse_bad_weights(batch.weights[leaf], batch.first_row + leaf.start, self.weights_name)
-        Y = indicator(batch.target[leaf], self.classes, batch.first_row + leaf.start)
-        weights = batch.weights_of(leaf)
+        family = FAMILIES[self.family]
+        Y = family.target(batch.target[leaf], self.classes, batch.first_row + leaf.start)
+        weights, offset = batch.weights_of(leaf), batch.offset_of(leaf)
         Z = linear(workspace.cast(batch.X[:, leaf]), self.coefficients, self.intercept)
+        if offset is not None:
+            Z += offset
         with np.errstate(over="ignore", invalid="ignore"):
-            loss, A = FAMILIES[self.family].loss_and_activation(Z, Y)
-        omega = np.ones(Y.shape[1]) if weights is None else weights
-        predicted = (Z[0] > 0).astype(np.intp)
-        confusion = np.bincount(2 * Y[0].astype(np.intp) + predicted, omega, 4).astype(np.float64).reshape(2, 2)
-        if not np.isfinite(A).all():  # a NaN has no rank; the probe of the sums has the batch looked at
-            A = np.zeros_like(A)
-        return MetricSums(Y.shape[1], float(omega.sum()), float(loss[0] @ omega), float((A[0] - Y[0]) ** 2 @ omega),
-                          confusion, score_counts(A[0], Y[0], weights))
+            loss, A = family.loss_and_activation(Z, Y)
+        return METRICS[self.family].sums(Z, Y, loss, A, np.ones(Y.shape[1]) if weights is None else weights)
 
 
 def linear(X: Array, W: Array, b: Array) -> Array:
