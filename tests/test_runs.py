@@ -399,7 +399,7 @@ def test_a_checkpoint_of_another_format_is_refused_with_both_versions(tmp_path: 
     with np.load(path) as content:
         header = json.loads(str(content["header"]))
     np.savez(path, header=np.array(json.dumps({**header, "format_version": 99})))
-    with pytest.raises(RunDirectoryError, match=r"format version 99, this streamlr reads 1; resume with the version that wrote it"):
+    with pytest.raises(RunDirectoryError, match=r"format version 99, this streamlr reads 2; resume with the version that wrote it"):
         load_checkpoint(tmp_path, {})
 
 
