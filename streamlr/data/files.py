@@ -123,17 +123,7 @@ class ChunkFiles:
 
     def stored_bytes(self) -> int:
         """Bytes of all chunk files."""
-        return sum(status.st_size for status in self._statuses())
-
-    def modified(self) -> int:
-        """When the last chunk file was written, in nanoseconds."""
-        return max((status.st_mtime_ns for status in self._statuses()), default=0)
-
-    def _statuses(self) -> Iterator[os.stat_result]:
-        for folder, _, names in os.walk(self.directory):
-            for name in names:
-                if not name.startswith(".z") and name != "zarr.json":
-                    yield os.stat(os.path.join(folder, name))
+        return sum(status.st_size for status in chunk_statuses(self.directory))
 
     def _read_from_shard(self, descriptor: int, size: int, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer) -> None:
         assert self.shards is not None
@@ -161,6 +151,18 @@ class ChunkFiles:
                 if len(self._indices) > _SHARD_INDICES_KEPT:
                     self._indices.popitem(last=False)
         return entries
+
+
+def chunk_statuses(directory: Path) -> Iterator[os.stat_result]:
+    """What the file system tells of every chunk file of an array."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            if not name.startswith(".z") and name != "zarr.json":
+                try:
+                    status = os.stat(os.path.join(folder, name))
+                except OSError:
+                    continue  # gone, or a link that leads nowhere: the reading tells
+                yield status
 
 
 def read_exactly(descriptor: int, out: NDArray[np.uint8], offset: int) -> None:
