@@ -270,7 +270,7 @@ def _member(group: zarr.Group, name: str, key: str, config: DataConfig) -> zarr.
 def _feature_names(group: zarr.Group, n_features: int, config: DataConfig) -> tuple[str, ...] | None:
     """Names from an array ``feature_names`` or an attribute of the group."""
     names: Any = group.attrs.get("feature_names")
-    if "feature_names" in group:
+    if _holds(group, "feature_names"):
         names = _read_names(_member(group, "feature_names", "feature_names", config), config)
     if names is None:
         return None
@@ -279,6 +279,13 @@ def _feature_names(group: zarr.Group, n_features: int, config: DataConfig) -> tu
     if len(names) != n_features:
         raise ShapeError(f"{config.shown_store!r} has {n_features} features but {len(names)} feature_names; they must agree")
     return tuple(str(name) for name in names)
+
+
+def _holds(group: zarr.Group, name: str) -> bool:
+    try:
+        return name in group
+    except Exception:  # there is something, and opening it says what is wrong with it
+        return True
 
 
 def _read_names(array: zarr.Array[Any], config: DataConfig) -> tuple[str, ...]:
