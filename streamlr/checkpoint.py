@@ -2,15 +2,15 @@
 
 One ``.npz`` file without pickles for each: arrays as they are, and one JSON text with the scalars, the format version and
 the fingerprints of data and configuration. Written beside its name, flushed and renamed; the one before is kept, so that
-a damaged file costs a pass and not the run.
+a damaged file costs a pass and not the run. Large arrays that stay the same stand beside them.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import logging
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,12 +20,15 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.data.records import commit_file, writing
 from streamlr.errors import RunDirectoryError
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 _KEPT = 2
+_LARGE_BYTES = 2**20
+_COPIES = 2
 _HEADER = "header"
 
 Record = TypeVar("Record")
@@ -45,21 +48,68 @@ class Checkpoint:
     """Numbers and texts by name, as JSON holds them."""
 
 
+class CheckpointWriter:
+    """Commits the checkpoints of one run.
+
+    An array of a megabyte or more (the metric of a wide L-BFGS) is written once, and again only when it is another: its content
+    does not change from pass to pass, and writing it anew would cost more than all the rest. It stands in two copies, so that damage to one
+    of them does not take both checkpoints with it.
+
+    Parameters
+    ----------
+    directory
+        Where they are to be.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._large: dict[str, tuple[NDArray[Any], str]] = {}
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Commit a checkpoint, then drop all but this one and the one before.
+
+        Raises
+        ------
+        WriteError
+            When it cannot be written; those before are intact.
+        """
+        with writing(self._directory):
+            self._directory.mkdir(parents=True, exist_ok=True)
+        before = {digest for _, digest in self._large.values()}
+        self._large = {name: (array, self._write_large(name, array)) for name, array in checkpoint.arrays.items() if array.nbytes >= _LARGE_BYTES}
+        small = {name: array for name, array in checkpoint.arrays.items() if name not in self._large}
+        large = {name: digest for name, (_, digest) in self._large.items()}
+        header = {"format_version": FORMAT_VERSION, "passes": checkpoint.passes, "fingerprint": dict(checkpoint.fingerprint),
+                  "values": dict(checkpoint.values), "arrays": sorted(small), "large": large}
+        content: dict[str, Any] = {_HEADER: np.array(json.dumps(header)), **small}
+        final = self._directory / f"pass-{checkpoint.passes:06d}.npz"
+        commit_file(final, lambda file: np.savez(file, **content))
+        self._drop_old(final, before)
+
+    def _write_large(self, name: str, array: NDArray[Any]) -> str:
+        """Write both copies of an array, if it is not the one that was written last; its digest, by which they are called."""
+        if name in self._large and self._large[name][0] is array:
+            return self._large[name][1]
+        digest = _digest(array)
+        for copy in range(_COPIES):
+            commit_file(_large_path(self._directory, digest, copy), lambda file: np.save(file, array))
+        return digest
+
+    def _drop_old(self, newest: Path, large_before: set[str]) -> None:
+        """Also later ones: where all were damaged the run has begun anew, and they must not push out the new ones."""
+        files = _files(self._directory)
+        kept = [path for path in files if path <= newest][-_KEPT:]
+        large = {digest for _, digest in self._large.values()}
+        stale = [path for path in files if path not in kept]
+        if large == large_before:  # else the one before may need others
+            stale += [path for path in self._directory.glob("large-*.npy") if path.name.split("-")[1] not in large]
+        for path in stale:
+            path.unlink(missing_ok=True)
+
+
 def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
-    """Commit a checkpoint, then drop all but the last two."""
-    directory.mkdir(parents=True, exist_ok=True)
-    header = {"format_version": FORMAT_VERSION, "passes": checkpoint.passes, "fingerprint": dict(checkpoint.fingerprint),
-              "values": dict(checkpoint.values), "arrays": sorted(checkpoint.arrays)}
-    final = directory / f"pass-{checkpoint.passes:06d}.npz"
-    partial = final.with_suffix(".partial")
-    with open(partial, "wb") as file:
-        content: dict[str, Any] = {_HEADER: np.array(json.dumps(header)), **checkpoint.arrays}
-        np.savez(file, **content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, final)
-    for old in _files(directory)[:-_KEPT]:
-        old.unlink(missing_ok=True)
+    """Commit one checkpoint (see `CheckpointWriter`)."""
+    CheckpointWriter(directory).save(checkpoint)
 
 
 def load_checkpoint(directory: Path, fingerprint: Mapping[str, str]) -> Checkpoint | None:
@@ -75,7 +125,7 @@ def load_checkpoint(directory: Path, fingerprint: Mapping[str, str]) -> Checkpoi
             checkpoint = _read(path)
         except RunDirectoryError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, EOFError) as error:  # whatever damage makes of a zip file
+        except Exception as error:  # whatever damage makes of a zip file
             log.warning("checkpoint %s is damaged (%s); falling back to the one before", path.name, error)
             continue
         for name, expected in fingerprint.items():
@@ -92,13 +142,50 @@ def _files(directory: Path) -> list[Path]:
 
 
 def _read(path: Path) -> Checkpoint:
+    _refuse_compressed(path)
     with np.load(path, allow_pickle=False) as content:
         header = json.loads(str(content[_HEADER][()]))
         if header["format_version"] != FORMAT_VERSION:
             raise RunDirectoryError(f"the checkpoint {path} has format version {header['format_version']}, this streamlr reads {FORMAT_VERSION}; "
                                     "resume with the version that wrote it, or start anew with --overwrite")
         arrays = {name: content[name] for name in header["arrays"]}
+    arrays |= {name: _read_large(path.parent, digest) for name, digest in header["large"].items()}
     return Checkpoint(header["passes"], header["fingerprint"], arrays, header["values"])
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Checkpoints are stored as they are: what would swell on reading was put there by somebody else."""
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as packed:
+        for member in packed.infolist():
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > size:
+                raise ValueError(f"{member.filename!r} in it is compressed")
+
+
+def _read_large(directory: Path, digest: str) -> NDArray[Any]:
+    for copy in range(_COPIES):
+        path = _large_path(directory, digest, copy)
+        try:
+            array: NDArray[Any] = np.load(path, allow_pickle=False)
+        except Exception as error:  # whatever damage makes of it
+            log.warning("%s is damaged (%s); %d copies are kept", path.name, error, _COPIES)
+            continue
+        if _digest(array) == digest:
+            return array
+        log.warning("%s is damaged (its content has changed); %d copies are kept", path.name, _COPIES)
+    raise ValueError(f"no copy of {_large_path(directory, digest, 0).name} is whole")
+
+
+def _large_path(directory: Path, digest: str, copy: int) -> Path:
+    if not (isinstance(digest, str) and digest.isalnum()):
+        raise ValueError(f"{digest!r} is no digest")
+    return directory / f"large-{digest}-{copy}.npy"
+
+
+def _digest(array: NDArray[Any]) -> str:
+    digest = hashlib.blake2b(f"{array.dtype.str} {array.shape}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def flatten(record: Any, prefix: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -115,4 +202,8 @@ def unflatten(record: type[Record], prefix: str, checkpoint: Checkpoint) -> Reco
     """The dataclass that `flatten` took apart."""
     fields = dataclasses.fields(record)  # type: ignore[arg-type]
     everything = {**checkpoint.values, **checkpoint.arrays}
-    return record(**{field.name: everything[prefix + field.name] for field in fields})
+    try:
+        return record(**{field.name: everything[prefix + field.name] for field in fields})
+    except KeyError as error:
+        raise RunDirectoryError(f"the checkpoint of pass {checkpoint.passes} lacks {error}: another version of streamlr wrote it; resume with that "
+                                "version, or start anew with --overwrite") from None

@@ -11,6 +11,7 @@ import difflib
 import re
 import types
 import typing
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,12 @@ import yaml
 
 from streamlr.errors import ConfigError
 
+HIDDEN = "***"
+"""What stands in files and messages for a part of a URL that may be secret."""
+NOT_KEPT = "(not kept)"
+"""What stands in ``config.yaml`` for the value of a storage option."""
+_LEAST_SECRET = 4
+_MOST_NODES = 10_000
 _BYTE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
                "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
@@ -44,8 +51,20 @@ class DataConfig:
     """The axis of the feature array along which the examples lie."""
     missing_chunks: Literal["error", "fill"] = "error"
     """What a chunk that is absent from the store means: an error, or a chunk full of the fill value."""
-    storage_options: dict[str, Any] = field(default_factory=dict)
+    storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """Options of the file system, for stores given by URL."""
+
+    @property
+    def shown_store(self) -> str:
+        """``store`` as messages and files may have it: without the password and the values of the query that a URL may hold."""
+        return public_url(self.store)
+
+    def without_secrets(self, text: str) -> str:
+        """A text of others, such as the error of a file system, without what must not be told."""
+        text = text.replace(self.store, self.shown_store) if self.store else text
+        for secret in sorted(_secrets(self), key=len, reverse=True):
+            text = text.replace(secret, HIDDEN)
+        return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +150,42 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
     def to_public_dict(self) -> dict[str, Any]:
-        """The same without what may be secret: the values of the storage options."""
+        """The same without what may be secret: the values of the storage options, and parts of the store's URL."""
         tree = self.to_dict()
-        tree["data"]["storage_options"] = dict.fromkeys(tree["data"]["storage_options"], "(not kept)")
+        tree["data"]["store"] = self.data.shown_store
+        tree["data"]["storage_options"] = dict.fromkeys(tree["data"]["storage_options"], NOT_KEPT)
         return tree
+
+
+def public_url(store: str) -> str:
+    """A path as it is; a URL without user, password and the values of its query."""
+    if "://" not in store:
+        return store
+    address, mark, query = re.match(r"([^?#]*)([?#]?)(.*)", store, re.DOTALL).groups()  # type: ignore[union-attr]
+    # a password may hold a slash; what is cut too much stays hidden, so everything up to the last @ goes where a colon comes before it
+    address = re.sub(r"://([^/@]*:.*|[^/@]*)@", f"://{HIDDEN}@", address)
+    return address + mark + re.sub(r"(=)[^&#;]*|(?<![^&;])[^=&#;]+(?![^&#;])", lambda found: (found[1] or "") + HIDDEN, query)
+
+
+def _secrets(data: DataConfig) -> set[str]:
+    """Texts of a configuration that must not be told: passwords and query values of the URL, and values of the storage options."""
+    found: set[str] = set()
+    if "://" in data.store:
+        address, _, query = data.store.replace("#", "?").partition("?")
+        for user in re.findall(r"://(.*)@", address):
+            found |= {user, *user.split(":")}
+        found |= {part.partition("=")[2] or part for part in re.split("[&;#]", query)} | {query}
+    values: list[Any] = [data.storage_options]
+    while values:
+        value = values.pop()
+        if isinstance(value, Mapping):
+            values += value.values()
+        elif isinstance(value, list | tuple | set):
+            values += value
+        elif isinstance(value, str | bytes):
+            found.add(value if isinstance(value, str) else value.decode(errors="replace"))
+    quoted = {urllib.parse.quote(text, safe="") for text in found} | {urllib.parse.unquote(text) for text in found}
+    return {text for text in found | quoted if len(text) >= _LEAST_SECRET and text not in ("true", "false", HIDDEN)}
 
 
 def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides: Sequence[str] = ()) -> TrainConfig:
@@ -172,13 +223,40 @@ def _as_tree(source: str | Path | Mapping[str, Any] | TrainConfig) -> dict[str, 
         raise ConfigError(f"no configuration file at {str(path)!r}; check the path given to --config") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{str(path)!r} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{str(path)!r} is not valid YAML: {_yaml_problem(error)}") from None
+    _refuse_bomb(tree, repr(str(path)))
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{str(path)!r} holds a {type(tree).__name__}; a configuration is a mapping of sections")
     return tree
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong, and where; not the line itself, which may hold a password."""
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or (type(error).__name__ if mark is not None else str(error))
+    return f"{what} (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else str(what)
+
+
+def _may_be_secret(key: str) -> bool:
+    return key.strip().startswith("data.storage_options")
+
+
+def _refuse_bomb(tree: Any, name: str) -> None:
+    """Aliases of aliases make a few lines of YAML into more than any memory holds, as soon as they are copied or shown."""
+    left = [tree]
+    count = 0
+    while left:
+        value = left.pop()
+        count += 1
+        if count > _MOST_NODES:
+            raise ConfigError(f"{name} holds more than {_MOST_NODES:,} values (by aliases such as *a, perhaps); a configuration has about thirty")
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list | tuple | set):
+            left += value
 
 
 def _copy_tree(source: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,8 +269,9 @@ def _apply_override(tree: dict[str, Any], setting: str) -> None:
         raise ConfigError(f"--set {setting!r}: expected KEY=VALUE with a dotted key, such as solver.name=lbfgs")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {dotted}: the value {text!r} is not valid YAML") from error
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError(f"--set {dotted}: the value{'' if _may_be_secret(dotted) else f' {text!r}'} is not valid YAML") from None
+    _refuse_bomb(value, f"--set {dotted}")
     *sections, key = dotted.strip().split(".")
     for name in sections:
         inner = tree.setdefault(name, {})
@@ -263,7 +342,8 @@ def _scalar(kind: Any, value: Any, key: str) -> Any:
         if kind is str and isinstance(value, Path):
             return str(value)
         hint = "; put it in quotes if it is meant as text" if kind is str else ""
-        raise ConfigError(f"{key}: expected {_KIND_NAMES.get(origin, str(origin))}, got {value!r}{hint}")
+        got = type(value).__name__ if _may_be_secret(key) and isinstance(value, str) else repr(value)
+        raise ConfigError(f"{key}: expected {_KIND_NAMES.get(origin, str(origin))}, got {got}{hint}")
     return value
 
 

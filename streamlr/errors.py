@@ -12,6 +12,7 @@
     |   |-- LabelError (ValueError)         labels that are not the classes of a model
     |   `-- IngestError (ValueError)        a source table that cannot become a store
     |-- MemoryLimitError (MemoryError)      a plan that needs more memory than its limit                exit status 2
+    |-- WriteError (OSError)                a file of a run or a store that cannot be written           exit status 1
     `-- ClusterError (RuntimeError)         workers or a scheduler that cannot do the work              exit status 1
 
 Each message says what, where, both numbers and the remedy. All take one message, so that they survive the journey from
@@ -69,6 +70,10 @@ class IngestError(DataError, ValueError):
 
 class MemoryLimitError(StreamlrError, MemoryError):
     exit_status = 2
+
+
+class WriteError(StreamlrError, OSError):
+    pass
 
 
 class ClusterError(StreamlrError, RuntimeError):

@@ -133,7 +133,7 @@ def load_model(path: str | Path) -> Model:
                       np.array(attributes["classes"], dtype=np.dtype(attributes["classes_dtype"])), None if names is None else tuple(names),
                       attributes["family"])
         saved = attributes["content_sha256"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise DataError(f"the model at {str(path)!r} is damaged ({type(error).__name__}: {error}); restore it or train again") from error
     if model.content_sha256 != saved:
         raise DataError(f"the model at {str(path)!r} is not the one that was saved (sha256 {model.content_sha256[:12]}..., saved as {str(saved)[:12]}...); "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -13,8 +15,8 @@ from typing import IO, Any
 import yaml
 
 from streamlr.config import TrainConfig
-from streamlr.data.records import sync_path
-from streamlr.errors import RunDirectoryError
+from streamlr.data.records import commit_file, writing
+from streamlr.errors import RunDirectoryError, WriteError
 from streamlr.model import MODEL_NAME, Model
 
 CONFIG_NAME = "config.yaml"
@@ -22,6 +24,7 @@ HISTORY_NAME = "history.jsonl"
 SUMMARY_NAME = "summary.json"
 CHECKPOINT_NAME = "checkpoint"
 _LOCK_NAME = ".lock"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _OURS = (CONFIG_NAME, HISTORY_NAME, SUMMARY_NAME, MODEL_NAME, CHECKPOINT_NAME)
 
 
@@ -40,7 +43,9 @@ class RunDirectory:
     Raises
     ------
     RunDirectoryError
-        When it holds a run and neither was asked for, when another process is at work in it, or when it cannot be written.
+        When it holds a run and neither was asked for, when another process is at work in it, or when it cannot be made.
+    WriteError
+        When there is no room for it; so in every method that writes.
     """
 
     def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -48,14 +53,15 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self.path / _LOCK_NAME)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise RunDirectoryError(
-                f"cannot make the run directory {str(path)!r}: {error}; choose another with --run-dir or run.directory") from error
+        except OSError as error:
+            kind = WriteError if error.errno in _NO_ROOM else RunDirectoryError
+            raise kind(f"cannot make the run directory {str(path)!r}: {error}; choose another with --run-dir or run.directory") from error
         held = [name for name in _OURS if (self.path / name).exists()]
         if held and not (resume or overwrite):
             self.close()
             raise RunDirectoryError(f"{str(path)!r} already holds a run ({', '.join(held)}); add --resume to go on with it, --overwrite to replace "
                                     "it, or choose another --run-dir")
+        _tidy(self.path)
         self.previous_summary = self._read_summary()
         self._stale = held if overwrite and not resume else []
 
@@ -65,11 +71,12 @@ class RunDirectory:
 
     def begin(self) -> None:
         """The first pass has succeeded: drop what an overwritten run left, but for its model, which stands until there is a new one."""
-        for name in self._stale:
-            if name == CHECKPOINT_NAME:
-                shutil.rmtree(self.path / name)
-            elif name in (CONFIG_NAME, HISTORY_NAME):
-                (self.path / name).unlink()
+        with writing(self.path):
+            for name in self._stale:
+                if name == CHECKPOINT_NAME and not (self.path / name).is_symlink():
+                    shutil.rmtree(self.path / name)
+                elif name in (CHECKPOINT_NAME, CONFIG_NAME, HISTORY_NAME):
+                    (self.path / name).unlink()
         self._stale = []
 
     def write_config(self, config: TrainConfig) -> None:
@@ -80,7 +87,7 @@ class RunDirectory:
         self._write(HISTORY_NAME, "".join(json.dumps(line) + "\n" for line in lines))
 
     def append_history(self, line: Mapping[str, Any]) -> None:
-        with open(self.path / HISTORY_NAME, "a", encoding="utf-8") as file:
+        with writing(self.path / HISTORY_NAME), open(self.path / HISTORY_NAME, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def write_results(self, model: Model, summary: Mapping[str, Any]) -> None:
@@ -105,18 +112,26 @@ class RunDirectory:
         self.close()
 
     def _write(self, name: str, text: str) -> None:
-        partial = self.path / f".{name}.partial"
-        with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, self.path / name)
-        sync_path(self.path)
+        commit_file(self.path / name, lambda file: file.write(text.encode("utf-8")))
+
+
+def _tidy(path: Path) -> None:
+    """Drop what a death between a write and its rename left; a model that had just made way for another comes back."""
+    for old in path.glob(f".{MODEL_NAME}.old-*"):
+        if not (path / MODEL_NAME).exists():
+            os.replace(old, path / MODEL_NAME)
+    for left in [*path.glob(f".{MODEL_NAME}.old-*"), *path.glob(".*.partial*"), *(path / CHECKPOINT_NAME).glob(".*.partial")]:
+        with contextlib.suppress(OSError):
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
 
 
 def _locked(path: Path) -> IO[str]:
     """Hold a lock that the operating system takes back when the process ends, however it ends."""
-    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the lock is held
+    # it stays open as long as the lock is held; never through a link, which could lead to somebody's file
+    file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+", encoding="utf-8")  # noqa: SIM115
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -125,7 +140,7 @@ def _locked(path: Path) -> IO[str]:
         file.close()
         raise RunDirectoryError(f"{str(path.parent)!r} is in use by another run (process {owner}); wait for it, stop it, or choose another "
                                 "--run-dir") from None
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
+    with contextlib.suppress(OSError):  # the number serves a message alone; whether the disk is full will show
+        os.ftruncate(file.fileno(), 0)
+        os.pwrite(file.fileno(), str(os.getpid()).encode(), 0)
     return file

@@ -129,13 +129,14 @@ def _open(run: str | Path, store: str, overrides: Sequence[str], *, labelled: bo
     model = load_model(run)
     path = Path(run) / CONFIG_NAME
     config = load_config(path if path.exists() else {}, overrides)
-    config = replace(config, data=replace(config.data, store=store))
+    options = {key: value for key, value in config.data.storage_options.items() if "://" in store}  # a path takes none
+    config = replace(config, data=replace(config.data, store=store, storage_options=options))
     source = ZarrSource(config.data, labelled=labelled)
     source.check_chunks()
     if source.n_features != model.coef_.shape[1]:
         raise ShapeError(f"{source.describe('features')} has {source.n_features} features; the model in {str(run)!r} was fitted to {model.coef_.shape[1]}")
     if source.feature_names is not None and model.feature_names is not None and source.feature_names != model.feature_names:
         at = next(j for j, (a, b) in enumerate(zip(source.feature_names, model.feature_names, strict=True)) if a != b)
-        raise ShapeError(f"feature {at} of {store!r} is {source.feature_names[at]!r}, of the model {model.feature_names[at]!r}; bring the store's "
-                         "features to the order of the model's")
+        raise ShapeError(f"feature {at} of {config.data.shown_store!r} is {source.feature_names[at]!r}, of the model {model.feature_names[at]!r}; "
+                         "bring the store's features to the order of the model's")
     return model, config, source

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from threadpoolctl import threadpool_info
 
-from streamlr.checkpoint import Checkpoint, flatten, load_checkpoint, save_checkpoint, unflatten
+from streamlr.checkpoint import Checkpoint, CheckpointWriter, flatten, load_checkpoint, unflatten
 from streamlr.config import TrainConfig, load_config
 from streamlr.data.class_weights import class_factors, with_class_weights
-from streamlr.data.source import ArraySource, Source
+from streamlr.data.source import ArraySource, Buffer, Source
 from streamlr.data.store import ZarrSource
-from streamlr.errors import ConfigError, LabelError, NonFiniteError, RunDirectoryError
+from streamlr.errors import ConfigError, LabelError, NonFiniteError, RunDirectoryError, WriteError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import Engine, one_blas_thread
@@ -39,6 +39,10 @@ from streamlr.solvers.newton import NewtonState
 from streamlr.warm_start import join_sample, sampled_metric, start_from_sample
 
 log = logging.getLogger(__name__)
+
+_SMALLEST = 1e-150
+"""Square root of what a float64 still holds, and some room."""
+_LARGEST_WEIGHT = 1e290
 
 _STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState}
 _BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options")
@@ -138,6 +142,7 @@ class _Run:
         self.source = source
         self.engine = engine
         self.directory = directory
+        self.checkpoints = None if directory is None else CheckpointWriter(directory.checkpoints)
         self.publish = publish
         self._make_plan(1)
         self.history: list[dict[str, Any]] = []
@@ -145,6 +150,8 @@ class _Run:
         self.seconds_before = 0.0
         self.bytes_told = 0
         self.sample_fraction = 0.0
+        self.committed = 0
+        self.reached: tuple[int, State] | None = None
 
     def _make_plan(self, n_outputs: int) -> None:
         self.plan = make_plan(self.settings, self.source, workers_of(self.settings.cluster, self.engine.n_threads), n_outputs)
@@ -181,13 +188,37 @@ class _Run:
         saved = None
         if self.directory is not None:
             saved = load_checkpoint(self.directory.checkpoints, self._fingerprint()) if resume else None
-        problem, state = self._begin() if saved is None else self._continue(saved)
-        if saved is None:
-            for number in range(1, self.scanner.passes + 1):
-                self._pass_done(number, state, problem)
-        state, outcome = minimize(problem.objective, problem.solver, state, len(self.history), self.settings.solver.max_passes,
-                                  lambda number, reached: self._pass_done(number, reached, problem))
-        return self._result(problem, state, outcome)
+        try:
+            problem, state = self._begin() if saved is None else self._continue(saved)
+        except WriteError as error:
+            raise WriteError(f"{error}; {self._what_is_safe()}") from error
+        try:
+            if saved is None:
+                for number in range(1, self.scanner.passes + 1):
+                    self._pass_done(number, state, problem)
+            state, outcome = minimize(problem.objective, problem.solver, state, len(self.history), self.settings.solver.max_passes,
+                                      lambda number, reached: self._pass_done(number, reached, problem))
+            return self._result(problem, state, outcome)
+        except WriteError as error:
+            raise WriteError(f"{error}; {self._what_is_safe()}") from error
+        except (Exception, KeyboardInterrupt):
+            self._save_finished(problem)
+            raise
+
+    def _what_is_safe(self) -> str:
+        assert self.directory is not None
+        if not self.committed:
+            return f"no checkpoint had been committed in {str(self.directory.path)!r} yet: make room, then start again with --overwrite"
+        return f"the checkpoint of pass {self.committed} in {str(self.directory.checkpoints)!r} is intact: make room, then add --resume to go on"
+
+    def _save_finished(self, problem: _Problem) -> None:
+        """The run ends before its time: commit the last finished pass, where `run.checkpoint_every` has not done so."""
+        if self.reached is None or self.directory is None or self.committed == self.reached[0]:
+            return
+        try:
+            self._save(*self.reached, problem)
+        except WriteError as error:
+            log.warning("%s; %s", error, self._what_is_safe())
 
     def _tell_plan(self) -> None:
         plan = self.plan
@@ -208,6 +239,7 @@ class _Run:
         survey: SurveySums = self.scanner.run(self._survey(classes, self.sample_fraction), "pass 1")
         self._check_target(survey)
         moments = Moments.from_sums(survey)
+        self._refuse_absurd(moments)
         self._tell_constant_features(moments)
         self._tell_changed_data(moments)
         problem = self._problem(classes, moments)
@@ -240,6 +272,28 @@ class _Run:
     def _weights_name(self) -> str:
         return self.source.describe("weights") if self.source.weighted else ""
 
+    def _refuse_absurd(self, moments: Moments) -> None:
+        """Values whose squares a float64 cannot hold would end in a model of nothing."""
+        large = ~(np.isfinite(moments.spread) & np.isfinite(moments.mean) & np.isfinite(moments.comoment).all(axis=1))
+        small = (moments.spread == 0) & (np.abs(moments.mean) < _SMALLEST) & (moments.comoment != 0).any(axis=1)
+        for bad, what in ((large, "so large that their squares overflow"), (small, "so small that their squares vanish")):
+            if bad.any():
+                feature = int(np.argmax(bad))
+                named = feature if self.source.feature_names is None else repr(self.source.feature_names[feature])
+                raise NonFiniteError(f"{self.source.describe('features')} holds values {what} (feature {named}{self._where_largest(feature)}; "
+                                     f"{np.count_nonzero(bad)} features in all); clean or rescale that feature and ingest again")
+
+    def _where_largest(self, feature: int) -> str:
+        """Row and value of a feature's largest entry: one more read, for the message of an error."""
+        row, largest = 0, -1.0
+        buffer = Buffer()
+        for block in range(self.plan.partition.n_blocks):
+            start, stop = self.plan.partition.rows_of_block(block)
+            sizes = np.abs(self.source.read_features(start, stop, buffer)[feature].astype(np.float64))
+            if sizes.max() > largest:
+                row, largest = start + int(np.argmax(sizes)), float(sizes.max())
+        return f", largest {largest:.3g} at row {row}, in chunk {row // self.source.chunk_rows}"
+
     def _tell_constant_features(self, moments: Moments) -> None:
         constant = np.flatnonzero(moments.spread == 0)
         if len(constant):
@@ -251,11 +305,13 @@ class _Run:
     def _tell_changed_data(self, moments: Moments) -> None:
         """Hold the data against those of the run that is being replaced: a flipped bit without a checksum shows only so."""
         before = None if self.directory is None else self.directory.previous_summary
-        if before is None or before.get("data_fingerprint", moments.fingerprint) == moments.fingerprint:
+        dtype = str(self.source.dtype)
+        if before is None or (before.get("data_fingerprint", moments.fingerprint), before.get("dtype", dtype)) == (moments.fingerprint, dtype):
             return
-        if before.get("store") == self.settings.data.store and before.get("rows") == self.source.n_rows:
-            self.publish(Note(f"the data in {self.settings.data.store} are not those that the run being replaced was trained on (fingerprint "
-                              f"{moments.fingerprint[:12]}, was {before['data_fingerprint'][:12]}); if nobody changed the store, it is damaged", warning=True))
+        if before.get("store") == self.settings.data.shown_store and before.get("rows") == self.source.n_rows:
+            self.publish(Note(f"the data in {self.settings.data.shown_store} are not those that the run being replaced was trained on (fingerprint "
+                              f"{moments.fingerprint[:12]}, {dtype}; was {before['data_fingerprint'][:12]}, {before.get('dtype', dtype)}); "
+                              "if nobody changed the store, it is damaged", warning=True))
 
     def _pass_done(self, number: int, state: State, problem: _Problem) -> None:
         now = time.monotonic()
@@ -270,20 +326,20 @@ class _Run:
                 self.directory.write_history(self.history)
             else:
                 self.directory.append_history(self.history[-1])
+            self.reached = number, state
             if number % self.settings.run.checkpoint_every == 0 or state.status:
                 self._save(number, state, problem)
         self.publish(event)
 
     def _save(self, number: int, state: State, problem: _Problem) -> None:
-        assert self.directory is not None
+        assert self.checkpoints is not None
         arrays, values = flatten(state, "state.")
         factors = {} if self.class_factors is None else {"class_factors": self.class_factors}
         moment_arrays, moment_values = flatten(problem.objective.moments, "moments.")
-        values |= {**moment_values, "sample_fraction": self.sample_fraction}
-        values |= {"solver": problem.solver.name, "history": self.history, "modified": self.source.modified,
-                   "seconds": self.seconds_before + time.monotonic() - self.started}
-        save_checkpoint(self.directory.checkpoints, Checkpoint(
-            number, self._fingerprint(), {**arrays, **moment_arrays, **factors, "classes": problem.objective.classes}, values))
+        values |= {**moment_values, "sample_fraction": self.sample_fraction, "solver": problem.solver.name, "history": self.history[:number],
+                   "modified": self.source.modified, "seconds": self.seconds_before + time.monotonic() - self.started}
+        self.checkpoints.save(Checkpoint(number, self._fingerprint(), {**arrays, **moment_arrays, **factors, "classes": problem.objective.classes}, values))
+        self.committed = number
 
     def _continue(self, saved: Checkpoint) -> tuple[_Problem, State]:
         """Take everything from a checkpoint."""
@@ -294,6 +350,7 @@ class _Run:
         problem = self._problem(classes, moments)
         state = unflatten(_STATES[problem.solver.name], "state.", saved)
         self.history = list(saved.values["history"])
+        self.committed = saved.passes
         self.seconds_before = float(saved.values["seconds"])
         self._require_same_data(classes, moments, saved)
         self.sample_fraction = float(saved.values["sample_fraction"])
@@ -326,7 +383,7 @@ class _Run:
 
     def _fingerprint(self) -> dict[str, str]:
         """What must be the same for a checkpoint to be continued: all keys that the bits depend on, and the shape of the data."""
-        flat = {key: repr(value) for key, value in _flat(self.settings.to_dict()) if not key.startswith(_BITS_DO_NOT_DEPEND_ON)}
+        flat = {key: repr(value) for key, value in _flat(self.settings.to_public_dict()) if not key.startswith(_BITS_DO_NOT_DEPEND_ON)}
         data = {"data shape": f"({self.source.n_rows}, {self.source.n_features})", "data dtype": str(self.source.dtype),
                 "data chunk rows": str(self.source.chunk_rows), "data bytes": str(self.source.stored_bytes)}
         return {**flat, **data}
@@ -340,8 +397,8 @@ class _Run:
             "status": outcome.status, "reason": outcome.reason, "passes": len(self.history), "objective": state.value, "loss": state.loss,
             "gradient_max": state.gradient_max, "seconds": self.seconds_before + time.monotonic() - self.started,
             "peak_memory_bytes": self.engine.peak_memory_bytes(), "bytes_read": sum(line["bytes_read"] for line in self.history),
-            "store": self.settings.data.store or None, "rows": self.source.n_rows, "features": self.source.n_features,
-            "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
+            "store": self.settings.data.shown_store or None, "rows": self.source.n_rows, "features": self.source.n_features,
+            "dtype": str(self.source.dtype), "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
             "family": self.model.family, "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.engine.description,
             "python": platform.python_version(), "numpy": np.__version__, "blas": _blas_core()}
         summary = {key: finite(value) for key, value in summary.items()}
@@ -370,6 +427,9 @@ def check_classes(labels: LabelSums, where: str) -> NDArray[Any]:
     if len(found) > 2 and found.dtype.kind == "f" and (found != np.rint(found)).any():
         raise LabelError(f"{where} holds {len(found)} classes: {named}{', ...' if len(found) > 5 else ''}; some are no whole numbers, so they look like "
                          "a quantity. Was the right array named in data.target? For a number as the target set model.family: linear")
+    total = float(labels.weight_sums.sum())
+    if total > 0 and not 1 / _LARGEST_WEIGHT < total < _LARGEST_WEIGHT:
+        raise NonFiniteError(f"{where}: the weights of all examples add up to {total:.3g}, which leaves float64 no room to compute; scale them to about 1 each")
     if (labels.weight_sums <= 0).any():
         raise LabelError(f"{where}: all examples of the class {found[int(np.argmin(labels.weight_sums))].item()!r} weigh 0; every class needs weight")
     return found

@@ -17,6 +17,7 @@ from streamlr.cli.stores import info_command, ingest_command, synth_command
 from streamlr.config import load_config
 from streamlr.data.store import ZarrSource
 from streamlr.errors import StreamlrError
+from streamlr.events import PassFinished
 from streamlr.execution import count_threads
 from streamlr.plan import make_plan, workers_of
 from streamlr.reporting.console import Console, plain
@@ -77,15 +78,27 @@ def train_command(config_path: str, overrides: tuple[str, ...], run_dir: str | N
     config = load_config(config_path, overrides)
     directory = run_dir or config.run.directory or str(Path("runs", Path(config_path).stem))
     config = replace(config, run=replace(config.run, directory=directory))
+    finished: list[int] = []
     try:
-        result = train(config, resume=resume, overwrite=overwrite, subscribers=[Console(quiet=quiet)])
+        result = train(config, resume=resume, overwrite=overwrite, subscribers=[
+            Console(quiet=quiet), lambda event: finished.append(event.number) if isinstance(event, PassFinished) else None])
     except KeyboardInterrupt:
-        click.echo(f"stopped; finished passes are safe in {plain(directory)}: add --resume to go on", err=True)
+        click.echo(plain(_stopped(directory, bool(finished), resume, overwrite)), err=True)
         sys.exit(1)
     if as_json:
         click.echo(json.dumps(result.summary, indent=2))
     if not quiet:
         click.echo(_ending(result, directory), err=True)
+
+
+def _stopped(directory: str, finished: bool, resume: bool, overwrite: bool) -> str:
+    """What there is after an interruption, and how to go on."""
+    if finished:
+        return f"stopped; finished passes are safe in {directory}: add --resume to go on"
+    if resume:
+        return f"stopped before another pass was finished; what {directory} holds is as it was: add --resume to go on"
+    held = f" with --overwrite; the run that {directory} may hold is as it was" if overwrite else f"; nothing was kept in {directory}"
+    return f"stopped before the first pass was finished: start again{held}"
 
 
 def _ending(result: TrainResult, directory: str) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from zarr.storage import LocalStore, WrapperStore
 from streamlr.data.decoding import DamagedChunkError
 from streamlr.data.files import NO_CHUNK, MissingChunkError, ShardLayout, chunk_files, read_shard_index, shard_layout
 from streamlr.data.source import Buffer
-from streamlr.errors import ChunkError
+from streamlr.data.watch import FileWatch
+from streamlr.errors import ChunkError, ShapeError
 
 _METADATA_NAMES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
@@ -59,21 +60,28 @@ class StoredArray:
         Whether an absent chunk stands for the fill value; otherwise it is an error.
     direct
         Whether the fast path may be taken.
+    scrub
+        Takes secrets out of the errors of file systems.
     """
 
-    def __init__(self, array: zarr.Array[Any], sample_axis: int = 0, *, fill_missing: bool = False, direct: bool = True) -> None:
+    def __init__(self, array: zarr.Array[Any], sample_axis: int = 0, *, fill_missing: bool = False, direct: bool = True,
+                 scrub: Callable[[str], str] = str) -> None:
         self._array = array
         self.name = array.path.rsplit("/", 1)[-1]
         self.shape: tuple[int, ...] = tuple(array.shape)
         self.sample_axis = sample_axis
         self.n_rows = self.shape[sample_axis] if len(self.shape) > sample_axis else 0
         self.chunk_shape: tuple[int, ...] = tuple(array.chunks)
+        if min(self.chunk_shape, default=1) < 1:
+            raise ShapeError(f"{self.name} has chunks of shape {self.chunk_shape}; restore its metadata (zarr.json or .zarray), or write the store again")
         self._fill_missing = fill_missing
         self.dtype = np.dtype(array.dtype)
         self._files = None
         store = array.store.wrapped if isinstance(array.store, RefuseMissing) else array.store
         if direct and isinstance(store, LocalStore) and self.dtype.kind in "biuf":
             self._files = chunk_files(Path(store.root), array.path, array.metadata.to_dict(), self.shape)
+        self._watch = FileWatch(store, array, self._files)
+        self._scrub = scrub
         self._last_chunk = threading.local()
         self._whole_shards: set[tuple[int, ...]] = set()
 
@@ -103,7 +111,11 @@ class StoredArray:
 
     def modified(self) -> int | None:
         """When a chunk was last written, in nanoseconds; None where that is not known."""
-        return None if self._files is None else self._files.modified()
+        return self._watch.modified()
+
+    def watch(self, newest: int | None) -> None:
+        """Refuse from now on to read a chunk that was written after this time."""
+        self._watch.newest = newest
 
     @property
     def n_chunks(self) -> int:
@@ -129,7 +141,12 @@ class StoredArray:
 
     def missing_chunks(self) -> Iterator[tuple[int, ...]]:
         """Absent chunks, as far as a listing of local files tells; none where they stand for the fill value."""
-        return iter(()) if self._files is None or self._fill_missing else self._files.missing()
+        if self._files is None or self._fill_missing:
+            return
+        try:
+            yield from self._files.missing()
+        except OSError as error:
+            raise ChunkError(f"the chunks of {self.name} cannot be listed ({error}); see to it that they can be read, or restore them") from error
 
     def read(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         """Examples ``start`` to ``stop``, the other axis whole, in the orientation of storage; valid until ``buffer`` is reused.
@@ -145,7 +162,11 @@ class StoredArray:
         first, last = start // rows, -(-stop // rows)
         padded = list(self.shape)
         padded[self.sample_axis] = (last - first) * rows
-        whole = buffer.array(tuple(padded), self.dtype)
+        try:
+            whole = buffer.array(tuple(padded), self.dtype)
+        except (OSError, MemoryError, ValueError) as error:
+            raise ChunkError(f"rows {start} to {stop - 1} of {self.name} come in chunks of {self.chunk_shape}, which do not fit into memory ({error}); write "
+                             "the store again in smaller chunks, or restore its metadata if they are not what was written") from error
         for index in itertools.product(*(range(first, last) if axis == self.sample_axis else range(count)
                                          for axis, count in enumerate(self._files.grid))):
             self._place_chunk(index, first, whole, buffer)
@@ -195,6 +216,13 @@ class StoredArray:
                              "restore that file or write the store again") from error
         except OSError as error:
             raise ChunkError(f"{self.chunk_name(index)} cannot be read: {error}") from error
+        self._refuse_rewritten(index)
+
+    def _refuse_rewritten(self, index: tuple[int, ...]) -> None:
+        found = self._watch.rewritten(index)
+        if found is not None:
+            raise ChunkError(f"{self.chunk_name(index)} was written again ({found}) after the store was opened: the sums would mix old data with new. "
+                             "Bring back what was there and go on with --resume, or train on the new data with --overwrite")
 
     def _missing_error(self, index: tuple[int, ...]) -> ChunkError:
         return ChunkError(f"{self.chunk_name(index)} is missing from the store; Zarr would read it as {self._array.fill_value}. Restore "
@@ -213,16 +241,23 @@ class StoredArray:
     def _read_through_zarr(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         selection = self._along(start, stop)
         try:
-            if self.dtype.kind not in "biuf":
-                self._refuse_missing_in_shards(start, stop)
-                return np.array([text_of(label) for label in np.asarray(self._array[selection]).tolist()], dtype=np.str_)
             self._refuse_missing_in_shards(start, stop)
+            if self.dtype.kind not in "biuf":
+                texts = np.array([text_of(label) for label in np.asarray(self._array[selection]).tolist()], dtype=np.str_)
+                self._refuse_rewritten_rows(start, stop)
+                return texts
             shape = tuple(stop - start if axis == self.sample_axis else size for axis, size in enumerate(self.shape))
             out = buffer.array(shape, self.dtype)
             self._array.get_basic_selection(selection, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
+            self._refuse_rewritten_rows(start, stop)
             return out
         except Exception as error:  # codecs and stores raise whatever they like, and never name the chunk
-            raise self._explain(start, stop, error) from error
+            raise self._explain(start, stop, error) from None
+
+    def _refuse_rewritten_rows(self, start: int, stop: int) -> None:
+        for index in itertools.product(*(range(start // part, -(-stop // part)) if axis == self.sample_axis else range(-(-size // part))
+                                         for axis, (size, part) in enumerate(zip(self.shape, self.chunk_shape, strict=True)))):
+            self._refuse_rewritten(index)
 
     def _refuse_missing_in_shards(self, start: int, stop: int) -> None:
         """Look for absent chunks in the indices of shards, which Zarr reads as the fill value however its store is wrapped."""
@@ -266,5 +301,5 @@ class StoredArray:
             except MissingChunkError:
                 return self._missing_error(index)
             except Exception as found:
-                return ChunkError(f"{self.chunk_name(index)} cannot be decoded: {found}; restore it or write the store again")
-        return ChunkError(f"rows {start} to {stop - 1} of {self.name} cannot be read: {error}")
+                return ChunkError(f"{self.chunk_name(index)} cannot be decoded: {self._scrub(str(found))}; restore it or write the store again")
+        return ChunkError(f"rows {start} to {stop - 1} of {self.name} cannot be read: {self._scrub(str(error))}")

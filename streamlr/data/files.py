@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import struct
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,7 +112,7 @@ class ChunkFiles:
         """Chunks (or first chunks of shards) that have no file, by listing directories rather than asking for each."""
         per = self.shards.chunks_per_shard if self.shards is not None else (1,) * len(self.grid)
         listed: dict[Path, set[str]] = {}
-        for index in itertools.product(*(range(0, size, step) for size, step in zip(self.grid, per, strict=True))):
+        for index in _indices([range(0, size, step) for size, step in zip(self.grid, per, strict=True)]):
             path = self.path_of(index)
             names = listed.get(path.parent)
             if names is None:
@@ -123,17 +122,7 @@ class ChunkFiles:
 
     def stored_bytes(self) -> int:
         """Bytes of all chunk files."""
-        return sum(status.st_size for status in self._statuses())
-
-    def modified(self) -> int:
-        """When the last chunk file was written, in nanoseconds."""
-        return max((status.st_mtime_ns for status in self._statuses()), default=0)
-
-    def _statuses(self) -> Iterator[os.stat_result]:
-        for folder, _, names in os.walk(self.directory):
-            for name in names:
-                if not name.startswith(".z") and name != "zarr.json":
-                    yield os.stat(os.path.join(folder, name))
+        return sum(status.st_size for status in chunk_statuses(self.directory))
 
     def _read_from_shard(self, descriptor: int, size: int, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer) -> None:
         assert self.shards is not None
@@ -161,6 +150,18 @@ class ChunkFiles:
                 if len(self._indices) > _SHARD_INDICES_KEPT:
                     self._indices.popitem(last=False)
         return entries
+
+
+def chunk_statuses(directory: Path) -> Iterator[os.stat_result]:
+    """What the file system tells of every chunk file of an array."""
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            if not name.startswith(".z") and name != "zarr.json":
+                try:
+                    status = os.stat(os.path.join(folder, name))
+                except OSError:
+                    continue  # gone, or a link that leads nowhere: the reading tells
+                yield status
 
 
 def read_exactly(descriptor: int, out: NDArray[np.uint8], offset: int) -> None:
@@ -255,6 +256,16 @@ def shard_layout(metadata: Mapping[str, Any]) -> ShardLayout | None:
     per_shard = tuple(size // part for size, part in zip(outer, options["chunk_shape"], strict=True))
     location = getattr(options.get("index_location", "end"), "value", options.get("index_location", "end"))
     return ShardLayout(per_shard, location == "end", "crc32c" in index_names, ">u8" if getattr(order, "value", order) == "big" else "<u8")
+
+
+def _indices(ranges: Sequence[range]) -> Iterator[tuple[int, ...]]:
+    """As `itertools.product`, which would first list every range: damaged metadata may claim any number of chunks."""
+    if not ranges:
+        yield ()
+        return
+    for i in ranges[0]:
+        for rest in _indices(ranges[1:]):
+            yield (i, *rest)
 
 
 def _grid(shape: tuple[int, ...], chunk_shape: tuple[int, ...]) -> tuple[int, ...]:

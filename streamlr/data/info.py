@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 
 from streamlr.data.arrays import StoredArray
 from streamlr.data.partition import partition_rows
-from streamlr.data.store import ZarrSource
+from streamlr.data.store import MISSING_COUNTED, ZarrSource
 from streamlr.errors import DataError
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.fold import fold
@@ -38,7 +39,7 @@ def describe_store(source: ZarrSource) -> dict[str, Any]:
     except DataError as error:
         problems.append(str(error))
     return {
-        "store": source.config.store, "rows": source.n_rows, "features": source.n_features, "dtype": str(source.dtype),
+        "store": source.config.shown_store, "rows": source.n_rows, "features": source.n_features, "dtype": str(source.dtype),
         "sample_axis": source.config.sample_axis, "data_bytes": source.n_rows * source.n_features * source.dtype.itemsize,
         "stored_bytes": source.stored_bytes, "arrays": [array.describe() for array in source.arrays], "classes": classes,
         "feature_names": None if source.feature_names is None else list(source.feature_names), "problems": problems}
@@ -60,12 +61,16 @@ def _labels(source: ZarrSource) -> LabelSums:
 
 def _array_problems(array: StoredArray) -> list[str]:
     problems = []
-    missing = list(array.missing_chunks())
+    missing = list(itertools.islice(array.missing_chunks(), MISSING_COUNTED))
     if missing:
+        least = "at least " if len(missing) == MISSING_COUNTED else ""
         named = ", ".join(array.chunk_name(index) for index in missing[:_MISSING_NAMED])
-        problems.append(f"{len(missing)} of {array.n_chunks} chunks of {array.name} are missing ({named}{', ...' if len(missing) > _MISSING_NAMED else ''})")
+        named += ", ..." if len(missing) > _MISSING_NAMED else ""
+        problems.append(f"{least}{len(missing)} of {array.n_chunks} chunks of {array.name} are missing ({named})")
     if array.checksummed is False:
         problems.append(f"{array.name} has no checksums: a flipped bit in a chunk can go unnoticed")
+    if array.modified() is None:
+        problems.append(f"{array.name} is in a store that tells no times of writing: if it is changed while a run reads it, that can go unnoticed")
     chunk_bytes = array.chunk_rows * int(np.prod([size for axis, size in enumerate(array.shape) if axis != array.sample_axis])) * array.dtype.itemsize
     if array.dtype.kind in "biuf" and chunk_bytes > _LARGE_CHUNK_BYTES:
         problems.append(f"rows of {array.name} come in chunks of {chunk_bytes / 1e6:.0f} MB at full width, each of which has to be in memory whole")

@@ -18,6 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from streamlr.data.array_tables import NpyTable, NpzTable
+from streamlr.data.records import commit_file, sync_path, writing
 from streamlr.data.source import check_feature_dtype
 from streamlr.data.tables import Columns, CsvTable, ParquetTable, Rows, Table, kind_of
 from streamlr.data.writing import Compressor, StoreWriter, chunk_rows_for, create_array, write_names
@@ -236,15 +237,30 @@ class _Sink:
         self._put("y", stop, np.concatenate([rows.target for rows in taken]))
         if taken[0].weights is not None:
             self._put("weights", stop, np.concatenate([rows.weights for rows in taken if rows.weights is not None]))
+        self._sync_chunk()
         self._held_rows -= count
         self.rows = stop
         self._write_journal()
         return count
 
+    def _sync_chunk(self) -> None:
+        """Flush the chunk that was just written: the journal must not call rows safe that a power cut could still take."""
+        for name in ("X", "y", "weights"):
+            folder = self._writer.partial / name
+            if folder.is_dir():
+                array = self._array(name)
+                chunk = folder / array.metadata.encode_chunk_key((self.rows // self._chunk,) + (0,) * (array.ndim - 1))
+                sync_path(chunk)
+                while chunk != folder:
+                    chunk = chunk.parent
+                    sync_path(chunk)
+                sync_path(folder / "zarr.json")
+
     def _put(self, name: str, stop: int, values: NDArray[Any]) -> None:
         array = self._array(name)
-        array.resize((stop, *array.shape[1:]))
-        array[self.rows : stop] = values if values.dtype.kind != "U" else values.astype(object)
+        with writing(self._writer.partial / name):
+            array.resize((stop, *array.shape[1:]))
+            array[self.rows : stop] = values if values.dtype.kind != "U" else values.astype(object)
 
     def _array(self, name: str) -> zarr.Array[Any]:
         assert self._group is not None
@@ -254,12 +270,8 @@ class _Sink:
 
     def _write_journal(self) -> None:
         journal = self._writer.partial / _JOURNAL
-        fresh = journal.with_suffix(".partial")
-        with open(fresh, "w", encoding="utf-8") as file:
-            json.dump({**self._identity, "rows": self.rows, "chunk_rows": self._chunk}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, journal)
+        text = json.dumps({**self._identity, "rows": self.rows, "chunk_rows": self._chunk})
+        commit_file(journal, lambda file: file.write(text.encode("utf-8")))
 
     def _rows_of_earlier_attempt(self) -> int:
         """Whole chunks that an earlier attempt with the same sources and options has written."""

@@ -12,7 +12,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
-from streamlr.data.records import commit_directory, local_store
+from streamlr.data.records import commit_directory, local_store, writing
 from streamlr.errors import ConfigError
 
 
@@ -57,10 +57,12 @@ class PredictionWriter:
 
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
-            commit_directory(self._partial, self.path)
+            with writing(self.path):
+                commit_directory(self._partial, self.path)
         shutil.rmtree(self._partial, ignore_errors=True)
 
 
 def write_rows(partial: str, first_row: int, values: NDArray[np.float64]) -> None:
     """Write whole chunks of the array in the making."""
-    zarr.open_array(local_store(partial), mode="r+")[first_row : first_row + len(values)] = values
+    with writing(Path(partial)):
+        zarr.open_array(local_store(partial), mode="r+")[first_row : first_row + len(values)] = values

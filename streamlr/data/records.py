@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
-from streamlr.errors import DataError
+from streamlr.errors import DataError, WriteError
 
 
 def local_store(path: str | Path, *, read_only: bool = False) -> LocalStore:
@@ -26,10 +27,53 @@ def write_record(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Map
     """Write a group beside its place, then rename it there; what stood there before is replaced."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
-    group = zarr.open_group(local_store(partial), mode="w", zarr_format=3, attributes=dict(attributes))
-    for name, values in arrays.items():
-        group.create_array(name, data=np.ascontiguousarray(values), config={"write_empty_chunks": True})
-    commit_directory(partial, path)
+    with writing(path):
+        try:
+            group = zarr.open_group(local_store(partial), mode="w", zarr_format=3, attributes=dict(attributes))
+            for name, values in arrays.items():
+                group.create_array(name, data=np.ascontiguousarray(values), config={"write_empty_chunks": True})
+            commit_directory(partial, path)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)  # on a full disk it would be in the way of the next attempt
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the operating system says while a file is written into a `WriteError` that names the file and what is free there."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        free = ""
+        with suppress(OSError):
+            free = f"; {shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are free there"
+        raise WriteError(f"cannot write {str(path)!r} ({error.strerror or error}{free})") from error
+
+
+def commit_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Write a file beside its place, flush it to the disk and give it its name, which outlives a power cut too.
+
+    Raises
+    ------
+    WriteError
+        When there is no room, or no permission; what stood there before still does.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        try:
+            partial.unlink(missing_ok=True)
+            with open(partial, "xb") as file:  # never through a link that somebody put there
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise
+        sync_path(path.parent)
 
 
 def commit_directory(partial: Path, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 from zarr.storage import ZipStore
 
-from streamlr.config import DataConfig
+from streamlr.config import HIDDEN, NOT_KEPT, DataConfig
 from streamlr.data.arrays import RefuseMissing, StoredArray, text_of
 from streamlr.data.records import holds_pickles, local_store
 from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
 
 _MISSING_NAMED = 3
+MISSING_COUNTED = 1000
+"""Missing chunks that are looked for: damaged metadata may claim any number of chunks."""
 
 
 class ZarrSource:
@@ -45,30 +48,31 @@ class ZarrSource:
         self.config = config
         self._options = (direct, labelled)  # as `_opened` takes them
         group = open_group(config)
-        fill = config.missing_chunks == "fill"
-        features = _member(group, config.features, "data.features", config.store)
+        how: Any = {"fill_missing": config.missing_chunks == "fill", "direct": direct, "scrub": config.without_secrets}
+        features = _member(group, config.features, "data.features", config)
         if features.ndim != 2:
-            raise ShapeError(f"{config.features} in {config.store} has shape {features.shape}; features must have two axes, rows and features")
-        check_feature_dtype(np.dtype(features.dtype), f"{config.features} in {config.store}")
-        self.features = StoredArray(features, config.sample_axis, fill_missing=fill, direct=direct)
+            raise ShapeError(f"{config.features} in {config.shown_store} has shape {features.shape}; features must have two axes, rows and features")
+        check_feature_dtype(np.dtype(features.dtype), f"{config.features} in {config.shown_store}")
+        self.features = StoredArray(features, config.sample_axis, **how)
         self.target = self.weights = None
         if labelled:
-            self.target = StoredArray(_member(group, config.target, "data.target", config.store), fill_missing=fill, direct=direct)
+            self.target = StoredArray(_member(group, config.target, "data.target", config), **how)
         if labelled and config.weights is not None:
-            self.weights = StoredArray(_member(group, config.weights, "data.weights", config.store), fill_missing=fill, direct=direct)
+            self.weights = StoredArray(_member(group, config.weights, "data.weights", config), **how)
         offset = config.offset or config.exposure
         self.offset = None
         if offset is not None:
             key = "data.offset" if config.offset else "data.exposure"
-            self.offset = StoredArray(_member(group, offset, key, config.store), fill_missing=fill, direct=direct)
+            self.offset = StoredArray(_member(group, offset, key, config), **how)
         self._check_shapes()
         self._check_dtypes()
         self._identity = tuple(array.identity for array in self.arrays)
-        self.feature_names = _feature_names(group, self.n_features, config.store)
+        self._newest: tuple[int | None, ...] = (None,) * len(self.arrays)
+        self.feature_names = _feature_names(group, self.n_features, config)
         self.attributes: dict[str, Any] = dict(group.attrs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.config, self._options, self._identity)
+        return _reopen, (self.config, self._options, self._identity, self._newest)
 
     @property
     def n_rows(self) -> int:
@@ -94,11 +98,17 @@ class ZarrSource:
     def has_offset(self) -> bool:
         return self.offset is not None
 
-    @property
+    @functools.cached_property
     def modified(self) -> str | None:
-        """Changes when a file of the store is written; None where that is not known."""
-        times = [array.modified() for array in self.arrays]
-        return None if None in times else " ".join(str(time) for time in times)
+        """When the store was written last, as it was when this was asked first; None where that is not known."""
+        self.watch(tuple(array.modified() for array in self.arrays))
+        return None if None in self._newest else " ".join(str(time) for time in self._newest)
+
+    def watch(self, newest: tuple[int | None, ...]) -> None:
+        """Refuse from now on to read chunks that were written after these times, one for each array."""
+        self._newest = newest
+        for array, time in zip(self.arrays, newest, strict=True):
+            array.watch(time)
 
     @functools.cached_property
     def stored_bytes(self) -> int | None:
@@ -113,10 +123,10 @@ class ZarrSource:
     def describe(self, what: str) -> str:
         name = {"features": self.config.features, "target": self.config.target, "weights": self.config.weights,
                 "offset": self.config.offset or self.config.exposure}[what]
-        return f"{name} in {self.config.store}"
+        return f"{name} in {self.config.shown_store}"
 
     def check_chunks(self) -> None:
-        """Look for absent chunks before anything is read.
+        """Look for absent chunks before anything is read; from now on, a chunk that is written anew is an error.
 
         Raises
         ------
@@ -124,13 +134,15 @@ class ZarrSource:
             Names the first few.
         """
         for array in self.arrays:
-            missing = list(array.missing_chunks())
+            missing = list(itertools.islice(array.missing_chunks(), MISSING_COUNTED))
             if missing:
                 named = ", ".join(array.chunk_name(index) for index in missing[:_MISSING_NAMED])
-                more = f" and {len(missing) - _MISSING_NAMED} more" if len(missing) > _MISSING_NAMED else ""
-                raise ChunkError(f"{self.config.store} lacks {named}{more}; Zarr would read them as the fill value. Restore them or write "
+                least = "at least " if len(missing) == MISSING_COUNTED else ""
+                more = f" and {least}{len(missing) - _MISSING_NAMED} more" if len(missing) > _MISSING_NAMED else ""
+                raise ChunkError(f"{self.config.shown_store} lacks {named}{more}; Zarr would read them as the fill value. Restore them or write "
                                  "the store again; if chunks of nothing but the fill value were left out on purpose, set "
                                  "data.missing_chunks: fill")
+        _ = self.modified  # which watches
 
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         rows = self.features.read(start, stop, buffer)
@@ -172,16 +184,19 @@ class ZarrSource:
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(config: str, direct: bool, labelled: bool, identity: tuple[str, ...]) -> ZarrSource:
+def _opened(config: str, direct: bool, labelled: bool, identity: tuple[str, ...], newest: tuple[int | None, ...]) -> ZarrSource:
     del identity  # part of the key alone: a store that was written again is opened again
-    return ZarrSource(DataConfig(**json.loads(config)), direct=direct, labelled=labelled)
+    source = ZarrSource(DataConfig(**json.loads(config)), direct=direct, labelled=labelled)
+    if len(source.arrays) == len(newest):
+        source.watch(newest)
+    return source
 
 
-def _reopen(config: DataConfig, options: tuple[bool, bool], identity: tuple[str, ...]) -> ZarrSource:
+def _reopen(config: DataConfig, options: tuple[bool, bool], identity: tuple[str, ...], newest: tuple[int | None, ...]) -> ZarrSource:
     """What unpickling does: one opened source serves all tasks of a process."""
-    source = _opened(json.dumps(dataclasses.asdict(config), sort_keys=True), *options, identity)
+    source = _opened(json.dumps(dataclasses.asdict(config), sort_keys=True), *options, identity, newest)
     if source._identity != identity:
-        raise ShapeError(f"the arrays of {config.store!r} have other shapes, types or chunks on this worker than where the run started; the store must "
+        raise ShapeError(f"the arrays of {config.shown_store!r} have other shapes, types or chunks on this worker than where the run started; the store must "
                          "not change while it is read, and all workers must see the same one")
     return source
 
@@ -202,26 +217,41 @@ def open_group(config: DataConfig) -> zarr.Group:
     path = local_path(config.store)
     if not path:
         raise ConfigError("data.store: missing; give the path or URL of a Zarr group")
+    _refuse_hidden(config)
     location: str | Store = path
     if "://" not in path:
         _require_directory(Path(path))
-        location = ZipStore(path, mode="r") if Path(path).is_file() else local_store(path, read_only=True)
     try:
+        if "://" not in path:
+            location = ZipStore(path, mode="r") if Path(path).is_file() else local_store(path, read_only=True)
         group = zarr.open_group(location, mode="r", use_consolidated=False, storage_options=config.storage_options or None)
     except ImportError as error:
-        raise StoreNotFoundError(f"{config.store!r} needs a file system that is not installed: {error}") from error
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise StoreNotFoundError(f"no Zarr group at {config.store!r} ({type(error).__name__}: {error}); check data.store") from error
+        raise StoreNotFoundError(f"{config.shown_store!r} needs a file system that is not installed: {config.without_secrets(str(error))}") from None
+    except Exception as error:  # file systems raise whatever they like, and may name the address with all that it holds
+        raise StoreNotFoundError(f"no Zarr group at {config.shown_store!r} ({type(error).__name__}: {config.without_secrets(str(error))}); "
+                                 "check data.store") from None
     if config.missing_chunks == "fill":
         return group
     return zarr.open_group(RefuseMissing(group.store), path=group.path, mode="r", use_consolidated=False)
 
 
+def _refuse_hidden(config: DataConfig) -> None:
+    """The ``config.yaml`` of a run leaves out what may be secret."""
+    hidden = [f"data.storage_options.{name}" for name, value in config.storage_options.items() if value == NOT_KEPT]
+    if "://" in config.store and HIDDEN in config.store:
+        hidden.append("data.store")
+    if hidden:
+        raise ConfigError(f"{' and '.join(hidden)}: the config.yaml of a run does not keep what may be secret, and has {NOT_KEPT} or {HIDDEN} in its place; "
+                          f"fill it in again, for instance with --set {hidden[0]}=...")
+
+
 def _require_directory(path: Path) -> None:
     """Zarr's own message for a wrong path does not help; and an array is a likely mistake."""
+    if path.is_symlink() and not path.exists():
+        raise StoreNotFoundError(f"no store at {str(path)!r}: it is a link that leads nowhere, or in a circle; check data.store")
     if not path.exists():
         near = path.parent
-        while not near.exists():
+        while not near.exists() and near != near.parent:
             near = near.parent
         raise StoreNotFoundError(f"no store at {str(path)!r}: it does not exist (the nearest folder that does is {str(near)!r}); check data.store")
     if path.is_file() and path.suffix != ".zip":
@@ -235,18 +265,20 @@ def _require_directory(path: Path) -> None:
 def _node_type(metadata: Path) -> str | None:
     try:
         return str(json.loads(metadata.read_text(encoding="utf-8")).get("node_type"))
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return None
 
 
-def _member(group: zarr.Group, name: str, key: str, store: str) -> zarr.Array[Any]:
+def _member(group: zarr.Group, name: str, key: str, config: DataConfig) -> zarr.Array[Any]:
+    store = config.shown_store
     try:
         member = group[name]
     except KeyError:
         present = ", ".join(sorted(group.array_keys())) or "no arrays"
         raise StoreNotFoundError(f"{store!r} has no array {name!r} ({key}); it holds {present}") from None
-    except (ValueError, TypeError, OSError) as error:
-        raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} cannot be opened: {error}") from error
+    except Exception as error:  # of damaged metadata Zarr makes whatever it likes
+        raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} cannot be opened ({type(error).__name__}: {config.without_secrets(str(error))}); "
+                                 "restore its metadata (zarr.json or .zarray), or write the store again") from None
     if not isinstance(member, zarr.Array):
         raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} is a group, not an array")
     if holds_pickles(member):
@@ -254,21 +286,30 @@ def _member(group: zarr.Group, name: str, key: str, store: str) -> zarr.Array[An
     return member
 
 
-def _feature_names(group: zarr.Group, n_features: int, store: str) -> tuple[str, ...] | None:
+def _feature_names(group: zarr.Group, n_features: int, config: DataConfig) -> tuple[str, ...] | None:
     """Names from an array ``feature_names`` or an attribute of the group."""
-    if "feature_names" in group:
-        names = _read_names(_member(group, "feature_names", "feature_names", store), store)
-    elif group.attrs.get("feature_names") is not None:
-        names = tuple(str(name) for name in list(group.attrs["feature_names"]))  # type: ignore[arg-type]
-    else:
+    names: Any = group.attrs.get("feature_names")
+    if _holds(group, "feature_names"):
+        names = _read_names(_member(group, "feature_names", "feature_names", config), config)
+    if names is None:
         return None
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str | int | float) for name in names):
+        raise ShapeError(f"the attribute feature_names of {config.shown_store!r} is no list of texts; write one text for each feature, or remove it")
     if len(names) != n_features:
-        raise ShapeError(f"{store!r} has {n_features} features but {len(names)} feature_names; they must agree")
-    return names
+        raise ShapeError(f"{config.shown_store!r} has {n_features} features but {len(names)} feature_names; they must agree")
+    return tuple(str(name) for name in names)
 
 
-def _read_names(array: zarr.Array[Any], store: str) -> tuple[str, ...]:
+def _holds(group: zarr.Group, name: str) -> bool:
+    try:
+        return name in group
+    except Exception:  # there is something, and opening it says what is wrong with it
+        return True
+
+
+def _read_names(array: zarr.Array[Any], config: DataConfig) -> tuple[str, ...]:
     try:
         return tuple(text_of(name) for name in np.asarray(array[...]).ravel().tolist())
     except Exception as error:  # codecs and stores raise whatever they like
-        raise ChunkError(f"feature_names of {store!r} cannot be read ({type(error).__name__}: {error}); write that array again, or remove it") from error
+        raise ChunkError(f"feature_names of {config.shown_store!r} cannot be read ({type(error).__name__}: {config.without_secrets(str(error))}); "
+                         "write that array again, or remove it") from None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from streamlr.data.records import commit_directory, local_store
+from streamlr.data.records import commit_directory, local_store, writing
 from streamlr.errors import ConfigError
 
 Compressor = Literal["lz4", "zstd", "none"]
@@ -60,9 +60,10 @@ class StoreWriter:
 
     def start(self, attributes: Mapping[str, Any]) -> zarr.Group:
         """Drop what an earlier attempt left, and begin."""
-        shutil.rmtree(self.partial, ignore_errors=True)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        return zarr.open_group(local_store(self.partial), mode="w", zarr_format=3, attributes=dict(attributes))
+        with writing(self.partial):
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return zarr.open_group(local_store(self.partial), mode="w", zarr_format=3, attributes=dict(attributes))
 
     def reopen(self) -> zarr.Group:
         """Go on with what an earlier attempt left."""
@@ -70,9 +71,10 @@ class StoreWriter:
 
     def commit(self, *, leave_out: str | None = None) -> None:
         """The store is complete: give it its name, then drop the one file that was of use only while it was not."""
-        commit_directory(self.partial, self.path)
-        if leave_out is not None:
-            (self.path / leave_out).unlink()
+        with writing(self.path):
+            commit_directory(self.partial, self.path)
+            if leave_out is not None:
+                (self.path / leave_out).unlink()
 
 
 def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any,
