@@ -44,6 +44,8 @@ _LEAST_OUTPUTS = 4
 _NEWTON_PARAMETERS = 256
 _NEWTON_PRODUCTS = 2e10
 """Rows times parameters squared up to which a Hessian is cheap: a second or so."""
+_CHEAP_PRODUCTS = 5e8
+"""The same up to which it costs little more than to look at the rows, so that a coarser sample would save nothing."""
 _COARSER = 4
 _TOLERANCE = 1e-6
 _TOLERANCE_OF_MANY = 1e-5
@@ -181,7 +183,7 @@ def _solve(objective: Objective, sample: SampledRows, engine: Engine, start: Arr
     """Optimum and inverse Hessian of the sample, coarse to fine."""
     n_rows, d = sample.X.shape[0], objective.size
     on_sample = _on_sample(objective, sample, engine)
-    if d <= _NEWTON_PARAMETERS or objective.family.coupled:
+    if objective.family.coupled or (d <= _NEWTON_PARAMETERS and n_rows * d**2 <= _CHEAP_PRODUCTS):
         return _newton(on_sample, start)
     if n_rows < 2 * _COARSER * _LEAST_ROWS_PER_PARAMETER * d:
         return _chord(on_sample, start)

@@ -50,15 +50,15 @@ def sum_over_leaves(batch: Batch, leaf_rows: int, leaf_sums: Callable[[slice], S
 class Workspace:
     """Memory that one thread reuses from leaf to leaf, since fresh pages cost more than the arithmetic on them."""
 
-    _arrays: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    _leaf: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
-    def float64_like(self, block: NDArray[np.generic], name: str = "leaf") -> NDArray[np.float64]:
+    def float64_like(self, block: NDArray[np.generic]) -> NDArray[np.float64]:
         """An uninitialised float64 array of the shape (n, k) and memory order of ``block``."""
         size = block.size
-        flat = self._arrays.get(name)
-        if flat is None or flat.size < size:
-            self._arrays.pop(name, None)  # let go of the old pages before asking for new ones
-            flat = self._arrays[name] = page_memory(8 * size).view(np.float64)
+        if self._leaf.size < size:
+            self._leaf = np.empty(0)  # let go of the old pages before asking for new ones
+            self._leaf = page_memory(8 * size).view(np.float64)
+        flat = self._leaf
         rows_first = block.strides[0] < block.strides[1] or block.shape[1] == 1
         n, k = block.shape
         return flat[:size].reshape(k, n).T if rows_first else flat[:size].reshape(n, k)
@@ -74,4 +74,4 @@ class Workspace:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(array.nbytes for array in self._arrays.values())
+        return self._leaf.nbytes

@@ -19,6 +19,8 @@ from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
 
 Array = NDArray[np.float64]
+_LEAST_SQUARES = 1e-250
+"""Below, squares lose their digits to the range of float64."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -102,32 +104,28 @@ class SurveyScan:
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> SurveySums:
         """The sums over a batch: its leaves, added from first to last."""
-        half = max(1, leaf_rows // 2)  # two arrays of a leaf's size are at work here: the same share of the cache
-        total = sum_over_leaves(batch, half, lambda leaf: self._leaf_sums(batch, leaf, workspace))
+        total = sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
         return replace(total, sample=self._draw(batch))
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> SurveySums:
         assert batch.target is not None
-        X = workspace.cast(batch.X[:, leaf])
         Y = FAMILIES[self.family].target(batch.target[leaf], self.classes, batch.first_row + leaf.start)
         weights, beside = batch.weights_of(leaf), batch.offset_of(leaf)
-        k = X.shape[1]
-        ones = np.ones(k)
-        omega = ones if weights is None else weights
+        k = Y.shape[1]
+        omega = np.ones(k) if weights is None else weights
         weight_sum = float(omega.sum())
-        # a constant column keeps an exact mean and a centred sum of exactly zero when it is centred about a value of its own
-        origin = X[:, int(np.argmax(omega > 0))].copy()
         with np.errstate(invalid="ignore", over="ignore"):  # non-finite data show in the sums, and are looked for there
-            X -= origin[:, None]
-            offset = X @ (omega / weight_sum) if weight_sum > 0 else np.zeros(len(origin))
-            if weights is not None:
-                X[:, weights == 0] = 0.0  # after the sums above, which tell whether all values are finite
             target_mean = Y @ omega / weight_sum if weight_sum > 0 else np.zeros(len(Y))
             Y -= target_mean[:, None]
-            comoment = X @ (Y * omega).T
-            square_sum = _square_sum(X, offset, omega, weight_sum, workspace)
+            block = batch.X[:, leaf]
+            moments = None
+            if weights is None:
+                moments = _moments_about_zero(workspace.cast(block), Y)
+            if moments is None:
+                moments = _moments_about_a_row(workspace.cast(block), Y, omega, weight_sum)
+            mean, square_sum, comoment = moments
         offset_mean = 0.0 if beside is None or weight_sum == 0 else float(beside @ omega / weight_sum)
-        return SurveySums(k, weight_sum, origin + offset, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), Y**2 @ omega, offset_mean)
+        return SurveySums(k, weight_sum, mean, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), Y**2 @ omega, offset_mean)
 
     def _draw(self, batch: Batch) -> tuple[SampledRows, ...]:
         assert batch.target is not None
@@ -138,20 +136,36 @@ class SurveyScan:
                             None if batch.weights is None else batch.weights[drawn], None if batch.offset is None else batch.offset[drawn]),)
 
 
-def _square_sum(X: Array, offset: Array, omega: Array, weight_sum: float, workspace: Workspace) -> Array:
-    """Weighted sum of squares of (n, k) about its mean, ``offset``; overwrites ``X``.
+def _moments_about_zero(X: Array, Y: Array) -> tuple[Array, Array, Array] | None:
+    """Mean, centred sum of squares and co-moment of (n, k) with Y, (c, k), about its mean; each row weighs 1; overwrites ``X``.
 
-    Where the mean is not far from zero beside the spread, the square of the mean is taken off at the end and costs four digits
-    of sixteen at most; else it is taken off every value first, which costs another walk through the leaf.
+    The square of the mean is taken off at the end, which costs four digits of sixteen at most where the mean is not far from
+    zero beside the spread; None where it is.
     """
-    squares = workspace.float64_like(X, "squares")
-    about_zero = np.square(X, out=squares) @ omega
-    about_mean = about_zero - weight_sum * offset**2
-    if (about_mean >= 1e-4 * about_zero).all():
-        return about_mean
+    ones = np.ones(X.shape[1])
+    total = X @ ones
+    comoment = X @ Y.T
+    about_zero = np.multiply(X, X, out=X) @ ones
+    about_mean = about_zero - total**2 / len(ones)
+    near_zero = (about_mean >= 1e-4 * about_zero) & ((about_zero > _LEAST_SQUARES) | (total == 0))
+    return (total / len(ones), about_mean, comoment) if near_zero.all() else None
+
+
+def _moments_about_a_row(X: Array, Y: Array, omega: Array, weight_sum: float) -> tuple[Array, Array, Array]:
+    """The same, weighted, at any mean, for two walks more; overwrites ``X``.
+
+    A constant column keeps an exact mean and a centred sum of exactly zero when it is centred about a value of its own.
+    """
+    origin = X[:, int(np.argmax(omega > 0))].copy()
+    X -= origin[:, None]
+    offset = X @ (omega / weight_sum) if weight_sum > 0 else np.zeros(len(origin))
+    weightless = omega == 0
+    if weightless.any():
+        X[:, weightless] = 0.0  # after the sums above, which tell whether all values are finite
+    comoment = X @ (Y * omega).T
     X -= offset[:, None]
-    X[:, omega == 0] = 0.0
-    return np.square(X, out=X) @ omega
+    X[:, weightless] = 0.0
+    return origin + offset, np.multiply(X, X, out=X) @ omega, comoment
 
 
 def digest(*parts: bytes) -> bytes:
