@@ -32,7 +32,7 @@ from streamlr.scoring import evaluate
 
 USER, PASSWORD, SIGNATURE, OPTION, DEEP = "AKIAUSER", "pass/word+hidden", "c2lnbmF0dXJl", "option-secret", "deep-secret"
 SECRETS = (USER, PASSWORD, SIGNATURE, OPTION, DEEP, "pass%2Fword%2Bhidden")
-URL = f"memory://{USER}:{PASSWORD}@host/s.zarr?sig={SIGNATURE}"
+URL = f"remote://{USER}:{PASSWORD}@host/s.zarr?sig={SIGNATURE}"
 OPTIONS = {"secret": OPTION, "client_kwargs": {"headers": [DEEP]}}
 
 
@@ -46,7 +46,7 @@ def remote(tmp_path: Path) -> Iterator[Path]:
     tree = {"data": {"store": URL, "storage_options": OPTIONS}, "cluster": {"kind": "serial"}, "solver": {"name": "newton"}, "run": {"directory": "run"}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
     yield tmp_path
-    fsspec.filesystem("memory").store.clear()
+    fsspec.filesystem("remote").store.clear()
 
 
 def tells_nothing(folder: Path, *texts: str) -> None:
@@ -75,13 +75,13 @@ def test_no_command_tells_a_secret(remote: Path) -> None:
     assert told(remote, *train, "--set", "data.storage_options=text-option-secret").returncode == 2
     assert told(remote, *train, "--set", f"data.storage_options.secret=[{OPTION}").returncode == 2
     assert told(remote, *train, "--set", f"data.store=nothere://{USER}:{PASSWORD}@x/y?sig={SIGNATURE}").returncode == 3
-    assert told(remote, *train, "--set", f"data.store=memory://{USER}:{PASSWORD}@x/nothing?sig={SIGNATURE}").returncode == 3
+    assert told(remote, *train, "--set", f"data.store=remote://{USER}:{PASSWORD}@x/nothing?sig={SIGNATURE}").returncode == 3
     assert "***" in only_json((remote / "run" / "summary.json").read_text())["store"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "not finite"])
 def test_no_error_of_the_data_tells_a_secret(damage: str, remote: Path) -> None:
-    files = fsspec.filesystem("memory")
+    files = fsspec.filesystem("remote")
     path = next(path for path in files.find("/") if path.endswith("X/c/2/0"))
     content = files.cat(path)
     files.rm(path) if damage == "missing" else files.pipe(path, content[:-1] if damage == "cut" else content[:-4] + np.float32(np.nan).tobytes())
@@ -104,7 +104,7 @@ class Telltale(fsspec.AbstractFileSystem):  # type: ignore[misc]
 
 def test_what_a_file_system_tells_in_its_errors_is_masked(remote: Path) -> None:
     fsspec.register_implementation("telltale", Telltale, clobber=True)
-    done = told(remote, "train", "--config", "c.yaml", "--set", f"data.store={URL.replace('memory', 'telltale')}")
+    done = told(remote, "train", "--config", "c.yaml", "--set", f"data.store={URL.replace('remote', 'telltale')}")
     assert done.returncode == 3
     assert "telltale://***@host/s.zarr?sig=***" in done.stderr
 
