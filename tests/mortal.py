@@ -71,8 +71,7 @@ class Mortal:
 
 
 def _strike(blow: int | str) -> None:
-    if blow == "full":
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    if blow == "full":  # Python ignores the signal that comes with it
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     elif isinstance(blow, str):
         subprocess.run(blow, shell=True, check=True)

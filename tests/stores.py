@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numcodecs
 import numpy as np
 import zarr
+from fsspec.implementations.memory import MemoryFileSystem
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
@@ -38,6 +40,21 @@ CODECS_V2: dict[str, list[Any]] = {
 CODECS: dict[int, dict[str, list[Any]]] = {2: CODECS_V2, 3: CODECS_V3}
 CHECKSUMMED = ("zstd with checksum", "gzip", "crc32c", "blosc lz4, crc32c", "zstd, crc32c")
 DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool")
+
+
+class Remote(MemoryFileSystem):  # type: ignore[misc]
+    """What ``remote://`` means in tests: files of another system, in memory. (What ``memory://`` means depends on the version of Zarr.)"""
+
+    protocol = "remote"
+    store: dict[str, Any] = {}  # noqa: RUF012 - as fsspec has it
+    pseudo_dirs: list[str] = [""]  # noqa: RUF012
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.replace("remote://", "memory://", 1)))
+
+
+fsspec.register_implementation("remote", Remote, clobber=True)
 
 
 def put(group: zarr.Group, name: str, values: Any, chunks: Sequence[int] | None = None, *, codec: str = "raw", every_chunk: bool = True,

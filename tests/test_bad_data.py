@@ -114,11 +114,11 @@ def test_what_zarr_reads_from_files_is_watched_too(layout: str, tmp_path: Path) 
 
 def test_a_store_without_times_says_so(tmp_path: Path) -> None:
     X, y = two_class_data()
-    store = FsspecStore.from_url("memory://without-times/s.zarr")
+    store = FsspecStore.from_url("remote://without-times/s.zarr")
     group = zarr.open_group(store, mode="w")
     put(group, "X", X, (100, 6))
     put(group, "y", y)
-    problems = describe_store(ZarrSource(streamlr.load_config(settings("memory://without-times/s.zarr", None)).data))["problems"]
+    problems = describe_store(ZarrSource(streamlr.load_config(settings("remote://without-times/s.zarr", None)).data))["problems"]
     assert any("X is in a store that tells no times of writing" in problem for problem in problems)
     write_store(tmp_path / "s", X, y, codec="raw")
     assert not any("no times" in problem for problem in describe_store(ZarrSource(streamlr.load_config(settings(tmp_path / "s", None)).data))["problems"])
@@ -188,10 +188,10 @@ def test_chunks_of_codecs_that_zarr_alone_knows_are_refused(spoil: str, codec: A
 
 
 @pytest.mark.parametrize("spoil", list(SPOILED))
-@pytest.mark.parametrize("place", ["zip", "memory"])
+@pytest.mark.parametrize("place", ["zip", "remote"])
 def test_chunks_in_archives_and_remote_stores_are_refused(place: str, spoil: str, tmp_path: Path) -> None:
     X, y = two_class_data()
-    url = f"memory://{spoil.replace(' ', '-')}/s.zarr"
+    url = f"remote://{spoil.replace(' ', '-')}/s.zarr"
     store: Any = ZipStore(tmp_path / "whole.zip", mode="w") if place == "zip" else FsspecStore.from_url(url)
     group = zarr.open_group(store, mode="w")
     put(group, "X", X, (100, 6))
@@ -204,8 +204,8 @@ def test_chunks_in_archives_and_remote_stores_are_refused(place: str, spoil: str
                 if content is not None:
                     spoiled.writestr(name, content)
     else:
-        files = fsspec.filesystem("memory")
-        path = next(path for path in files.find(url.removeprefix("memory:/")) if path.endswith("X/c/2/0"))
+        files = fsspec.filesystem("remote")
+        path = next(path for path in files.find(url.removeprefix("remote:/")) if path.endswith("X/c/2/0"))
         content = SPOILED[spoil](files.cat(path))
         files.rm(path) if content is None else files.pipe(path, content)
     names(refusal(tmp_path / "s.zip" if place == "zip" else url), "chunk 2 of X (rows 200 to 299)")

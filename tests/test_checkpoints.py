@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -195,3 +196,12 @@ def test_another_format_is_refused_before_anything_is_made_of_it(version: Any, t
     np.savez(tmp_path / "pass-000001.npz", header=np.array(json.dumps({"format_version": version, "else": header})))
     with pytest.raises(RunDirectoryError, match=f"has format version {version}, this streamlr reads {FORMAT_VERSION}"):
         load_checkpoint(tmp_path, {})
+
+
+def test_a_checkpoint_and_its_name_are_on_the_disk_when_it_is_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, str]] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}"))), fsync(descriptor))[1])
+    monkeypatch.setattr(os, "replace", lambda source, target: (calls.append(("replace", str(target))), replace(source, target))[1])
+    save_checkpoint(tmp_path, checkpoint(1))
+    assert calls == [("fsync", str(tmp_path / ".pass-000001.npz.partial")), ("replace", str(tmp_path / "pass-000001.npz")), ("fsync", str(tmp_path))]

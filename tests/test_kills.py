@@ -17,6 +17,7 @@ from mortal import MARKS, End, Mortal, moments
 from stores import two_class_data, write_store
 
 import streamlr
+from streamlr.run_directory import RunDirectory
 
 SOLVERS = ("gradient_descent", "lbfgs", "newton", "auto")
 KINDS = ("serial", "threads")
@@ -119,6 +120,21 @@ def test_a_stopped_run_commits_the_passes_that_no_checkpoint_holds_yet(kind: str
     assert stopped.err == f"stopped; finished passes are safe in {tmp_path / 'run'}: add --resume to go on\n"
     assert [path.name for path in (tmp_path / "run" / "checkpoint").iterdir()] == ["pass-000003.npz"]
     assert mortal.run(*train, "--run-dir", tmp_path / "run", "--resume").status == 0
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+def test_a_stop_between_the_history_and_the_checkpoint_of_a_pass_repeats_no_line(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configured(tmp_path, store, "lbfgs", checkpoint_every=100)
+    whole = streamlr.train(tmp_path / "c.yaml", overrides=[f"run.directory={tmp_path / 'whole'}"])
+    with monkeypatch.context() as patch:
+        def stop(directory: RunDirectory, line: dict[str, Any]) -> None:
+            if line["pass"] == 3:
+                raise KeyboardInterrupt
+        patch.setattr(RunDirectory, "append_history", stop)
+        with pytest.raises(KeyboardInterrupt):
+            streamlr.train(tmp_path / "c.yaml", overrides=[f"run.directory={tmp_path / 'run'}"])
+    again = streamlr.train(tmp_path / "c.yaml", overrides=[f"run.directory={tmp_path / 'run'}"], resume=True)
+    assert [line["pass"] for line in again.history] == [line["pass"] for line in whole.history]
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.data.writing import Compressor, StoreWriter, chunk_rows_for, create_array, write_names
+from streamlr.data.writing import Compressor, StoreWriter, chunk_rows_for, create_array, put, write_names
 from streamlr.errors import ConfigError
 
 Array = NDArray[np.float64]
@@ -144,19 +144,17 @@ def synthesize(path: str | Path, spec: SynthSpec, *, overwrite: bool = False, th
     X = create_array(group, "X", (spec.rows, spec.features) if across else (spec.features, spec.rows),
                      (chunk, spec.features) if across else (spec.features, chunk), dtype, spec.compressor)
     y = create_array(group, "y", (spec.rows,), (chunk,), np.int8 if spec.classes < 128 else np.int32, spec.compressor)
-    create_array(group, "true_coefficients", population.coefficients.shape, population.coefficients.shape, np.float64, "none")[:] = population.coefficients
-    create_array(group, "true_intercept", population.intercept.shape, population.intercept.shape, np.float64, "none")[:] = population.intercept
+    for name, truth in (("true_coefficients", population.coefficients), ("true_intercept", population.intercept)):
+        put(group, create_array(group, name, truth.shape, truth.shape, np.float64, "none"), slice(None), truth)
     write_names(group, [f"x{j}" for j in range(spec.features)])
     unit = chunk * max(1, -(-_BLOCK_ROWS // chunk))  # whole chunks, and no block drawn more than twice
 
     def write(start: int) -> int:
         stop = min(start + unit, spec.rows)
         features, labels = population.rows(start, stop)
-        if across:
-            X[start:stop] = features
-        else:
-            X[:, start:stop] = np.ascontiguousarray(features.T)
-        y[start:stop] = labels.astype(y.dtype)
+        here = slice(start, stop)
+        put(group, X, here if across else (slice(None), here), features if across else np.ascontiguousarray(features.T))
+        put(group, y, here, labels.astype(y.dtype))
         return stop - start
 
     with ThreadPoolExecutor(threads) as pool:

@@ -12,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.storage import LocalStore
 
 from streamlr.data.records import commit_directory, local_store, writing
 from streamlr.errors import ConfigError
@@ -66,7 +67,9 @@ class StoreWriter:
             return zarr.open_group(local_store(self.partial), mode="w", zarr_format=3, attributes=dict(attributes))
 
     def reopen(self) -> zarr.Group:
-        """Go on with what an earlier attempt left."""
+        """Go on with what an earlier attempt left, but for what it had begun to write."""
+        for left in self.partial.rglob("*.partial"):
+            left.unlink()
         return zarr.open_group(local_store(self.partial), mode="r+", use_consolidated=False)
 
     def commit(self, *, leave_out: str | None = None) -> None:
@@ -81,12 +84,24 @@ def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: t
                  compressor: Compressor) -> zarr.Array[Any]:
     """An array whose every chunk is written, also where it holds nothing but zeros, and carries a checksum."""
     itemsize = 1 if dtype is str else np.dtype(dtype).itemsize
-    return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, compressors=codecs_for(compressor, itemsize),
-                              config={"write_empty_chunks": True})
+    with writing(path_of(group) / name):
+        return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, compressors=codecs_for(compressor, itemsize),
+                                  config={"write_empty_chunks": True})
+
+
+def path_of(group: zarr.Group) -> Path:
+    """Directory of a group in local files."""
+    assert isinstance(group.store, LocalStore)
+    return Path(group.store.root, group.path)
 
 
 def write_names(group: zarr.Group, names: list[str]) -> None:
     """The array ``feature_names``."""
     array = create_array(group, "feature_names", (len(names),), (max(1, len(names)),), str, "none")
-    values: NDArray[Any] = np.array(names, dtype=object)
-    array[:] = values
+    put(group, array, slice(None), np.array(names, dtype=object))
+
+
+def put(group: zarr.Group, array: zarr.Array[Any], where: Any, values: NDArray[Any]) -> None:
+    """Write values; where there is no room for them, the error names the array."""
+    with writing(path_of(group) / array.basename):
+        array[where] = values
