@@ -53,6 +53,7 @@ _TOLERANCE_OF_WHOLE = 1e-10
 _MOST_SAMPLE_PASSES = 60
 _FEW_SAMPLE_PASSES = 10
 _RIDGE = 1e-8
+_UNSEEN = 0.01
 
 
 def sample_fraction(n_rows: int, n_features: int, n_outputs: int, row_bytes: int, memory_limit: int | None) -> float:
@@ -234,4 +235,18 @@ def _with_metric(objective: Objective, point: Array) -> SampleOptimum:
     assert hessian is not None
     if found.separates or not np.isfinite(hessian).all():
         return SampleOptimum(point, None)
+    if objective.scanner.source.n_rows < objective.moments.n_rows:
+        _fill_unseen(hessian)
     return SampleOptimum(point, inverse_of(hessian, ridge=_RIDGE))
+
+
+def _fill_unseen(hessian: Array) -> None:
+    """Give parameters that the sample's rows tell nothing of (a feature that is 0 in all of them) the curvature of the others.
+
+    Features are in units of their spread, so curvatures are alike. With next to none, the metric sent the first step so far that
+    none along it was acceptable.
+    """
+    curvature = np.diag(hessian)
+    usual = float(np.median(curvature))
+    unseen = np.flatnonzero(curvature < _UNSEEN * usual)
+    hessian[unseen, unseen] = usual

@@ -9,6 +9,7 @@ from the start to the sample's optimum is long, and its pair would tell of the w
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from streamlr.objective import Evaluation, Objective
 from streamlr.solvers.base import STALLED, State, verdict
 from streamlr.solvers.line_search import best_acceptable, shorter_steps
+
+log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 
@@ -136,7 +139,7 @@ class Lbfgs:
             moves=moves, changes=changes, metric=state.metric, direction=direction, trials=np.ones(1), refusals=0,
             best_gradient_max=min(found.gradient_max, state.best_gradient_max), accepted=state.accepted + 1, passes_without_gain=idle, waited=waited,
             curvature_at=state.curvature_at)
-        return self._stalled(following) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
+        return self._start_plain(following) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
 
     def result(self, state: State) -> Array:
         return state.point
@@ -148,11 +151,11 @@ class Lbfgs:
         return state.metric
 
     def _refuse(self, state: LbfgsState, evaluations: list[Evaluation]) -> LbfgsState:
-        """Try shorter steps, then the plain metric without its memory; then there is nothing left."""
+        """Try shorter steps, then the metric without its memory, then the plain metric; then there is nothing left."""
         refusals = state.refusals + 1
         if refusals >= _MOST_REFUSALS:
             if not len(state.moves):
-                return self._stalled(state)
+                return self._start_plain(state)
             direction = quasi_newton_direction(state.gradient, state.moves[:0], state.changes[:0], self._metric(state))
             return replace(state, moves=state.moves[:0], changes=state.changes[:0], direction=direction, trials=FIRST_STEPS,
                            refusals=0, step=0.0)
@@ -160,6 +163,15 @@ class Lbfgs:
         shortest = int(np.argmin(state.trials))
         trials = shorter_steps(state.value, slope, float(state.trials[shortest]), evaluations[shortest].value, _STEPS_AFTER_REFUSAL)
         return replace(state, trials=trials, refusals=refusals, step=0.0)
+
+    def _start_plain(self, state: LbfgsState) -> LbfgsState:
+        """Where no step helps, the metric of a sample may be why: go on as if there had been none. Without one, this is the end."""
+        if state.metric.ndim == 1 and not len(state.curvature_at):
+            return self._stalled(state)
+        log.warning("no step along the sample's metric lowers the objective at a gradient of %.2g; going on without it", state.gradient_max)
+        metric = 1.0 / self.objective.diagonal()
+        return replace(state, metric=metric, curvature_at=np.empty(0), direction=-metric * state.gradient, trials=FIRST_STEPS, moves=state.moves[:0],
+                       changes=state.changes[:0], refusals=0, passes_without_gain=0, step=0.0)
 
     def _stalled(self, state: LbfgsState) -> LbfgsState:
         return replace(state, status=STALLED, reason=f"no step lowers the objective any further, at a gradient of "
