@@ -183,6 +183,6 @@ def test_auto_costs_at_most_the_first_pass_more_than_plain_lbfgs_whatever_the_da
 @pytest.mark.parametrize("share", [1.0, 1 / 16])
 def test_auto_finds_that_classes_are_separable(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    X, y = synth_like(30_000, 20)
+    X, _ = synth_like(30_000, 20)
     monkeypatch.setattr(warm_start, "_LEAST_BYTES", int(share * X.nbytes) + 1)
     assert train({"cluster": {"kind": "serial"}}, X=X, y=(X[:, 0] > 0).astype(np.int64)).status == "diverged"
