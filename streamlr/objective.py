@@ -223,13 +223,16 @@ class Objective:
         return at.join(by_V + penalty, db)
 
     def _hessian(self, by_raw: Array) -> Array:
+        """By the parameters; row by row, since another matrix of this size is what a run may not have room for."""
         at = self.coordinates
-        n = len(at.scale)
+        n, d = len(at.scale), at.size
         a = at.center - self._shift
         h, h0 = by_raw[:n, n], by_raw[n, n]
-        H = np.empty((n + 1, n + 1))
-        H[:n, :n] = (by_raw[:n, :n] - np.outer(a, h) - np.outer(h, a) + h0 * np.outer(a, a)) / np.outer(at.scale, at.scale)
-        H[:n, n] = H[n, :n] = (h - h0 * a) / at.scale
-        H[n, n] = h0
+        H = np.empty((d, d))
+        for i in range(n):
+            H[i, :n] = (by_raw[i, :n] - a[i] * h - h[i] * a + h0 * (a[i] * a)) / (at.scale[i] * at.scale)
+        if at.fit_intercept:
+            H[:n, n] = H[n, :n] = (h - h0 * a) / at.scale
+            H[n, n] = h0
         H[np.arange(n), np.arange(n)] += self._penalty_scale
-        return H if at.fit_intercept else H[:n, :n]
+        return H

@@ -136,8 +136,11 @@ class _Run:
         self.engine = engine
         self.directory = directory
         self.publish = publish
-        self.plan = make_plan(settings, source, workers_of(settings.cluster, engine.n_threads))
+        workers = workers_of(settings.cluster, engine.n_threads, engine.memory_of_workers(peak=False))
+        self.plan = make_plan(settings, source, workers)
         check_plan(self.plan)
+        if self.plan.threads < workers.threads:
+            engine.limit_threads(self.plan.threads // workers.processes)
         self.scanner = Scanner(engine, source, publish, self.plan.partition)
         self.history: list[dict[str, Any]] = []
         self.started = self.pass_started = time.monotonic()
@@ -165,6 +168,8 @@ class _Run:
         if self.engine.dashboard_link:
             self.publish(Note(f"dashboard: {self.engine.dashboard_link}"))
         self.publish(Note(f"solver {plan.solver}: {plan.reason}"))
+        if plan.fitted:
+            self.publish(Note(plan.fitted))
         log.info("solver %s: %s", plan.solver, plan.reason)
 
     def _begin(self) -> tuple[_Problem, State]:
@@ -177,7 +182,9 @@ class _Run:
         self._tell_constant_features(moments)
         self._tell_changed_data(moments)
         problem = self._problem(classes, moments)
-        sample = join_sample(survey.sample)
+        parts = list(survey.sample)
+        del survey  # or the rows would stay in memory beside those that they are joined to
+        sample = join_sample(parts)
         start = problem.objective.without_features(_start_point(problem))
         if isinstance(problem.solver, Lbfgs) and sample is not None:
             return problem, start_from_sample(problem.objective, problem.solver, sample, start)
@@ -279,7 +286,9 @@ class _Run:
         summary = {
             "status": outcome.status, "reason": outcome.reason, "passes": len(self.history), "objective": state.value, "loss": state.loss,
             "gradient_max": state.gradient_max, "seconds": self.seconds_before + time.monotonic() - self.started,
-            "peak_memory_bytes": self.engine.peak_memory_bytes(), "bytes_read": sum(line["bytes_read"] for line in self.history),
+            "peak_memory_bytes": self.engine.peak_memory_bytes(), "projected_memory_bytes": self.plan.peak_bytes,
+            "worker_peak_memory_bytes": self.engine.memory_of_workers(peak=True), "projected_worker_memory_bytes": self.plan.worker_peak_bytes,
+            "bytes_read": sum(line["bytes_read"] for line in self.history),
             "store": self.settings.data.store or None, "rows": self.source.n_rows, "features": self.source.n_features,
             "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
             "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.engine.description,

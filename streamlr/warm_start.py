@@ -10,15 +10,19 @@ of its rows, down to a size at which Newton's method is cheap.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.data.partition import FEW_SUMS
 from streamlr.data.source import ArraySource
 from streamlr.execution.engine import Engine, one_blas_thread
-from streamlr.execution.local import ThreadsEngine, available_cores
-from streamlr.execution.scanner import Scanner
+from streamlr.execution.local import SerialEngine, ThreadsEngine, available_cores
+from streamlr.execution.process import give_back
+from streamlr.execution.scanner import Scanner, plan_slabs
+from streamlr.kernels.memory import page_memory
 from streamlr.kernels.survey import SampledRows
 from streamlr.objective import Evaluation, Objective
 from streamlr.solvers import Lbfgs, Newton, minimize
@@ -42,9 +46,11 @@ _TOLERANCE = 1e-6
 _TOLERANCE_OF_WHOLE = 1e-10
 _MOST_SAMPLE_PASSES = 60
 _RIDGE = 1e-8
+_GIVEN_BACK_BYTES = 16 * 2**20
+"""Bytes of small blocks that may be free before the operating system gets them."""
 
 
-def sample_fraction(n_rows: int, n_parameters: int, row_bytes: int, memory_limit: int | None) -> float:
+def sample_fraction(n_rows: int, n_parameters: int, row_bytes: int, *, least: bool = False) -> float:
     """Share of the rows to draw so that the sample stays within its budget of memory; 0 where a sample would not help.
 
     Parameters
@@ -53,14 +59,14 @@ def sample_fraction(n_rows: int, n_parameters: int, row_bytes: int, memory_limit
         Size of the problem.
     row_bytes
         Bytes of one row as stored.
-    memory_limit
-        Bytes the process may use, if it is limited.
+    least
+        Whether the smallest share of use is asked for.
     """
     if n_parameters > MOST_PARAMETERS:
         return 0.0
-    wanted = max(_LEAST_BYTES, _WANTED_ROWS_PER_PARAMETER * n_parameters * row_bytes)
-    budget = min(wanted, _MOST_BYTES if memory_limit is None else memory_limit // 6)
-    rows = budget / row_bytes
+    if least:
+        return min(1.0, _LEAST_ROWS_PER_PARAMETER * n_parameters / n_rows)
+    rows = min(max(_LEAST_BYTES, _WANTED_ROWS_PER_PARAMETER * n_parameters * row_bytes), _MOST_BYTES) / row_bytes
     if rows >= n_rows:
         return 1.0
     if rows < _LEAST_ROWS_PER_PARAMETER * n_parameters:
@@ -78,12 +84,25 @@ class SampleOptimum:
     """Inverse of its Hessian there, (d, d); None where it is of no use."""
 
 
-def join_sample(parts: tuple[SampledRows, ...]) -> SampledRows | None:
-    """The sampled rows of all blocks in one; None where there are none."""
+def join_sample(parts: list[SampledRows]) -> SampledRows | None:
+    """The sampled rows of all blocks in one, or None where there are none; empties the list, so that the rows are in memory once and not twice."""
     if not parts:
         return None
+    n_rows = sum(len(part.target) for part in parts)
+    X = page_memory(n_rows * parts[0].X[:1].nbytes).view(parts[0].X.dtype).reshape(n_rows, -1)  # pages count when they are written to
+    target = np.concatenate([part.target for part in parts])
     weights = None if parts[0].weights is None else np.concatenate([part.weights for part in parts if part.weights is not None])
-    return SampledRows(np.concatenate([part.X for part in parts]), np.concatenate([part.target for part in parts]), weights)
+    parts.reverse()
+    row = given = 0
+    while parts:
+        part = parts.pop().X
+        X[row : row + len(part)] = part
+        row += len(part)
+        if (row - given) * X[:1].nbytes >= _GIVEN_BACK_BYTES:
+            del part
+            give_back()
+            given = row
+    return SampledRows(X, target, weights)
 
 
 def start_from_sample(objective: Objective, solver: Lbfgs, sample: SampledRows, start: Evaluation) -> LbfgsState:
@@ -92,7 +111,10 @@ def start_from_sample(objective: Objective, solver: Lbfgs, sample: SampledRows, 
     Whatever the sample says, the first step is held against the objective of the full data, so a bad sample costs passes
     and nothing else.
     """
-    with ThreadsEngine(available_cores()) as engine, one_blas_thread():
+    here = objective.scanner.engine
+    with ExitStack() as stack:
+        engine = here if isinstance(here, SerialEngine | ThreadsEngine) else stack.enter_context(ThreadsEngine(available_cores()))
+        stack.enter_context(one_blas_thread())
         found = _solve(objective, sample, engine, start.point)
     if found.metric is None:
         metric: Array = 1.0 / objective.diagonal()
@@ -111,8 +133,10 @@ def _descent(start: Evaluation, goal: Array, metric: Array) -> Array:
 def _solve(objective: Objective, sample: SampledRows, engine: Engine, start: Array) -> SampleOptimum:
     """Optimum and inverse Hessian of the sample, coarse to fine."""
     n_rows, d = sample.X.shape[0], objective.size
+    source = ArraySource(sample.X, sample.target, sample.weights)
+    partition = replace(plan_slabs(source, engine.n_threads), tree_arity=FEW_SUMS)
     on_sample = Objective(
-        Scanner(engine, ArraySource(sample.X, sample.target, sample.weights), lambda event: None),
+        Scanner(engine, source, lambda event: None, partition),
         objective.model, objective.classes, objective.moments, objective.coordinates)
     if d <= _NEWTON_PARAMETERS:
         return _newton(on_sample, start)
@@ -144,7 +168,7 @@ def _refine(objective: Objective, coarse: SampleOptimum) -> SampleOptimum:
     solver = Lbfgs(objective, _tolerance(objective))
     first = objective.evaluate(coarse.point[None, :], "sample")[0]
     state, outcome = minimize(
-        objective, solver, solver.init_with(first, coarse.metric, -coarse.metric @ first.gradient, np.ones(1)), 0,
+        objective, solver, solver.init_with(first, coarse.metric, -(coarse.metric @ first.gradient), np.ones(1)), 0,
         _MOST_SAMPLE_PASSES, lambda *_: None)
     log.info("sample of %d rows, L-BFGS: %s at a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
     if outcome.status != CONVERGED:
