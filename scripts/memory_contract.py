@@ -54,7 +54,8 @@ class Cell:
 
     @property
     def store_name(self) -> str:
-        return f"{self.features}-{self.dtype}-{self.chunk_mb:g}-{self.codec}-{self.layout}-{self.chunks}".replace(" ", "")
+        name = f"{self.features}-{self.dtype}-{self.chunk_mb:g}-{self.codec}-{self.layout}-{self.chunks}".replace(" ", "")
+        return name + ".zip" * (self.layout == "zip")
 
     @property
     def title(self) -> str:

@@ -17,7 +17,7 @@ from streamlr.data.source import rows_of_memory_chunk
 
 FIRST_USE_BYTES = 12 * 2**20
 """What libraries set up on their first use: BLAS its buffers, codecs theirs, Zarr its event loop."""
-FIRST_USE_OF_THREAD_BYTES = 3 * 2**20
+FIRST_USE_OF_THREAD_BYTES = 7 * 2**20
 """The same for each thread, with its stack and what its arena keeps of freed blocks."""
 WORKER_BYTES = 82 * 2**20
 """A Dask worker before it has read anything, where none can be asked."""
@@ -27,6 +27,8 @@ LEAF_ARRAYS = 1.5
 """Leaves that a thread's workspace keeps: one, and the squares of half a one from the survey."""
 LEAF_VECTORS = 7
 """Vectors of a leaf's length and (K c) rows in the loss and its derivative."""
+MOST_PACKED_BYTES = 8 * 2**20
+"""Of a leaf that BLAS copies into an order of its own for a product, at most."""
 DRAW_BYTES = 17
 """Of each row of a block, while the hash of its number decides whether it belongs to the sample."""
 HESSIANS_OF_THREAD = 3
@@ -133,7 +135,8 @@ def _thread_bytes(demand: Demand) -> int:
     leaf = demand.partition.leaf_rows * demand.n_features * 8
     workspace = max(_leaf_bytes(demand), _sample_leaf(demand), leaf // 2) + leaf // 2
     vectors = LEAF_VECTORS * demand.candidates * demand.outputs * demand.partition.leaf_rows * 8
-    return FIRST_USE_OF_THREAD_BYTES + reading + demand.labels.kept_bytes + workspace + vectors
+    packed = min(_leaf_bytes(demand), MOST_PACKED_BYTES)
+    return FIRST_USE_OF_THREAD_BYTES + reading + demand.labels.kept_bytes + workspace + vectors + packed
 
 
 def _survey_bytes(demand: Demand) -> int:

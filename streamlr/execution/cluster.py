@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import logging
@@ -62,10 +63,16 @@ def _slab_sums_on_worker(source: Source, partition: Partition, scan: Scan, slab:
         return slab_sums(source, partition, scan, slab)
 
 
-@functools.cache
+_turns_lock = threading.Lock()
+_semaphores: dict[int, threading.BoundedSemaphore] = {}
+
+
 def _turns(at_a_time: int | None) -> AbstractContextManager[object]:
     """What the threads of a worker wait for where fewer may work at a time than there are."""
-    return nullcontext() if at_a_time is None else threading.BoundedSemaphore(at_a_time)
+    if at_a_time is None:
+        return nullcontext()
+    with _turns_lock:  # the first slabs of a worker come here all at once
+        return _semaphores.setdefault(at_a_time, threading.BoundedSemaphore(at_a_time))
 
 
 class _LostPartsError(Exception):
@@ -210,6 +217,7 @@ def open_processes(config: ClusterConfig) -> Engine:
         cluster = LocalCluster(
             n_workers=workers, threads_per_worker=config.threads_per_worker, processes=True,
             memory_limit="auto" if config.memory_limit is None else config.memory_limit,
+            config=copy.deepcopy(dask.config.config),  # a worker that is started again, later, would otherwise have lost these settings
             dashboard_address=":0", silence_logs=logging.ERROR)
         return ClusterEngine(Client(cluster, timeout=_CONNECT_SECONDS, direct_to_workers=True), cluster)
 
