@@ -24,7 +24,7 @@ _CANDIDATES = {"gradient_descent": 1, "newton": 1}
 _MOST_CANDIDATES = 4
 _HEAVY_SUM_BYTES = 2**20
 """From this size on sums are added up two at a time: eight that wait for each other would need the memory of eight."""
-_NOMINAL_BYTES = 160 * 2**20
+_NOMINAL_BYTES = 128 * 2**20
 """A process before any data, for the size of the sample: what is measured would make the sample, and with it the last bits, a matter of chance."""
 _SMALLEST_SAMPLE = 1 / 64
 _USABLE = 0.95
@@ -173,7 +173,8 @@ def _peaks(demand: Demand, workers: Workers, threads: int) -> tuple[int, int]:
     if workers.in_this_process:
         peak = local_peak(demand, threads, workers.base_bytes)
         return peak, peak
-    worker = worker_peak(demand, threads, workers.processes, workers.worker_base_bytes, SAMPLES_SENT if workers.answer_directly else SAMPLES_FORWARDED)
+    samples = SAMPLES_SENT if workers.answer_directly else SAMPLES_FORWARDED
+    worker = worker_peak(demand, threads, workers.processes, workers.worker_base_bytes, samples, workers.threads_per_process - threads)
     return max(worker, leader_peak(demand, available_cores(), workers.base_bytes)), worker
 
 

@@ -19,6 +19,8 @@ FIRST_USE_BYTES = 12 * 2**20
 """What libraries set up on their first use: BLAS its buffers, codecs theirs, Zarr its event loop."""
 FIRST_USE_OF_THREAD_BYTES = 7 * 2**20
 """The same for each thread, with its stack and what its arena keeps of freed blocks."""
+WAITING_THREAD_BYTES = 9 * 2**20
+"""What the arena of a worker's thread keeps though others have their turn: each of them has its turns too."""
 WORKER_BYTES = 82 * 2**20
 """A Dask worker before it has read anything, where none can be asked."""
 CLUSTER_BYTES = 22 * 2**20
@@ -101,11 +103,11 @@ def local_peak(demand: Demand, threads: int, base: int) -> int:
     return demand.held_bytes + round(MARGIN * (kept + max(survey, solve, demand.state_bytes + passes)))
 
 
-def worker_peak(demand: Demand, threads: int, processes: int, base: int, samples: int = SAMPLES_FORWARDED) -> int:
-    """Bytes of one of several worker processes, on so many threads each; one of them has the sample so many times."""
+def worker_peak(demand: Demand, threads: int, processes: int, base: int, samples: int = SAMPLES_FORWARDED, waiting: int = 0) -> int:
+    """Bytes of one of several worker processes, on so many threads each, beside which others wait; one process has the sample so many times."""
     share = -(-demand.partition.held_slabs // processes) + (processes > 1 and demand.partition.held_slabs > 0)  # an idle worker may take over one
     held = share * demand.partition.slab_blocks * demand.partition.block_rows * demand.row_bytes
-    kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand)
+    kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand) + waiting * WAITING_THREAD_BYTES
     survey = threads * _survey_bytes(demand)
     passes = threads * _pass_bytes(demand) + _waiting(demand, threads)
     return min(held, demand.held_bytes) + round(MARGIN * (kept + max(survey, samples * demand.sample_bytes, passes)))

@@ -130,7 +130,8 @@ class StoredArray:
             return Footprint(rows * self.dtype.itemsize, 0, rows * TEXT_LABEL_BYTES)
         if self._files is None:
             chunks = min(ZARR_CHUNKS_IN_FLIGHT, -(-rows // self.chunk_rows) * (self.n_chunks // -(-self.n_rows // self.chunk_rows)))
-            return Footprint(rows * per_row, 0, 2 * chunks * chunk_bytes)  # as stored, and decoded
+            encoded = len(self._array.metadata.to_dict().get("codecs", "v2")) > 1
+            return Footprint(rows * per_row, 0, (1 + encoded) * chunks * chunk_bytes)  # as stored, and decoded where that is not the same
         if self._unit_rows < self.chunk_rows:
             return Footprint(rows * per_row, 0, 0)
         decoded = -(-rows // self.chunk_rows) * self.chunk_rows * per_row  # rows that pad the last chunk are decoded too
