@@ -19,7 +19,7 @@ FIRST_USE_BYTES = 12 * 2**20
 """What libraries set up on their first use: BLAS its buffers, codecs theirs, Zarr its event loop."""
 FIRST_USE_OF_THREAD_BYTES = 7 * 2**20
 """The same for each thread, with its stack and what its arena keeps of freed blocks."""
-WAITING_THREAD_BYTES = 9 * 2**20
+WAITING_THREAD_BYTES = 14 * 2**20
 """What the arena of a worker's thread keeps though others have their turn: each of them has its turns too."""
 WORKER_BYTES = 82 * 2**20
 """A Dask worker before it has read anything, where none can be asked."""

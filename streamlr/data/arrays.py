@@ -130,7 +130,8 @@ class StoredArray:
             return Footprint(rows * self.dtype.itemsize, 0, rows * TEXT_LABEL_BYTES)
         if self._files is None:
             chunks = min(ZARR_CHUNKS_IN_FLIGHT, -(-rows // self.chunk_rows) * (self.n_chunks // -(-self.n_rows // self.chunk_rows)))
-            encoded = len(self._array.metadata.to_dict().get("codecs", "v2")) > 1
+            codecs: Any = self._array.metadata.to_dict().get("codecs")  # of format 2 there are none: taken for encoded
+            encoded = codecs is None or len(codecs) > 1
             return Footprint(rows * per_row, 0, (1 + encoded) * chunks * chunk_bytes)  # as stored, and decoded where that is not the same
         if self._unit_rows < self.chunk_rows:
             return Footprint(rows * per_row, 0, 0)
