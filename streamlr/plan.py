@@ -203,7 +203,8 @@ def _holding(demand: Demand, limit: int, workers: Workers, threads: int) -> Dema
     budget = usable - _peaks(demand, workers, threads)[1]
     if workers.in_this_process or workers.processes == 1:
         return with_slabs(budget)
-    return with_slabs((budget - demand.partition.slab_blocks * demand.partition.block_rows * demand.row_bytes) * workers.processes)
+    slab = demand.partition.slab_blocks * demand.partition.block_rows * demand.row_bytes
+    return with_slabs((budget - projection.TAKEN_OVER_SLABS * slab) * workers.processes)
 
 
 def _shown(nbytes: int | None) -> str:

@@ -41,6 +41,8 @@ SAMPLES_SENT = 1
 """Times that the sample lies in the one worker that joins the rows of all, where it goes straight to the process that leads the run."""
 SAMPLES_FORWARDED = 3
 """The same where it leaves through the scheduler."""
+TAKEN_OVER_SLABS = 3
+"""Held slabs that an idle worker may take over from another."""
 MARGIN = 1.05
 """What is projected over what adds up: allocators round up, and which threads meet at their peaks is chance."""
 STATE_VECTORS = 110
@@ -105,7 +107,7 @@ def local_peak(demand: Demand, threads: int, base: int) -> int:
 
 def worker_peak(demand: Demand, threads: int, processes: int, base: int, samples: int = SAMPLES_FORWARDED, waiting: int = 0) -> int:
     """Bytes of one of several worker processes, on so many threads each, beside which others wait; one process has the sample so many times."""
-    share = -(-demand.partition.held_slabs // processes) + (processes > 1 and demand.partition.held_slabs > 0)  # an idle worker may take over one
+    share = -(-demand.partition.held_slabs // processes) + TAKEN_OVER_SLABS * (processes > 1 and demand.partition.held_slabs > 0)
     held = share * demand.partition.slab_blocks * demand.partition.block_rows * demand.row_bytes
     kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand) + waiting * WAITING_THREAD_BYTES
     survey = threads * _survey_bytes(demand)
