@@ -190,7 +190,7 @@ MEASURED: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 def child(name: str, store: Path) -> None:
     """Measure one thing in this process and print it as the last line."""
-    from streamlr.execution.engine import process_peak_bytes
+    from streamlr.execution.process import process_peak_bytes
 
     found = MEASURED[name](store)
     print("\n" + json.dumps({**found, "peak_memory_bytes": process_peak_bytes()}))

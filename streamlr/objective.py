@@ -233,23 +233,25 @@ class Objective:
         return at.join(by_V + penalty, db)
 
     def _hessian(self, by_raw: Array) -> Array:
+        """By the parameters; row by row, since another matrix of this size is what a run may not have room for."""
         at = self.coordinates
         n, c = len(at.scale), at.n_outputs
         raw = by_raw.reshape(n + 1, c, n + 1, c)
-        a, scale = (at.center - self._shift)[:, None, None, None], at.scale[:, None, None, None]
-        across, across_scale = a.transpose(2, 1, 0, 3), scale.transpose(2, 1, 0, 3)
-        h, h_across, h0 = raw[:n, :, n:], raw[n:, :, :n], raw[n:, :, n:]
-        H = np.empty((n + 1, c, n + 1, c))
-        H[:n, :, :n] = (raw[:n, :, :n] - a * h_across - h * across + h0 * (a * across)) / (scale * across_scale)
-        H[:n, :, n:] = (h - h0 * a) / scale
-        H[n:, :, :n] = H[:n, :, n:].transpose(2, 3, 0, 1)
-        H[n:, :, n:] = h0
+        a, scale = (at.center - self._shift)[:, None], at.scale[:, None]
+        h, h_across, h0 = raw[:n, :, n], raw[n, :, :n], raw[n, :, n]
+        H = np.empty((n + at.fit_intercept, c, n + at.fit_intercept, c))
+        for i in range(n):
+            for j in range(c):
+                H[i, j, :n] = (raw[i, j, :n] - a[i] * h_across[j] - h[i, j] * a + h0[j] * (a[i] * a)) / (scale[i] * scale)
+        if at.fit_intercept:
+            H[:n, :, n] = (h - a[:, :, None] * h0) / scale[:, :, None]
+            H[n, :, :n] = H[:n, :, n].transpose(2, 0, 1)
+            H[n, :, n] = h0
         if self.family.coupled:
             _hold_common_shift(H)
         for output in range(c):
             H[np.arange(n), output, np.arange(n), output] += self.penalty_scale
-        size = at.size
-        return H.reshape((n + 1) * c, (n + 1) * c)[:size, :size]
+        return H.reshape(at.size, at.size)
 
 
 def _hold_common_shift(H: Array) -> None:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from streamlr import projection
 from streamlr.config import ClusterConfig, TrainConfig
-from streamlr.data.partition import Partition, with_held_slabs
+from streamlr.data.partition import FEW_SUMS, Partition, with_held_slabs
 from streamlr.data.source import ArraySource, Source
 from streamlr.errors import MemoryLimitError
 from streamlr.execution.engine import tree_tasks
+from streamlr.execution.local import available_cores
+from streamlr.execution.process import process_bytes
 from streamlr.execution.scanner import plan_slabs
-from streamlr.warm_start import MOST_COUPLED_PARAMETERS, MOST_PARAMETERS, sample_fraction
+from streamlr.projection import SAMPLES_FORWARDED, SAMPLES_SENT, Demand, leader_peak, local_peak, worker_peak
+from streamlr.warm_start import MOST_PARAMETERS, sample_fraction
 
-_PROCESS_BYTES = 160 * 2**20
-"""Interpreter, libraries and Dask before any data; measured 120 to 150 MB."""
+_CANDIDATES = {"gradient_descent": 1, "newton": 1}
 _MOST_CANDIDATES = 4
-_NEWTON_HESSIANS = 6
-_VECTORS = 100
-_ARRAYS_OF_Z = 4
-_SUMS_AT_A_TIME = 8
+_HEAVY_SUM_BYTES = 2**20
+"""From this size on sums are added up two at a time: eight that wait for each other would need the memory of eight."""
+_NOMINAL_BYTES = 128 * 2**20
+"""A process before any data, for the size of the sample: what is measured would make the sample, and with it the last bits, a matter of chance."""
+_SMALLEST_SAMPLE = 1 / 64
 _USABLE = 0.95
-_USABLE_OF_WORKER = 0.5
-"""Dask begins to move results to disk at 0.6 of a worker's limit, and may give one a slab more than its share."""
+_USABLE_OF_STRANGER = 0.5
+"""Of workers that others have started: Dask begins to move results to disk at 0.6 of their limit, where it was not told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,10 @@ class Plan:
     """Projected memory of the largest process."""
     memory_limit: int | None
     """What each process may use."""
+    worker_peak_bytes: int = 0
+    """Projected memory of the largest of those that take the sums."""
+    fitted: str = ""
+    """What was made smaller to keep to the limit, and why; empty where nothing was."""
 
     @property
     def sample_rows(self) -> int:
@@ -64,10 +73,11 @@ class Plan:
         p = self.partition
         return {
             "solver": self.solver, "reason": self.reason, "rows": p.n_rows, "features": self.features, "dtype": self.dtype, "blocks": p.n_blocks,
-            "slabs": p.n_slabs, "tasks_per_pass": p.n_slabs + tree_tasks(p.n_slabs), "threads": self.threads, "data_bytes": self.data_bytes,
+            "slabs": p.n_slabs, "tasks_per_pass": p.n_slabs + tree_tasks(p.n_slabs, p.tree_arity), "threads": self.threads, "data_bytes": self.data_bytes,
             "stored_bytes": self.stored_bytes, "block_bytes": p.block_rows * self.row_bytes, "leaf_bytes": p.leaf_rows * self.features * 8,
             "sample_rows": self.sample_rows, "sample_bytes": self.sample_rows * self.row_bytes, "held_slabs": p.held_slabs,
-            "held_bytes": p.held_rows * self.row_bytes, "peak_bytes": self.peak_bytes, "memory_limit": self.memory_limit}
+            "held_bytes": p.held_rows * self.row_bytes, "peak_bytes": self.peak_bytes, "worker_peak_bytes": self.worker_peak_bytes,
+            "memory_limit": self.memory_limit, "fitted": self.fitted}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,64 +90,126 @@ class Workers:
     """Slabs summed at a time in one of them."""
     in_this_process: bool
     """Whether that is this process, in whose memory the sample is too."""
+    base_bytes: int
+    """What this process holds before the run."""
+    worker_base_bytes: int
+    """The same of the others, where there are any."""
+    answer_directly: bool = False
+    """Whether they send what they have summed straight to this process."""
+
+    @property
+    def processes(self) -> int:
+        return self.threads // self.threads_per_process
 
 
-def workers_of(cluster: ClusterConfig, threads: int) -> Workers:
-    """Who will take the sums on an engine with so many threads in all."""
-    here = cluster.kind in ("serial", "threads")
-    return Workers(threads, threads if here else min(threads, cluster.threads_per_worker), here)
+def workers_of(cluster: ClusterConfig, threads: int, worker_base_bytes: int | None = None) -> Workers:
+    """Who will take the sums on an engine with so many threads in all.
+
+    Parameters
+    ----------
+    cluster, threads
+        The engine, and its threads.
+    worker_base_bytes
+        What its processes hold before the run, where there is an engine to ask.
+    """
+    if cluster.kind in ("serial", "threads"):
+        return Workers(threads, threads, True, process_bytes(), 0)
+    started = worker_base_bytes is not None
+    return Workers(threads, min(threads, cluster.threads_per_worker), False, process_bytes() + (0 if started else projection.CLUSTER_BYTES),
+                   projection.WORKER_BYTES if worker_base_bytes is None else worker_base_bytes, cluster.kind == "processes")
 
 
-def make_plan(config: TrainConfig, source: Source, workers: Workers, n_outputs: int = 1) -> Plan:
-    """Project a run: its slabs, its solver and its memory; reads nothing. ``n_outputs`` is c, where there are more than two classes."""
-    partition = plan_slabs(source, workers.threads, n_outputs)
-    name, fraction, reason = choose_solver(config, source, n_outputs)
-    row_bytes = source.n_features * source.dtype.itemsize
-    peak = _peak_bytes(partition, source, name, workers, n_outputs)
-    if workers.in_this_process:
-        sample = 2 * round(fraction * source.n_rows) * row_bytes  # the parts, and the whole that they are joined to
-        peak += sample + (_metric_bytes(source, n_outputs) if fraction else 0)
+def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: int = 1) -> Plan:
+    """Project a run: its slabs, its solver and its memory; reads nothing.
+
+    Where a memory limit asks for it, fewer threads than there are will work, which changes no bit of the result; a smaller sample,
+    which changes its last ones, is taken only where even one thread would not fit.
+
+    Parameters
+    ----------
+    config, source, workers
+        What is asked for, the data, and who takes the sums.
+    outputs
+        c, 1 for two classes.
+    """
     limit = config.cluster.memory_limit
+    name, fraction, reason = choose_solver(config, source, outputs)
+    fitted = []
+    if fraction and limit is not None:
+        smaller = _fitting_sample(config, source, fraction, outputs, limit)
+        if smaller != fraction:
+            fraction = smaller
+            fitted.append(f"sample of {round(smaller * source.n_rows):,} rows" if smaller else "no sample")
+            reason = choose_reason(source, smaller)
+    threads = workers.threads_per_process
+    while limit is not None and threads > 1:
+        if _peaks(_demand(config, source, name, fraction, outputs, threads * workers.processes), workers, threads)[1] <= limit:
+            break
+        threads -= 1
+    if threads < workers.threads_per_process:
+        fitted.insert(0, f"{threads} of {workers.threads_per_process} threads" + ("" if workers.in_this_process else " in each process"))
+    demand = _demand(config, source, name, fraction, outputs, threads * workers.processes)
     if limit is not None and not isinstance(source, ArraySource):
-        partition = with_held_slabs(partition, _holding_budget(limit, peak, workers), row_bytes)
-        if workers.in_this_process:
-            peak += partition.held_rows * row_bytes
-        elif partition.held_slabs:
-            peak += -(-partition.held_slabs * workers.threads_per_process // workers.threads) * partition.slab_blocks * partition.block_rows * row_bytes
-    return Plan(name, reason, partition, source.n_features, str(source.dtype), workers.threads, source.n_rows * row_bytes,
-                source.stored_bytes, fraction, row_bytes, peak, limit)
+        demand = _holding(demand, limit, workers, threads)
+    peak, worker_peak_bytes = _peaks(demand, workers, threads)
+    why = "" if not fitted else f"{' and '.join(fitted)}: {_shown(limit)} of cluster.memory_limit"
+    return Plan(name, reason, demand.partition, source.n_features, str(source.dtype), threads * workers.processes, source.n_rows * demand.row_bytes,
+                source.stored_bytes, fraction, demand.row_bytes, peak, limit, worker_peak_bytes, why)
 
 
-def _peak_bytes(partition: Partition, source: Source, solver: str, workers: Workers, n_outputs: int) -> int:
-    """Of one process that takes sums: for each thread a block as stored and decoded, a leaf in float64 with its squares, some vectors and sums."""
-    block = partition.block_rows * source.n_features * source.dtype.itemsize
-    leaf = partition.leaf_rows * source.n_features * 8
-    thread = 2 * block + 2 * leaf + partition.leaf_rows * 8 * 8 * _MOST_CANDIDATES
-    if n_outputs > 1:
-        thread += (partition.leaf_rows * _ARRAYS_OF_Z + source.n_features * _SUMS_AT_A_TIME) * n_outputs * 8 * _MOST_CANDIDATES
-    if solver == "newton":
-        thread += _NEWTON_HESSIANS * _hessian_bytes(source, n_outputs)
-    return _PROCESS_BYTES + workers.threads_per_process * thread
+def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, threads: int) -> Demand:
+    """What a run on so many threads in all asks for."""
+    partition = plan_slabs(source, threads, outputs)
+    demand = Demand(
+        partition, source.n_features, source.dtype.itemsize, outputs, _CANDIDATES.get(solver, _MOST_CANDIDATES), solver == "newton",
+        math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows))
+    if demand.newton and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
+        return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
+    return demand
 
 
-def _hessian_bytes(source: Source, n_outputs: int) -> int:
-    return ((source.n_features + 1) * n_outputs) ** 2 * 8
-
-
-def _metric_bytes(source: Source, n_outputs: int) -> int:
-    """Of the sample's curvature: Hessians, or of many outputs what their Kronecker product takes, with the solver's memory of its steps."""
-    parameters = (source.n_features + 1) * n_outputs
-    if n_outputs == 1 or parameters <= MOST_COUPLED_PARAMETERS:
-        return _NEWTON_HESSIANS * _hessian_bytes(source, n_outputs)
-    return 8 * (_NEWTON_HESSIANS * ((source.n_features + 1) ** 2 + n_outputs**2) + _VECTORS * parameters)
-
-
-def _holding_budget(limit: int, peak: int, workers: Workers) -> int:
-    """Bytes that may be kept of the data: what is left of the limit, or on a cluster of the share that Dask does not spill."""
+def _peaks(demand: Demand, workers: Workers, threads: int) -> tuple[int, int]:
+    """Bytes of the largest process of all, and of the largest that takes sums."""
     if workers.in_this_process:
-        return int(_USABLE * limit) - peak
-    processes = workers.threads // workers.threads_per_process
-    return processes * (int(_USABLE_OF_WORKER * limit) - peak)
+        peak = local_peak(demand, threads, workers.base_bytes)
+        return peak, peak
+    samples = SAMPLES_SENT if workers.answer_directly else SAMPLES_FORWARDED
+    worker = worker_peak(demand, threads, workers.processes, workers.worker_base_bytes, samples, workers.threads_per_process - threads)
+    return max(worker, leader_peak(demand, available_cores(), workers.base_bytes)), worker
+
+
+def _fitting_sample(config: TrainConfig, source: Source, fraction: float, outputs: int, limit: int) -> float:
+    """The largest of fraction, fraction / 2, ... with which one thread fits, whatever the engine; 0 where none of use does."""
+    least = sample_fraction(source.n_rows, source.n_features + config.model.fit_intercept, outputs, source.n_features * source.dtype.itemsize, least=True)
+    share = 1.0
+    while share >= _SMALLEST_SAMPLE and share * fraction >= least:
+        demand = _demand(config, source, "lbfgs", share * fraction, outputs, 1)
+        if max(local_peak(demand, 1, _NOMINAL_BYTES), worker_peak(demand, 1, 1, _NOMINAL_BYTES)) <= limit:
+            return share * fraction
+        share /= 2
+    return 0.0
+
+
+def _holding(demand: Demand, limit: int, workers: Workers, threads: int) -> Demand:
+    """With as many slabs kept in memory as the rest of the limit has room for, or on a cluster the share that Dask does not spill."""
+
+    def with_slabs(budget: int) -> Demand:
+        return replace(demand, partition=with_held_slabs(demand.partition, budget, demand.row_bytes))
+
+    usable = int((_USABLE if workers.in_this_process or workers.answer_directly else _USABLE_OF_STRANGER) * limit)
+    all_held = with_slabs(demand.partition.n_rows * demand.row_bytes + demand.row_bytes * demand.partition.block_rows * demand.partition.slab_blocks)
+    if _peaks(all_held, workers, threads)[1] <= usable:
+        return all_held
+    budget = usable - _peaks(demand, workers, threads)[1]
+    if workers.in_this_process or workers.processes == 1:
+        return with_slabs(budget)
+    slab = demand.partition.slab_blocks * demand.partition.block_rows * demand.row_bytes
+    return with_slabs((budget - projection.TAKEN_OVER_SLABS * slab) * workers.processes)
+
+
+def _shown(nbytes: int | None) -> str:
+    nbytes = nbytes or 0
+    return f"{nbytes / 1e9:.3g} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
 def check_plan(plan: Plan) -> None:
@@ -149,23 +221,31 @@ def check_plan(plan: Plan) -> None:
         With both numbers and what to change.
     """
     if plan.memory_limit is not None and plan.peak_bytes > plan.memory_limit:
+        block = plan.partition.block_rows * plan.row_bytes
+        hessian = " sum no Hessians (solver.name: lbfgs)," if plan.solver == "newton" else ""
         raise MemoryLimitError(
-            f"the run needs about {plan.peak_bytes / 1e6:.0f} MB in one process ({plan.threads} threads in all, chunks of "
-            f"{plan.partition.block_rows * plan.row_bytes / 1e6:.0f} MB decoded, sample of {plan.sample_rows * plan.row_bytes / 1e6:.0f} MB), and "
-            "cluster.memory_limit is "
-            f"{plan.memory_limit / 1e6:.0f} MB; raise the limit, lower cluster.workers, or write the store in smaller chunks")
+            f"the run needs about {plan.peak_bytes / 1e6:.0f} MB in one process ({plan.threads} thread{'s' * (plan.threads > 1)} in all, blocks of "
+            f"{block / 1e6:.0f} MB decoded, sample of {plan.sample_rows * plan.row_bytes / 1e6:.0f} MB), and cluster.memory_limit is "
+            f"{plan.memory_limit / 1e6:.0f} MB; raise the limit,{hessian} or write the store in smaller chunks")
 
 
-def choose_solver(config: TrainConfig, source: Source, n_outputs: int = 1) -> tuple[str, float, str]:
+def choose_solver(config: TrainConfig, source: Source, outputs: int = 1) -> tuple[str, float, str]:
     """The method, the share of rows to sample for it, and why."""
     name = config.solver.name
     if name != "auto":
         return name, 0.0, "solver.name asks for it"
     n_features = source.n_features + config.model.fit_intercept
-    fraction = sample_fraction(source.n_rows, n_features, n_outputs, source.n_features * source.dtype.itemsize, config.cluster.memory_limit)
+    fraction = sample_fraction(source.n_rows, n_features, outputs, source.n_features * source.dtype.itemsize)
     if fraction == 0.0:
         why = f"more than the {MOST_PARAMETERS} for which a sample's Hessian is worth its cost" if n_features > MOST_PARAMETERS else \
             "too many for the rows that a sample could hold"
         return "lbfgs", 0.0, f"{source.n_features} features: {why}"
+    return "lbfgs", fraction, choose_reason(source, fraction)
+
+
+def choose_reason(source: Source, fraction: float) -> str:
+    """Why L-BFGS, for a person."""
+    if not fraction:
+        return f"{source.n_features} features: cluster.memory_limit leaves no room for a sample of use"
     rows = int(np.ceil(fraction * source.n_rows))
-    return "lbfgs", fraction, f"{source.n_features} features: L-BFGS from the optimum of a sample of about {rows} rows, with its Hessian as metric"
+    return f"{source.n_features} features: L-BFGS from the optimum of a sample of about {rows} rows, with its Hessian as metric"

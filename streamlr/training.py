@@ -154,8 +154,11 @@ class _Run:
         self.reached: tuple[int, State] | None = None
 
     def _make_plan(self, n_outputs: int) -> None:
-        self.plan = make_plan(self.settings, self.source, workers_of(self.settings.cluster, self.engine.n_threads), n_outputs)
+        workers = workers_of(self.settings.cluster, self.engine.n_threads, self.engine.memory_of_workers(peak=False))
+        self.plan = make_plan(self.settings, self.source, workers, n_outputs)
         check_plan(self.plan)
+        if self.plan.threads < workers.threads:
+            self.engine.limit_threads(self.plan.threads // workers.processes)
         self.scanner = Scanner(self.engine, self.source, self.publish, self.plan.partition)
 
     def _list_labels(self) -> NDArray[Any]:
@@ -229,6 +232,8 @@ class _Run:
         if self.engine.dashboard_link:
             self.publish(Note(f"dashboard: {self.engine.dashboard_link}"))
         self.publish(Note(f"solver {plan.solver}: {plan.reason}"))
+        if plan.fitted:
+            self.publish(Note(plan.fitted))
         log.info("solver %s: %s", plan.solver, plan.reason)
 
     def _begin(self) -> tuple[_Problem, State]:
@@ -243,7 +248,9 @@ class _Run:
         self._tell_constant_features(moments)
         self._tell_changed_data(moments)
         problem = self._problem(classes, moments)
-        sample = join_sample(survey.sample)
+        parts = list(survey.sample)
+        del survey  # or the rows would stay in memory beside those that they are joined to
+        sample = join_sample(parts)
         point = _start_point(problem)
         start = problem.objective.evaluate(point[None, :], "pass 2")[0] if self.source.has_offset else problem.objective.without_features(point)
         if isinstance(problem.solver, Lbfgs) and sample is not None:
@@ -377,7 +384,9 @@ class _Run:
             return problem
         survey: SurveySums = self.scanner.run(self._survey(problem.objective.classes, self.sample_fraction), "sample")
         self.bytes_told, self.pass_started = self.scanner.bytes_read, time.monotonic()
-        sample = join_sample(survey.sample)
+        parts = list(survey.sample)
+        del survey
+        sample = join_sample(parts)
         assert sample is not None
         return replace(problem, solver=replace(problem.solver, sampled=sampled_metric(problem.objective, sample, state.curvature_at)))
 
@@ -396,7 +405,9 @@ class _Run:
         summary = {
             "status": outcome.status, "reason": outcome.reason, "passes": len(self.history), "objective": state.value, "loss": state.loss,
             "gradient_max": state.gradient_max, "seconds": self.seconds_before + time.monotonic() - self.started,
-            "peak_memory_bytes": self.engine.peak_memory_bytes(), "bytes_read": sum(line["bytes_read"] for line in self.history),
+            "peak_memory_bytes": self.engine.peak_memory_bytes(), "projected_memory_bytes": self.plan.peak_bytes,
+            "worker_peak_memory_bytes": self.engine.memory_of_workers(peak=True), "projected_worker_memory_bytes": self.plan.worker_peak_bytes,
+            "bytes_read": sum(line["bytes_read"] for line in self.history),
             "store": self.settings.data.shown_store or None, "rows": self.source.n_rows, "features": self.source.n_features,
             "dtype": str(self.source.dtype), "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
             "family": self.model.family, "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.engine.description,

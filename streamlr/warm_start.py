@@ -10,15 +10,19 @@ of its rows, down to a size at which Newton's method is cheap.
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.data.partition import FEW_SUMS
 from streamlr.data.source import ArraySource
 from streamlr.execution.engine import Engine, one_blas_thread
-from streamlr.execution.local import ThreadsEngine, available_cores
+from streamlr.execution.local import SerialEngine, ThreadsEngine, available_cores
+from streamlr.execution.process import give_back
 from streamlr.execution.scanner import Scanner, plan_slabs
+from streamlr.kernels.memory import page_memory
 from streamlr.kernels.survey import SampledRows
 from streamlr.objective import Evaluation, Objective
 from streamlr.sample_curvature import SampleCurvature
@@ -54,9 +58,11 @@ _MOST_SAMPLE_PASSES = 60
 _FEW_SAMPLE_PASSES = 10
 _RIDGE = 1e-8
 _UNSEEN = 0.01
+_GIVEN_BACK_BYTES = 16 * 2**20
+"""Bytes of small blocks that may be free before the operating system gets them."""
 
 
-def sample_fraction(n_rows: int, n_features: int, n_outputs: int, row_bytes: int, memory_limit: int | None) -> float:
+def sample_fraction(n_rows: int, n_features: int, n_outputs: int, row_bytes: int, *, least: bool = False) -> float:
     """Share of the rows to draw so that the sample stays within its budget of memory; 0 where a sample would not help.
 
     Parameters
@@ -65,20 +71,22 @@ def sample_fraction(n_rows: int, n_features: int, n_outputs: int, row_bytes: int
         Size of the problem; an intercept counts as a feature.
     row_bytes
         Bytes of one row as stored.
-    memory_limit
-        Bytes the process may use, if it is limited.
+    least
+        Whether the smallest share of use is asked for.
     """
     if n_features > MOST_PARAMETERS:
         return 0.0
     n_parameters = n_features * n_outputs
+    # of many outputs the features' second moments are enough for a metric
+    least_rows = _LEAST_ROWS_PER_PARAMETER * (n_features * _LEAST_OUTPUTS if n_outputs > _LEAST_OUTPUTS else n_parameters)
+    if least:
+        return min(1.0, least_rows / n_rows)
     per_parameter = _WANTED_ROWS_PER_PARAMETER if n_parameters <= MOST_PARAMETERS else _WANTED_ROWS_PER_PARAMETER_OF_MANY
-    wanted = max(_LEAST_BYTES, per_parameter * n_parameters * row_bytes)
-    budget = min(wanted, _MOST_BYTES if memory_limit is None else memory_limit // 6)
-    rows = budget / row_bytes
+    rows = min(max(_LEAST_BYTES, per_parameter * n_parameters * row_bytes), _MOST_BYTES) / row_bytes
     if rows >= n_rows:
         return 1.0
-    if rows < _LEAST_ROWS_PER_PARAMETER * (n_features * _LEAST_OUTPUTS if n_outputs > _LEAST_OUTPUTS else n_parameters):
-        return 0.0  # of many outputs the features' second moments are enough for a metric
+    if rows < least_rows:
+        return 0.0
     return float(rows - 4.0 * np.sqrt(rows)) / n_rows  # the number drawn is binomial: stay below the budget
 
 
@@ -92,13 +100,26 @@ class SampleOptimum:
     """Inverse of its Hessian there, (d, d); None where it is of no use."""
 
 
-def join_sample(parts: tuple[SampledRows, ...]) -> SampledRows | None:
-    """The sampled rows of all blocks in one; None where there are none."""
+def join_sample(parts: list[SampledRows]) -> SampledRows | None:
+    """The sampled rows of all blocks in one, or None where there are none; empties the list, so that the rows are in memory once and not twice."""
     if not parts:
         return None
+    n_rows = sum(len(part.target) for part in parts)
+    X = page_memory(n_rows * parts[0].X[:1].nbytes).view(parts[0].X.dtype).reshape(n_rows, -1)  # pages count when they are written to
+    target = np.concatenate([part.target for part in parts])
     weights = None if parts[0].weights is None else np.concatenate([part.weights for part in parts if part.weights is not None])
     offset = None if parts[0].offset is None else np.concatenate([part.offset for part in parts if part.offset is not None])
-    return SampledRows(np.concatenate([part.X for part in parts]), np.concatenate([part.target for part in parts]), weights, offset)
+    parts.reverse()
+    row = given = 0
+    while parts:
+        part = parts.pop().X
+        X[row : row + len(part)] = part
+        row += len(part)
+        if (row - given) * X[:1].nbytes >= _GIVEN_BACK_BYTES:
+            del part
+            give_back()
+            given = row
+    return SampledRows(X, target, weights, offset)
 
 
 def start_from_sample(objective: Objective, solver: Lbfgs, sample: SampledRows, start: Evaluation) -> tuple[Lbfgs, LbfgsState]:
@@ -109,7 +130,10 @@ def start_from_sample(objective: Objective, solver: Lbfgs, sample: SampledRows, 
     """
     if objective.family.coupled and not _is_small(objective, sample):
         return _start_many(objective, solver, sample, start)
-    with ThreadsEngine(available_cores()) as engine, one_blas_thread():
+    here = objective.scanner.engine
+    with ExitStack() as stack:
+        engine = here if isinstance(here, SerialEngine | ThreadsEngine) else stack.enter_context(ThreadsEngine(available_cores()))
+        stack.enter_context(one_blas_thread())
         found = _solve(objective, sample, engine, start.point)
     if found.metric is None:
         metric: Array = 1.0 / objective.diagonal()
@@ -175,8 +199,9 @@ def _source_of(sample: SampledRows) -> ArraySource:
 def _on_sample(objective: Objective, sample: SampledRows, engine: Engine) -> Objective:
     """The same objective of the sample's rows alone."""
     source = _source_of(sample)
+    partition = replace(plan_slabs(source, engine.n_threads, objective.coordinates.n_outputs), tree_arity=FEW_SUMS)
     return Objective(
-        Scanner(engine, source, lambda event: None, plan_slabs(source, engine.n_threads, objective.coordinates.n_outputs)),
+        Scanner(engine, source, lambda event: None, partition),
         objective.model, objective.classes, objective.moments, objective.coordinates)
 
 
@@ -215,7 +240,7 @@ def _refine(objective: Objective, coarse: SampleOptimum) -> SampleOptimum:
     solver = Lbfgs(objective, _tolerance(objective))
     first = objective.evaluate(coarse.point[None, :], "sample")[0]
     state, outcome = minimize(
-        objective, solver, solver.init_with(first, coarse.metric, -coarse.metric @ first.gradient, np.ones(1)), 0,
+        objective, solver, solver.init_with(first, coarse.metric, -(coarse.metric @ first.gradient), np.ones(1)), 0,
         _MOST_SAMPLE_PASSES, lambda *_: None)
     log.info("sample of %d rows, L-BFGS: %s at a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
     if outcome.status != CONVERGED:

@@ -14,6 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from stores import two_class_data, write_store
 
+from streamlr import plan as plan_module
 from streamlr import train
 from streamlr.config import ClusterConfig, DataConfig, TrainConfig, load_config
 from streamlr.data import partition as partition_module
@@ -23,9 +24,11 @@ from streamlr.data.source import ArraySource, Buffer
 from streamlr.data.store import ZarrSource
 from streamlr.execution import ENGINES, open_engine
 from streamlr.execution import scanner as scanner_module
+from streamlr.execution.cluster import ClusterEngine
 from streamlr.execution.local import SerialEngine
 from streamlr.kernels.gradient import GradientScan
 from streamlr.plan import Plan, make_plan, workers_of
+from streamlr.projection import WORKER_BYTES
 from streamlr.training import TrainResult
 
 ROWS, FEATURES, CHUNK = 3000, 5, 100
@@ -39,6 +42,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
     X, y = two_class_data(ROWS, FEATURES, dtype="float64")
     weights = np.random.default_rng(1).uniform(0.5, 2.0, ROWS)
     return write_store(tmp_path_factory.mktemp("held") / "store.zarr", X, y, (CHUNK, FEATURES), y_chunk=CHUNK, weights=weights, codec="blosc lz4")
+
+
+@pytest.fixture(autouse=True)
+def still_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process holds before a run is measured; here slabs are so small that the same has to be found each time."""
+    monkeypatch.setattr(plan_module, "process_bytes", lambda: 60_000_000)
+    monkeypatch.setattr(ClusterEngine, "memory_of_workers", lambda self, peak: WORKER_BYTES)
 
 
 @pytest.fixture(autouse=True)

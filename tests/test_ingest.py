@@ -537,7 +537,7 @@ import sys
 from streamlr.data import array_tables, tables
 from streamlr.data.ingest import IngestSpec, ingest
 from streamlr.data.tables import Columns
-from streamlr.execution.engine import process_peak_bytes
+from streamlr.execution.process import process_peak_bytes
 assert array_tables.BATCH_BYTES == tables.BATCH_BYTES  # fails where the name has moved, and with it what is set here
 tables.BATCH_BYTES = array_tables.BATCH_BYTES = 2**18
 ingest([sys.argv[1]], sys.argv[2], IngestSpec(Columns("y"), chunk_rows=1024))

@@ -21,10 +21,14 @@ from zarr.storage import LocalStore, WrapperStore
 
 from streamlr.data.decoding import DamagedChunkError
 from streamlr.data.files import NO_CHUNK, MissingChunkError, ShardLayout, chunk_files, read_shard_index, shard_layout
+from streamlr.data.footprint import STORED_SLACK, TEXT_LABEL_BYTES, ZARR_CHUNKS_IN_FLIGHT, Footprint, decoder_copies
 from streamlr.data.source import Buffer
 from streamlr.data.watch import FileWatch
 from streamlr.errors import ChunkError, ShapeError
 
+_LARGEST_WHOLE_BYTES = 32 * 2**20
+"""A chunk of more bytes is taken in parts where it is stored as it is, whatever memory there is: what is summed together follows from the store alone."""
+_PART_BYTES = 16 * 2**20
 _METADATA_NAMES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
@@ -82,12 +86,25 @@ class StoredArray:
             self._files = chunk_files(Path(store.root), array.path, array.metadata.to_dict(), self.shape)
         self._watch = FileWatch(store, array, self._files)
         self._scrub = scrub
+        self._unit_rows = self.unit_rows
         self._last_chunk = threading.local()
         self._whole_shards: set[tuple[int, ...]] = set()
 
     @property
     def chunk_rows(self) -> int:
         return self.chunk_shape[self.sample_axis]
+
+    @property
+    def unit_rows(self) -> int:
+        """Rows that are read together: those of a chunk, or of a part of one that is large and whose rows lie in its file as they are."""
+        chunk_bytes = self.dtype.itemsize * int(np.prod(self.chunk_shape))
+        whole = self.sample_axis != 0 or self.chunk_shape[1:] != self.shape[1:] or chunk_bytes <= _LARGEST_WHOLE_BYTES
+        if whole or self._files is None or not self._files.decoder.is_raw or self._files.shards is not None:
+            return self.chunk_rows
+        rows = 1
+        while 2 * rows * chunk_bytes <= _PART_BYTES * self.chunk_rows and 2 * rows <= self.chunk_rows:
+            rows *= 2
+        return rows
 
     @property
     def identity(self) -> str:
@@ -117,6 +134,32 @@ class StoredArray:
         """Refuse from now on to read a chunk that was written after this time."""
         self._watch.newest = newest
 
+    def footprint(self, rows: int) -> Footprint:
+        """Memory of a read of so many rows that begin with a chunk."""
+        per_row = self.dtype.itemsize * int(np.prod([size for axis, size in enumerate(self.shape) if axis != self.sample_axis]))
+        chunk_bytes = self.dtype.itemsize * int(np.prod(self.chunk_shape))
+        if self.dtype.kind not in "biuf":
+            return Footprint(rows * self.dtype.itemsize, 0, rows * TEXT_LABEL_BYTES)
+        if self._files is None:
+            chunks = min(ZARR_CHUNKS_IN_FLIGHT, -(-rows // self.chunk_rows) * (self.n_chunks // -(-self.n_rows // self.chunk_rows)))
+            codecs: Any = self._array.metadata.to_dict().get("codecs")  # of format 2 there are none: taken for encoded
+            encoded = codecs is None or len(codecs) > 1
+            return Footprint(rows * per_row, 0, (1 + encoded) * chunks * chunk_bytes)  # as stored, and decoded where that is not the same
+        if self._unit_rows < self.chunk_rows:
+            return Footprint(rows * per_row, 0, 0)
+        decoded = -(-rows // self.chunk_rows) * self.chunk_rows * per_row  # rows that pad the last chunk are decoded too
+        decoder = self._files.decoder
+        stored = 0 if decoder.is_raw and self._files.shards is None else self._largest_chunk(chunk_bytes)
+        in_place = all(part == size or (axis == self.sample_axis and (axis == 0 or rows <= part))  # as `_place_chunk` asks
+                       for axis, (size, part) in enumerate(zip(self.shape, self.chunk_shape, strict=True)))
+        return Footprint(decoded, stored, round(chunk_bytes * ((not in_place) + decoder_copies(decoder))))
+
+    def _largest_chunk(self, chunk_bytes: int) -> int:
+        assert self._files is not None
+        if self._files.shards is None:
+            return self._files.largest_bytes()
+        return min(round(STORED_SLACK * self._files.stored_bytes() / self.n_chunks), chunk_bytes + chunk_bytes // 64 + 1024)
+
     @property
     def n_chunks(self) -> int:
         return int(np.prod([-(-size // part) for size, part in zip(self.shape, self.chunk_shape, strict=True)]))
@@ -128,7 +171,8 @@ class StoredArray:
         return {"name": self.name, "shape": list(self.shape), "dtype": str(self.dtype), "chunks": list(self.chunk_shape),
                 "shards": None if self._array.shards is None else list(self._array.shards), "zarr_format": metadata["zarr_format"],
                 "codecs": [dict(codec).get("name", dict(codec).get("id")) for codec in codecs if codec is not None],
-                "checksummed": self.checksummed, "n_chunks": self.n_chunks, "read": "directly" if self.reads_files else "through zarr"}
+                "checksummed": self.checksummed, "n_chunks": self.n_chunks, "read": "directly" if self.reads_files else "through zarr",
+                "rows_of_a_read": self.unit_rows}
 
     def chunk_name(self, index: tuple[int, ...]) -> str:
         """How messages name a chunk: "chunk 17 of X (rows 17000 to 17999)"."""
@@ -158,6 +202,8 @@ class StoredArray:
         """
         if self._files is None:
             return self._read_through_zarr(start, stop, buffer)
+        if self._unit_rows < self.chunk_rows:
+            return self._read_parts(start, stop, buffer)
         rows = self.chunk_rows
         first, last = start // rows, -(-stop // rows)
         padded = list(self.shape)
@@ -187,6 +233,14 @@ class StoredArray:
                                          else range(count) for axis, count in enumerate(self._files.grid))):
             self._files.prefetch(index)
 
+    def _read_parts(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+        """Of chunks that are stored as they are, no more than the rows that are asked for."""
+        out = buffer.array((stop - start, *self.shape[1:]), self.dtype)
+        for chunk in range(start // self.chunk_rows, -(-stop // self.chunk_rows)):
+            first, last = max(start, chunk * self.chunk_rows), min(stop, (chunk + 1) * self.chunk_rows)
+            self._read_chunk((chunk, *(0 for _ in self.shape[1:])), out[first - start : last - start], buffer, first - chunk * self.chunk_rows)
+        return out
+
     def _along(self, start: int, stop: int) -> tuple[slice, ...]:
         return tuple(slice(start, stop) if axis == self.sample_axis else slice(None) for axis in range(len(self.shape)))
 
@@ -203,10 +257,14 @@ class StoredArray:
             self._read_chunk(index, chunk, buffer)
             target[...] = chunk[tuple(slice(0, size) for size in target.shape)]
 
-    def _read_chunk(self, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer) -> None:
+    def _read_chunk(self, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer, first: int | None = None) -> None:
+        """A whole chunk, or its rows from ``first`` on."""
         assert self._files is not None
         try:
-            self._files.read(index, out, buffer)
+            if first is None:
+                self._files.read(index, out, buffer)
+            else:
+                self._files.read_rows(index, first, out)
         except MissingChunkError:
             if not self._fill_missing:
                 raise self._missing_error(index) from None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.data.footprint import Footprint
 from streamlr.data.source import ArraySource, Buffer, Source
 from streamlr.errors import ConfigError
 from streamlr.kernels.labels import LabelSums, codes_of
@@ -65,6 +66,10 @@ class WeightedByClass:
         return self.source.chunk_rows
 
     @property
+    def unit_rows(self) -> int:
+        return self.source.unit_rows
+
+    @property
     def has_offset(self) -> bool:
         return self.source.has_offset
 
@@ -82,6 +87,12 @@ class WeightedByClass:
 
     def describe(self, what: str) -> str:
         return "the weights of the classes" if what == "weights" and not self.source.weighted else self.source.describe(what)
+
+    def footprint(self, rows: int) -> Footprint:
+        return self.source.footprint(rows)
+
+    def label_footprint(self, rows: int) -> Footprint:
+        return self.source.label_footprint(rows)
 
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         return self.source.read_features(start, stop, buffer)

@@ -95,6 +95,21 @@ class ChunkFiles:
         except FileNotFoundError:
             raise MissingChunkError from None
 
+    def read_rows(self, index: tuple[int, ...], first: int, out: NDArray[Any]) -> None:
+        """Read some rows of a chunk that is stored as it is, from its row ``first`` on, into ``out``, C-contiguous and as wide as the chunk.
+
+        Raises as `read` does.
+        """
+        expected = int(np.prod(self.chunk_shape)) * out.dtype.itemsize
+        try:
+            with open(self.path_of(index), "rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != expected:
+                    raise DamagedChunkError(f"its file has {size} bytes instead of {expected}")
+                read_exactly(file.fileno(), out.reshape(-1).view(np.uint8), first * out[:1].nbytes)
+        except FileNotFoundError:
+            raise MissingChunkError from None
+
     def prefetch(self, index: tuple[int, ...]) -> None:
         """Ask the operating system to bring the file of a chunk into memory meanwhile; a hint, so failures do not matter."""
         if self.shards is not None or not hasattr(os, "posix_fadvise"):
@@ -123,6 +138,10 @@ class ChunkFiles:
     def stored_bytes(self) -> int:
         """Bytes of all chunk files."""
         return sum(status.st_size for status in chunk_statuses(self.directory))
+
+    def largest_bytes(self) -> int:
+        """Bytes of the largest chunk file (of the largest shard)."""
+        return max((status.st_size for status in chunk_statuses(self.directory)), default=0)
 
     def _read_from_shard(self, descriptor: int, size: int, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer) -> None:
         assert self.shards is not None

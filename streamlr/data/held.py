@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.data.footprint import Footprint
 from streamlr.data.source import Buffer, Source
 
 
@@ -51,6 +52,10 @@ class HeldRows:
         return self._source.chunk_rows
 
     @property
+    def unit_rows(self) -> int:
+        return self._source.unit_rows
+
+    @property
     def weighted(self) -> bool:
         return self._source.weighted
 
@@ -72,6 +77,12 @@ class HeldRows:
 
     def describe(self, what: str) -> str:
         return self._source.describe(what)
+
+    def footprint(self, rows: int) -> Footprint:
+        return self._source.footprint(rows)
+
+    def label_footprint(self, rows: int) -> Footprint:
+        return self._source.label_footprint(rows)
 
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         kept = self._features.get((start, stop))

@@ -71,7 +71,7 @@ def _array_problems(array: StoredArray) -> list[str]:
         problems.append(f"{array.name} has no checksums: a flipped bit in a chunk can go unnoticed")
     if array.modified() is None:
         problems.append(f"{array.name} is in a store that tells no times of writing: if it is changed while a run reads it, that can go unnoticed")
-    chunk_bytes = array.chunk_rows * int(np.prod([size for axis, size in enumerate(array.shape) if axis != array.sample_axis])) * array.dtype.itemsize
+    chunk_bytes = array.unit_rows * int(np.prod([size for axis, size in enumerate(array.shape) if axis != array.sample_axis])) * array.dtype.itemsize
     if array.dtype.kind in "biuf" and chunk_bytes > _LARGE_CHUNK_BYTES:
         problems.append(f"rows of {array.name} come in chunks of {chunk_bytes / 1e6:.0f} MB at full width, each of which has to be in memory whole")
     return problems

@@ -23,6 +23,11 @@ _BYTES_PER_SECOND = 1.75e9
 _SCHEDULER_SECONDS = 2e-3
 """What a slab costs the scheduler; measured by scripts/overhead.py."""
 
+MANY_SUMS = 8
+"""Sums that one task of the tree adds up: three levels of the binary tree, which spares the scheduler tasks."""
+FEW_SUMS = 2
+"""The same where the sums are so large that those that wait for each other would fill the memory."""
+
 
 @dataclass(frozen=True, slots=True)
 class Partition:
@@ -38,6 +43,8 @@ class Partition:
     """Blocks of a slab, a power of two."""
     held_slabs: int = 0
     """Slabs, from the first on, that stay in memory after their first read."""
+    tree_arity: int = MANY_SUMS
+    """Sums that one task of the tree adds up, a power of two."""
 
     @property
     def n_blocks(self) -> int:

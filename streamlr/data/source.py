@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.data.footprint import IN_MEMORY, Footprint
 from streamlr.errors import DtypeError, NonFiniteError, ShapeError
 from streamlr.kernels.memory import page_memory
 
@@ -31,6 +32,11 @@ class Source(Protocol):
     @property
     def chunk_rows(self) -> int:
         """Rows that are stored together."""
+        ...
+
+    @property
+    def unit_rows(self) -> int:
+        """Rows that are read together: a chunk, or a part of a large one where parts can be read alone. Follows from the store alone."""
         ...
 
     @property
@@ -58,6 +64,14 @@ class Source(Protocol):
 
     def describe(self, what: str) -> str:
         """How messages name ``features``, ``target``, ``weights`` or ``offset``."""
+        ...
+
+    def footprint(self, rows: int) -> Footprint:
+        """Memory that a thread takes to read so many rows of the features."""
+        ...
+
+    def label_footprint(self, rows: int) -> Footprint:
+        """The same for labels and weights."""
         ...
 
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
@@ -135,6 +149,14 @@ def check_feature_dtype(dtype: np.dtype[Any], name: str) -> None:
         raise DtypeError(f"{name} has dtype {dtype}; features must be float16, float32, float64, an integer type or bool")
 
 
+def rows_of_memory_chunk(row_bytes: int) -> int:
+    """Rows of a chunk of arrays in memory: a power of two that follows from the size of a row alone."""
+    rows = 1
+    while rows * 2 * row_bytes <= _MEMORY_CHUNK_BYTES:
+        rows *= 2
+    return rows
+
+
 @dataclass(frozen=True)
 class ArraySource:
     """Arrays in memory, read through the same engines as a store."""
@@ -180,10 +202,11 @@ class ArraySource:
     @property
     def chunk_rows(self) -> int:
         """A power of two that follows from the shape of a row alone."""
-        rows = 1
-        while rows * 2 * self.n_features * self.dtype.itemsize <= _MEMORY_CHUNK_BYTES:
-            rows *= 2
-        return rows
+        return rows_of_memory_chunk(self.n_features * self.dtype.itemsize)
+
+    @property
+    def unit_rows(self) -> int:
+        return self.chunk_rows
 
     @property
     def weighted(self) -> bool:
@@ -210,6 +233,12 @@ class ArraySource:
         weight = None if self.sample_weight is None else self.sample_weight[here]
         offset = None if self.offset is None else self.offset[here]
         return ArraySource(self.X[here], self.y[here], weight, self.feature_names, start, self.n_rows, offset)
+
+    def footprint(self, rows: int) -> Footprint:
+        del rows
+        return IN_MEMORY
+
+    label_footprint = footprint
 
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         del buffer

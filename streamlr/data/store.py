@@ -17,6 +17,7 @@ from zarr.storage import ZipStore
 
 from streamlr.config import HIDDEN, NOT_KEPT, DataConfig
 from streamlr.data.arrays import RefuseMissing, StoredArray, text_of
+from streamlr.data.footprint import Footprint
 from streamlr.data.records import holds_pickles, local_store
 from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
@@ -91,6 +92,10 @@ class ZarrSource:
         return self.features.chunk_rows
 
     @property
+    def unit_rows(self) -> int:
+        return self.features.unit_rows
+
+    @property
     def weighted(self) -> bool:
         return self.weights is not None
 
@@ -143,6 +148,15 @@ class ZarrSource:
                                  "the store again; if chunks of nothing but the fill value were left out on purpose, set "
                                  "data.missing_chunks: fill")
         _ = self.modified  # which watches
+
+    def footprint(self, rows: int) -> Footprint:
+        return self.features.footprint(rows)
+
+    def label_footprint(self, rows: int) -> Footprint:
+        """A thread keeps the last chunk of labels and of weights, and reads a whole one at a time."""
+        parts = [array.footprint(max(rows, min(array.chunk_rows, array.n_rows))) for array in self.arrays[1:]]
+        passing = max((part.stored_bytes + part.passing_bytes for part in parts), default=0)
+        return Footprint(sum(part.decoded_bytes for part in parts), 0, passing + (8 * rows if self.weighted else 0))
 
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         rows = self.features.read(start, stop, buffer)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import logging
 import queue
+import threading
 import uuid
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import dask
@@ -19,8 +22,9 @@ from streamlr.data.held import HeldRows
 from streamlr.data.partition import Partition
 from streamlr.data.source import ArraySource, Buffer, Source
 from streamlr.errors import ClusterError
-from streamlr.execution.engine import Engine, Scan, process_peak_bytes, slab_sums, sum_tree
+from streamlr.execution.engine import Engine, Scan, slab_sums, sum_tree
 from streamlr.execution.local import available_cores
+from streamlr.execution.process import process_bytes, process_peak_bytes, settle_allocator
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +32,14 @@ _CONNECT_SECONDS = 30
 _STALL_SECONDS = 300
 _TASK_RETRIES = 2
 _WORKER_DEATHS = 10
+_MEMORY_OF_WORKERS = {f"distributed.worker.memory.{key}": value for key, value in
+                      {"target": False, "spill": False, "pause": False, "terminate": 1.0}.items()}
+"""The plan keeps workers to their limit. What they hold is in use: moved to disk it would be read back, and a paused worker would wait for ever."""
 
 
 def _hold_slab(source: Source, partition: Partition, slab: int) -> HeldRows:
     """Read a slab into memory: a recipe that the scheduler follows again if the worker that holds it dies."""
+    _settle_worker()
     held = HeldRows(source, *partition.rows_of_slab(slab))
     buffer = Buffer()
     for block in partition.blocks_of_slab(slab):
@@ -44,14 +52,28 @@ def _hold_slab(source: Source, partition: Partition, slab: int) -> HeldRows:
 
 
 @functools.cache
-def _pin_blas_of_worker() -> None:
+def _settle_worker() -> None:
     """Once, for the rest of the worker's life: a cluster started by others may not do it, and finding the libraries takes a millisecond."""
     threadpool_limits(limits=1, user_api="blas")
+    settle_allocator()
 
 
-def _slab_sums_on_worker(source: Source, partition: Partition, scan: Scan, slab: int) -> Any:
-    _pin_blas_of_worker()
-    return slab_sums(source, partition, scan, slab)
+def _slab_sums_on_worker(source: Source, partition: Partition, scan: Scan, slab: int, at_a_time: int | None) -> Any:
+    _settle_worker()
+    with _turns(at_a_time):
+        return slab_sums(source, partition, scan, slab)
+
+
+_turns_lock = threading.Lock()
+_semaphores: dict[int, threading.BoundedSemaphore] = {}
+
+
+def _turns(at_a_time: int | None) -> AbstractContextManager[object]:
+    """What the threads of a worker wait for where fewer may work at a time than there are."""
+    if at_a_time is None:
+        return nullcontext()
+    with _turns_lock:  # the first slabs of a worker come here all at once
+        return _semaphores.setdefault(at_a_time, threading.BoundedSemaphore(at_a_time))
 
 
 class _LostPartsError(Exception):
@@ -67,6 +89,7 @@ class ClusterEngine:
         self._runs = itertools.count()
         self._name = f"streamlr-{uuid.uuid4().hex[:8]}"
         self._parts: tuple[Source, Partition, list[Any]] | None = None
+        self._slabs_at_a_time: int | None = None
         workers = self._workers()
         self.n_threads = max(1, sum(worker["nthreads"] for worker in workers.values()))
         self.description = f"{len(workers)} worker process{'es' * (len(workers) != 1)}, {self.n_threads} threads in all"
@@ -95,11 +118,11 @@ class ClusterEngine:
     def _run_once(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
         name = f"{self._name}-{next(self._runs)}"
         slabs: list[Hashable] = [(f"{name}-slab", slab) for slab in range(partition.n_slabs)]
-        tree = sum_tree(slabs, name)
+        tree = sum_tree(slabs, name, partition.tree_arity)
         graph: dict[Hashable, Any] = {f"{name}-partition": partition, f"{name}-scan": scan, **tree.tasks}
         sources = self._sources(source, partition, graph, name, scan.reads_features)
         for slab, key in enumerate(slabs):
-            graph[key] = (_slab_sums_on_worker, sources[slab], f"{name}-partition", f"{name}-scan", slab)
+            graph[key] = (_slab_sums_on_worker, sources[slab], f"{name}-partition", f"{name}-scan", slab, self._slabs_at_a_time)
         *futures, root = self._client.get(graph, [*slabs, tree.root], sync=False, retries=_TASK_RETRIES, pure=False)
         try:
             self._wait_for_slabs(dict(enumerate(futures)), slab_done, futures.clear)
@@ -163,8 +186,15 @@ class ClusterEngine:
         return workers
 
     def peak_memory_bytes(self) -> int:
-        peaks = self._client.run(process_peak_bytes)
-        return max(process_peak_bytes(), *(int(peak) for peak in peaks.values()))
+        return max(process_peak_bytes(), self.memory_of_workers(peak=True) or 0)
+
+    def memory_of_workers(self, peak: bool) -> int | None:
+        self._client.run(_settle_worker)
+        found: dict[str, int] = self._client.run(process_peak_bytes if peak else process_bytes)
+        return max(found.values(), default=None)
+
+    def limit_threads(self, per_process: int) -> None:
+        self._slabs_at_a_time = per_process
 
     def __enter__(self) -> Engine:
         return self
@@ -184,12 +214,13 @@ def default_processes(config: ClusterConfig) -> int:
 def open_processes(config: ClusterConfig) -> Engine:
     """The engine of ``cluster.kind: processes``: a scheduler and workers on this machine, gone with the run."""
     workers = config.workers or default_processes(config)
-    with dask.config.set({"distributed.scheduler.allowed-failures": _WORKER_DEATHS}):
+    with dask.config.set({"distributed.scheduler.allowed-failures": _WORKER_DEATHS, **_MEMORY_OF_WORKERS}):
         cluster = LocalCluster(
             n_workers=workers, threads_per_worker=config.threads_per_worker, processes=True,
             memory_limit="auto" if config.memory_limit is None else config.memory_limit,
+            config=copy.deepcopy(dask.config.config),  # a worker that is started again, later, would otherwise have lost these settings
             dashboard_address=":0", silence_logs=logging.ERROR)
-        return ClusterEngine(Client(cluster, timeout=_CONNECT_SECONDS), cluster)
+        return ClusterEngine(Client(cluster, timeout=_CONNECT_SECONDS, direct_to_workers=True), cluster)
 
 
 def open_address(config: ClusterConfig) -> Engine:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,8 +17,6 @@ from streamlr.errors import NonFiniteError
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.fold import Sums, fold
 from streamlr.kernels.survey import locate_non_finite
-
-_TREE_ARITY = 8
 
 
 class Scan(Protocol):
@@ -63,41 +60,68 @@ class Engine(Protocol):
         """Largest resident memory of any one process of the engine so far."""
         ...
 
+    def memory_of_workers(self, peak: bool) -> int | None:
+        """Resident memory, now or at its largest, of the largest process that takes sums; None where that is this process."""
+        ...
+
+    def limit_threads(self, per_process: int) -> None:
+        """From now on sum no more slabs at a time in one process."""
+        ...
+
     def __enter__(self) -> Engine: ...
 
     def __exit__(self, *exception: object) -> None: ...
 
 
-class _ThreadState(threading.local):
-    """Memory that a thread reuses from block to block."""
+class _Memory:
+    """What one slab after another is read into and summed in."""
 
     def __init__(self) -> None:
         self.buffer = Buffer()
         self.workspace = Workspace()
 
 
-_state = _ThreadState()
+_idle: list[_Memory] = []
+"""Memory that no slab is using: there is as much in all as slabs were ever summed at a time, and not as there are threads."""
+
+
+@contextmanager
+def _lent_memory() -> Iterator[_Memory]:
+    try:
+        memory = _idle.pop()
+    except IndexError:
+        memory = _Memory()
+    try:
+        yield memory
+    finally:
+        _idle.append(memory)
+
+
+def release_memory() -> None:
+    """Let go of what was kept for further slabs."""
+    _idle.clear()
 
 
 def slab_sums(source: Source, partition: Partition, scan: Scan, slab: int) -> Any:
     """Sum over the blocks of one slab: a node of the tree of sums. Pure: it may run twice, anywhere."""
-    return fold(_block_sums(source, partition, scan, block) for block in partition.blocks_of_slab(slab))
+    with _lent_memory() as memory:
+        return fold(_block_sums(source, partition, scan, block, memory) for block in partition.blocks_of_slab(slab))
 
 
-def _block_sums(source: Source, partition: Partition, scan: Scan, block: int) -> Any:
+def _block_sums(source: Source, partition: Partition, scan: Scan, block: int, memory: _Memory) -> Any:
     start, stop = partition.rows_of_block(block)
-    batch = read_batch(source, scan, start, stop)
-    sums = scan.sums(batch, partition.leaf_rows, _state.workspace)
+    batch = read_batch(source, scan, start, stop, memory.buffer)
+    sums = scan.sums(batch, partition.leaf_rows, memory.workspace)
     if scan.reads_features and not np.isfinite(sums.probe).all():
         _refuse_non_finite(source, batch)
     return sums
 
 
-def read_batch(source: Source, scan: Scan, start: int, stop: int) -> Batch:
-    """Read what the scan asks for of the rows ``start`` to ``stop``, into the thread's buffer."""
+def read_batch(source: Source, scan: Scan, start: int, stop: int, buffer: Buffer) -> Batch:
+    """Read what the scan asks for of the rows ``start`` to ``stop``, into the buffer."""
     X: NDArray[Any] = np.empty((0, stop - start))
     if scan.reads_features:
-        X = source.read_features(start, stop, _state.buffer)
+        X = source.read_features(start, stop, buffer)
     target = weights = None
     if scan.reads_target:
         target, weights = source.read_target(start, stop), source.read_weights(start, stop)
@@ -135,27 +159,27 @@ class Tree:
     """Key of the whole."""
 
 
-def sum_tree(leaves: Sequence[Hashable], name: str) -> Tree:
-    """Add nodes eight at a time: three levels of the binary tree in one task, which leaves its order untouched."""
+def sum_tree(leaves: Sequence[Hashable], name: str, arity: int = 8) -> Tree:
+    """Add ``arity`` nodes, a power of two, at a time: so many levels of the binary tree in one task, which leaves its order untouched."""
     tasks: dict[Hashable, tuple[Any, ...]] = {}
     level = 0
     nodes = list(leaves)
     while len(nodes) > 1:
         level += 1
         parents: list[Hashable] = []
-        for at in range(0, len(nodes), _TREE_ARITY):
-            key = (f"{name}-sum-{level}", at // _TREE_ARITY)
-            tasks[key] = (fold_list, nodes[at : at + _TREE_ARITY])
+        for at in range(0, len(nodes), arity):
+            key = (f"{name}-sum-{level}", at // arity)
+            tasks[key] = (fold_list, nodes[at : at + arity])
             parents.append(key)
         nodes = parents
     return Tree(tasks, nodes[0])
 
 
-def tree_tasks(n_slabs: int) -> int:
+def tree_tasks(n_slabs: int, arity: int = 8) -> int:
     """Number of inner nodes of `sum_tree`."""
     count = 0
     while n_slabs > 1:
-        n_slabs = -(-n_slabs // _TREE_ARITY)
+        n_slabs = -(-n_slabs // arity)
         count += n_slabs
     return count
 
@@ -163,23 +187,3 @@ def tree_tasks(n_slabs: int) -> int:
 def one_blas_thread() -> AbstractContextManager[object]:
     """BLAS on one thread: the number of its threads changes the last bits of a product, and slabs already fill the cores."""
     return threadpool_limits(limits=1, user_api="blas")
-
-
-def process_peak_bytes() -> int:
-    """Largest resident memory of this process so far.
-
-    Read from ``VmHWM``, which starts anew with a program; ``ru_maxrss`` would inherit the peak of the parent.
-    """
-    try:
-        with open("/proc/self/status", encoding="ascii") as status:
-            for line in status:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        import resource
-        import sys
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return 0
-
-

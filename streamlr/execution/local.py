@@ -14,7 +14,8 @@ from streamlr.config import ClusterConfig
 from streamlr.data.held import HeldRows
 from streamlr.data.partition import Partition
 from streamlr.data.source import Source
-from streamlr.execution.engine import Engine, Scan, one_blas_thread, process_peak_bytes, slab_sums, sum_tree
+from streamlr.execution.engine import Engine, Scan, one_blas_thread, release_memory, slab_sums, sum_tree
+from streamlr.execution.process import process_peak_bytes, settle_allocator
 from streamlr.kernels.fold import fold
 
 
@@ -56,11 +57,19 @@ class SerialEngine:
     def peak_memory_bytes(self) -> int:
         return process_peak_bytes()
 
+    def memory_of_workers(self, peak: bool) -> int | None:
+        del peak
+        return None
+
+    def limit_threads(self, per_process: int) -> None:
+        del per_process
+
     def __enter__(self) -> Engine:
+        settle_allocator()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        return None
+        release_memory()
 
 
 class ThreadsEngine:
@@ -76,7 +85,7 @@ class ThreadsEngine:
 
     def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
         slabs: list[Hashable] = [("slab", slab) for slab in range(partition.n_slabs)]
-        tree = sum_tree(slabs, "slab")
+        tree = sum_tree(slabs, "slab", partition.tree_arity)
         graph: dict[Hashable, Any] = {
             key: (slab_sums, "source", "partition", "scan", slab) for slab, key in enumerate(slabs)}
         graph |= {"source": self._holder.source(source, partition), "partition": partition, "scan": scan, **tree.tasks}
@@ -87,11 +96,23 @@ class ThreadsEngine:
     def peak_memory_bytes(self) -> int:
         return process_peak_bytes()
 
+    def memory_of_workers(self, peak: bool) -> int | None:
+        del peak
+        return None
+
+    def limit_threads(self, per_process: int) -> None:
+        self.n_threads = min(self.n_threads, per_process)
+        self.description = f"{self.n_threads} thread{'s' * (self.n_threads > 1)}"
+        self._pool.shutdown()
+        self._pool = ThreadPoolExecutor(self.n_threads, thread_name_prefix="streamlr")
+
     def __enter__(self) -> Engine:
+        settle_allocator()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
+        release_memory()
 
 
 def open_threads(config: ClusterConfig) -> Engine:

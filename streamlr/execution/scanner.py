@@ -75,5 +75,5 @@ class Scanner:
 def plan_slabs(source: Source, n_threads: int, n_outputs: int = 1) -> Partition:
     """The partition of a source for an engine with so many threads."""
     itemsize = source.dtype.itemsize
-    partition = partition_rows(source.n_rows, source.n_features, source.chunk_rows, itemsize, n_outputs)
+    partition = partition_rows(source.n_rows, source.n_features, source.unit_rows, itemsize, n_outputs)
     return with_slabs_for(partition, n_threads, source.n_features * itemsize)

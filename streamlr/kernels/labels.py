@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.errors import DtypeError, LabelError, NonFiniteError
-from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 
 _MANY = 1000
+_LEAST_LABELS = 65_536
+"""Labels sorted at a time: enough that the calls cost nothing beside the sorting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,17 @@ class LabelScan:
     weights_name: str = "weights"
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> LabelSums:
-        del leaf_rows, workspace
-        target, weights = batch.target, batch.weights
-        assert target is not None
-        _refuse_nan(target, batch.first_row, self.target_name)
-        if weights is not None:
-            refuse_bad_weights(weights, batch.first_row, self.weights_name)
+        """Those of the leaves, added up: sorting the labels of a whole block would take more memory than its features."""
+        del workspace
+        assert batch.target is not None
+        _refuse_nan(batch.target, batch.first_row, self.target_name)
+        if batch.weights is not None:
+            refuse_bad_weights(batch.weights, batch.first_row, self.weights_name)
+        return sum_over_leaves(batch, max(leaf_rows, _LEAST_LABELS), lambda leaf: self._leaf_sums(batch, leaf))
+
+    def _leaf_sums(self, batch: Batch, leaf: slice) -> LabelSums:
+        assert batch.target is not None
+        target, weights = batch.target[leaf], batch.weights_of(leaf)
         labels, codes, counts = np.unique(target, return_inverse=True, return_counts=True)
         weight_sums = counts.astype(np.float64) if weights is None else np.bincount(codes, weights, len(labels)).astype(np.float64)
         return _refuse_many(LabelSums(labels, counts.astype(np.int64), weight_sums))

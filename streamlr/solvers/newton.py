@@ -31,15 +31,27 @@ def inverse_of(hessian: Array, ridge: float = 0.0) -> Array:
     diagonal[diagonal == 0] = 1.0
     # scaled to a unit diagonal, so that the ridge means the same for every parameter
     root = np.sqrt(diagonal)
-    scaled = hessian / np.outer(root, root)
+    scaled = _divided_by_outer(hessian, root, np.empty_like(hessian))
+    unit = np.diag(scaled).copy()
     while True:
+        np.fill_diagonal(scaled, unit + ridge)
         try:
-            factor = np.linalg.cholesky(scaled + ridge * np.eye(len(scaled)))
+            factor = np.linalg.cholesky(scaled)
             break
         except np.linalg.LinAlgError:
             ridge = max(_SMALLEST_RIDGE, 10.0 * ridge)
+    del scaled
     inverse_factor = np.linalg.inv(factor)
-    return (inverse_factor.T @ inverse_factor) / np.outer(root, root)
+    del factor
+    inverse = inverse_factor.T @ inverse_factor
+    return _divided_by_outer(inverse, root, inverse)
+
+
+def _divided_by_outer(matrix: Array, root: Array, out: Array) -> Array:
+    """``matrix / outer(root, root)``, by rows: the outer product would be one more matrix in memory, and there are few enough bytes for those needed."""
+    for row, divisor in enumerate(root):
+        np.divide(matrix[row], divisor * root, out=out[row])
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +94,7 @@ class Newton:
         if not first and best_acceptable(state.value, state.gradient, state.direction, np.array([state.trial]), evaluations) is None:
             return self._refuse(state, found)
         assert found.hessian is not None
-        direction = -inverse_of(found.hessian, _RIDGE) @ found.gradient if np.isfinite(found.hessian).all() else np.zeros_like(found.point)
+        direction = -(inverse_of(found.hessian, _RIDGE) @ found.gradient) if np.isfinite(found.hessian).all() else np.zeros_like(found.point)
         outcome, waited = verdict(self.objective, self.tolerance, found, direction, state.waited)
         if outcome is None and not first and _no_longer_moves(state, found):
             return self._stalled(state)

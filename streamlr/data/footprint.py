@@ -1,0 +1,43 @@
+"""What memory a read takes, told without reading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from streamlr.data.decoding import Decoder
+
+DECODED_COPIES = {"Blosc": 0.0, "Zstd": 1.0, "Zlib": 2.0, "GZip": 2.5}
+"""Decoded chunks that a decoder makes beside the one that it fills: Blosc writes to the place of the values, Zstandard hands over bytes that are
+copied there, and the others gather theirs in pieces that are joined at the end."""
+ZARR_CHUNKS_IN_FLIGHT = 10
+"""Chunks that Zarr's pipeline fetches and decodes at a time (its setting ``async.concurrency``)."""
+STORED_SLACK = 1.02
+"""The largest chunk of a shard over their mean, which is all that is known without opening every shard."""
+TEXT_LABEL_BYTES = 250
+"""Of one label of text while it is turned from Zarr's objects into NumPy's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes that one thread takes to read some rows of an array."""
+
+    decoded_bytes: int
+    """Kept: the rows, with what pads them to whole chunks."""
+    stored_bytes: int
+    """Kept: memory for the largest chunk as it is stored; 0 where bytes are read straight to their place."""
+    passing_bytes: int
+    """Gone again when the rows are there: what codecs hand over, chunks that do not lie where they will stand, Zarr's own copies."""
+
+    @property
+    def kept_bytes(self) -> int:
+        """What stays with the thread from read to read."""
+        return self.decoded_bytes + self.stored_bytes
+
+
+IN_MEMORY = Footprint(0, 0, 0)
+"""Of arrays that are in memory anyway."""
+
+
+def decoder_copies(decoder: Decoder) -> float:
+    """Decoded chunks that exist for a moment beside the one that is filled."""
+    return sum(DECODED_COPIES[type(codec.decoder).__name__] for codec in decoder.codecs if codec.decoder is not None)

@@ -1,0 +1,201 @@
+"""The memory that a run takes, by what it allocates.
+
+A process that takes sums holds, for each of its threads, a block of rows as stored and decoded, the thread's labels, a leaf
+in float64 and some vectors; besides, sums that wait for each other, the slabs that are held, and in the process that leads
+the run the sample of rows and what its solve needs. The page cache belongs to the system and does not count. Tests and
+scripts/memory_contract.py hold the projection against what fresh processes come to.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from streamlr.data.footprint import Footprint
+from streamlr.data.partition import Partition, partition_rows
+from streamlr.data.source import rows_of_memory_chunk
+
+FIRST_USE_BYTES = 12 * 2**20
+"""What libraries set up on their first use: BLAS its buffers, codecs theirs, Zarr its event loop."""
+FIRST_USE_OF_THREAD_BYTES = 7 * 2**20
+"""The same for each thread, with its stack and what its arena keeps of freed blocks."""
+WAITING_THREAD_BYTES = 14 * 2**20
+"""What the arena of a worker's thread keeps though others have their turn: each of them has its turns too."""
+WORKER_BYTES = 82 * 2**20
+"""A Dask worker before it has read anything, where none can be asked."""
+CLUSTER_BYTES = 22 * 2**20
+"""What a scheduler and a client add to the process that leads the run, where they are not there yet."""
+LEAF_VECTORS = 7
+"""Vectors of a leaf's length and (K c) rows in the loss and its derivative."""
+MOST_PACKED_BYTES = 8 * 2**20
+"""Of a leaf that BLAS copies into an order of its own for a product, at most."""
+DRAW_BYTES = 17
+"""Of each row of a block, while the hash of its number decides whether it belongs to the sample."""
+HESSIANS_OF_THREAD = 3
+"""The sum so far, that of a leaf and the product it is made of; or two and their sum."""
+HESSIANS_OF_INVERSE = 5
+"""A Hessian, its Cholesky factor, the factor's inverse, and two copies that LAPACK works on."""
+SAMPLES_SENT = 1
+"""Times that the sample lies in the one worker that joins the rows of all, where it goes straight to the process that leads the run."""
+SAMPLES_FORWARDED = 3
+"""The same where it leaves through the scheduler."""
+TAKEN_OVER_SLABS = 3
+"""Held slabs that an idle worker may take over from another."""
+MARGIN = 1.05
+"""What is projected over what adds up: allocators round up, and which threads meet at their peaks is chance."""
+STATE_VECTORS = 110
+"""Vectors of a solver's state: 20 pairs of moves and changes and the copies made when one is added, candidates, and their gradients."""
+DENSE_PARAMETERS = 2048
+"""Of several outputs, up to this many parameters the metric is a matrix."""
+CONJUGATE_VECTORS = 20
+"""Vectors of conjugate gradients, which solve for a step where it is none."""
+NEWTON_PARAMETERS = 256
+"""Up to this many the sample is solved in one level, without a metric to start from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a run asks for, as far as memory goes."""
+
+    partition: Partition
+    """Blocks, leaves, slabs."""
+    n_features: int
+    itemsize: int
+    """Bytes of a stored value."""
+    outputs: int
+    """c, 1 for two classes."""
+    candidates: int
+    """K, points evaluated in one pass."""
+    newton: bool
+    """Whether every pass sums a Hessian."""
+    sample_rows: int
+    """Rows drawn into the sample; 0 where there is none."""
+    reading: Footprint
+    """Of a block of features."""
+    labels: Footprint
+    """Of the labels and weights of a block."""
+
+    @property
+    def row_bytes(self) -> int:
+        return self.n_features * self.itemsize
+
+    @property
+    def sample_bytes(self) -> int:
+        return self.sample_rows * self.row_bytes
+
+    @property
+    def hessian_bytes(self) -> int:
+        """(n + 1)² c² numbers."""
+        return ((self.n_features + 1) * self.outputs) ** 2 * 8
+
+    @property
+    def metric_bytes(self) -> int:
+        """Of the sample's curvature: its Hessian, or of many outputs the two factors of a Kronecker product and vectors for conjugate gradients."""
+        parameters = (self.n_features + 1) * self.outputs
+        if self.outputs == 1 or parameters <= DENSE_PARAMETERS:
+            return self.hessian_bytes
+        return 8 * ((self.n_features + 1) ** 2 + self.outputs**2 + CONJUGATE_VECTORS * parameters)
+
+    @property
+    def state_bytes(self) -> int:
+        metric = self.metric_bytes if self.sample_rows else 0
+        return metric + STATE_VECTORS * (self.n_features + 1) * self.outputs * 8
+
+    @property
+    def held_bytes(self) -> int:
+        return self.partition.held_rows * self.row_bytes
+
+
+def local_peak(demand: Demand, threads: int, base: int) -> int:
+    """Bytes of a process that takes the sums itself, on so many threads, and held ``base`` before."""
+    kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand)
+    survey = threads * _survey_bytes(demand) + demand.sample_bytes
+    solve = demand.sample_bytes + _sample_solve(demand, threads)
+    passes = max(threads * _pass_bytes(demand) + _waiting(demand, threads), HESSIANS_OF_INVERSE * demand.hessian_bytes * demand.newton)
+    return demand.held_bytes + round(MARGIN * (kept + max(survey, solve, demand.state_bytes + passes)))
+
+
+def worker_peak(demand: Demand, threads: int, processes: int, base: int, samples: int = SAMPLES_FORWARDED, waiting: int = 0) -> int:
+    """Bytes of one of several worker processes, on so many threads each, beside which others wait; one process has the sample so many times."""
+    share = -(-demand.partition.held_slabs // processes) + TAKEN_OVER_SLABS * (processes > 1 and demand.partition.held_slabs > 0)
+    held = share * demand.partition.slab_blocks * demand.partition.block_rows * demand.row_bytes
+    kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand) + waiting * WAITING_THREAD_BYTES
+    survey = threads * _survey_bytes(demand)
+    passes = threads * _pass_bytes(demand) + _waiting(demand, threads)
+    return min(held, demand.held_bytes) + round(MARGIN * (kept + max(survey, samples * demand.sample_bytes, passes)))
+
+
+def leader_peak(demand: Demand, threads: int, base: int) -> int:
+    """Bytes of the process that leads a run whose sums are taken elsewhere; it solves the sample on so many threads."""
+    kept = base + FIRST_USE_BYTES
+    if demand.sample_rows:
+        kept += threads * (FIRST_USE_OF_THREAD_BYTES + _sample_leaf(demand))
+    solve = demand.sample_bytes + _sample_solve(demand, threads)
+    return round(MARGIN * (kept + max(solve, demand.state_bytes + (HESSIANS_OF_INVERSE + 1) * demand.hessian_bytes * demand.newton)))
+
+
+def _leaf_bytes(demand: Demand) -> int:
+    """A leaf in float64; one of a Hessian has at least as many rows as there are features."""
+    rows = demand.partition.leaf_rows
+    if demand.newton:
+        rows = min(max(rows, demand.n_features), demand.partition.block_rows)
+    return rows * demand.n_features * 8
+
+
+def _thread_bytes(demand: Demand) -> int:
+    """What stays with a thread from block to block. A block that is held is decoded to pages of its own."""
+    all_held = demand.partition.held_slabs == demand.partition.n_slabs
+    reading = demand.reading.stored_bytes + (0 if all_held else demand.reading.decoded_bytes)
+    leaf = demand.partition.leaf_rows * demand.n_features * 8
+    workspace = max(_leaf_bytes(demand), _sample_leaf(demand), leaf)
+    vectors = LEAF_VECTORS * demand.candidates * demand.outputs * demand.partition.leaf_rows * 8
+    packed = min(_leaf_bytes(demand), MOST_PACKED_BYTES)
+    return FIRST_USE_OF_THREAD_BYTES + reading + demand.labels.kept_bytes + workspace + vectors + packed
+
+
+def _survey_bytes(demand: Demand) -> int:
+    """What comes and goes with a block of the first pass."""
+    draw = DRAW_BYTES * demand.partition.block_rows if demand.sample_rows < demand.partition.n_rows else 0
+    return max(demand.reading.passing_bytes, demand.labels.passing_bytes, draw)
+
+
+def _pass_bytes(demand: Demand) -> int:
+    """What comes and goes with a block of a later pass, with the sums of the blocks of its slab before it."""
+    if not demand.newton:
+        return demand.reading.passing_bytes
+    before = math.ceil(math.log2(demand.partition.slab_blocks)) * demand.hessian_bytes
+    return before + max(demand.reading.passing_bytes, HESSIANS_OF_THREAD * demand.hessian_bytes)
+
+
+def _waiting(demand: Demand, threads: int) -> int:
+    """Sums that wait for others to be added to."""
+    if not demand.newton:
+        return 0
+    return _levels(demand.partition.n_slabs) * demand.hessian_bytes
+
+
+def _levels(n_slabs: int) -> int:
+    return max(0, math.ceil(math.log2(max(1, n_slabs))) - 1)
+
+
+def _sample_partition(demand: Demand) -> Partition:
+    return partition_rows(demand.sample_rows, demand.n_features, rows_of_memory_chunk(demand.row_bytes), demand.itemsize, demand.outputs)
+
+
+def _sample_leaf(demand: Demand) -> int:
+    """A leaf of the sample in float64, of a pass that sums a Hessian."""
+    if not demand.sample_rows:
+        return 0
+    partition = _sample_partition(demand)
+    return min(max(partition.leaf_rows, demand.n_features), partition.block_rows, demand.sample_rows) * demand.n_features * 8
+
+
+def _sample_solve(demand: Demand, threads: int) -> int:
+    """Hessians while the sample is solved."""
+    if not demand.sample_rows:
+        return 0
+    partition = _sample_partition(demand)
+    busy = min(threads, partition.n_blocks)
+    tree = HESSIANS_OF_THREAD * busy + _levels(partition.n_blocks)
+    metric = demand.n_features * demand.outputs > NEWTON_PARAMETERS
+    return (max(tree, HESSIANS_OF_INVERSE) + metric) * demand.metric_bytes
