@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from streamlr.config_tree import apply_override, copy_tree, may_be_secret, read_tree
 from streamlr.errors import ConfigError
 
 HIDDEN = "***"
@@ -26,7 +25,6 @@ HIDDEN = "***"
 NOT_KEPT = "(not kept)"
 """What stands in ``config.yaml`` for the value of a storage option."""
 _LEAST_SECRET = 4
-_MOST_NODES = 10_000
 _BYTE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
                "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
@@ -205,7 +203,7 @@ def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides:
     """
     tree = _as_tree(source)
     for setting in overrides:
-        _apply_override(tree, setting)
+        apply_override(tree, setting)
     config: TrainConfig = _build(TrainConfig, tree, "")
     _check(config)
     return config
@@ -214,73 +212,7 @@ def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides:
 def _as_tree(source: str | Path | Mapping[str, Any] | TrainConfig) -> dict[str, Any]:
     if isinstance(source, TrainConfig):
         return source.to_dict()
-    if isinstance(source, Mapping):
-        return _copy_tree(source)
-    path = Path(source)
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no configuration file at {str(path)!r}; check the path given to --config") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{str(path)!r} is not valid YAML: {_yaml_problem(error)}") from None
-    _refuse_bomb(tree, repr(str(path)))
-    if tree is None:
-        tree = {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{str(path)!r} holds a {type(tree).__name__}; a configuration is a mapping of sections")
-    return tree
-
-
-def _yaml_problem(error: Exception) -> str:
-    """What is wrong, and where; not the line itself, which may hold a password."""
-    mark = getattr(error, "problem_mark", None)
-    what = getattr(error, "problem", None) or (type(error).__name__ if mark is not None else str(error))
-    return f"{what} (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else str(what)
-
-
-def _may_be_secret(key: str) -> bool:
-    return key.strip().startswith("data.storage_options")
-
-
-def _refuse_bomb(tree: Any, name: str) -> None:
-    """Aliases of aliases make a few lines of YAML into more than any memory holds, as soon as they are copied or shown."""
-    left = [tree]
-    count = 0
-    while left:
-        value = left.pop()
-        count += 1
-        if count > _MOST_NODES:
-            raise ConfigError(f"{name} holds more than {_MOST_NODES:,} values (by aliases such as *a, perhaps); a configuration has about thirty")
-        if isinstance(value, dict):
-            left += value.values()
-        elif isinstance(value, list | tuple | set):
-            left += value
-
-
-def _copy_tree(source: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _copy_tree(value) if isinstance(value, Mapping) else value for key, value in source.items()}
-
-
-def _apply_override(tree: dict[str, Any], setting: str) -> None:
-    dotted, separator, text = setting.partition("=")
-    if not separator or not dotted.strip():
-        raise ConfigError(f"--set {setting!r}: expected KEY=VALUE with a dotted key, such as solver.name=lbfgs")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise ConfigError(f"--set {dotted}: the value{'' if _may_be_secret(dotted) else f' {text!r}'} is not valid YAML") from None
-    _refuse_bomb(value, f"--set {dotted}")
-    *sections, key = dotted.strip().split(".")
-    for name in sections:
-        inner = tree.setdefault(name, {})
-        if inner is None:
-            inner = tree[name] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {dotted}: {name!r} is a value, not a section")
-        tree = inner
-    tree[key] = value
+    return copy_tree(source) if isinstance(source, Mapping) else read_tree(Path(source))
 
 
 def _build(record: type, tree: Any, prefix: str) -> Any:
@@ -342,7 +274,7 @@ def _scalar(kind: Any, value: Any, key: str) -> Any:
         if kind is str and isinstance(value, Path):
             return str(value)
         hint = "; put it in quotes if it is meant as text" if kind is str else ""
-        got = type(value).__name__ if _may_be_secret(key) and isinstance(value, str) else repr(value)
+        got = type(value).__name__ if may_be_secret(key) and isinstance(value, str) else repr(value)
         raise ConfigError(f"{key}: expected {_KIND_NAMES.get(origin, str(origin))}, got {got}{hint}")
     return value
 

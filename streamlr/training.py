@@ -13,17 +13,18 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from threadpoolctl import threadpool_info
 
+from streamlr.admission import check_classes, check_target, refuse_absurd
 from streamlr.checkpoint import Checkpoint, CheckpointWriter, flatten, load_checkpoint, unflatten
 from streamlr.config import TrainConfig, load_config
+from streamlr.config_tree import flat_settings
 from streamlr.data.class_weights import class_factors, with_class_weights
-from streamlr.data.source import ArraySource, Buffer, Source
+from streamlr.data.source import ArraySource, Source
 from streamlr.data.store import ZarrSource
-from streamlr.errors import ConfigError, LabelError, NonFiniteError, RunDirectoryError, WriteError
+from streamlr.errors import ConfigError, RunDirectoryError, WriteError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
-from streamlr.execution.engine import Engine, one_blas_thread
+from streamlr.execution.engine import Engine, blas_core, one_blas_thread
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES, family_of
 from streamlr.kernels.labels import LabelScan, LabelSums
@@ -39,10 +40,6 @@ from streamlr.solvers.newton import NewtonState
 from streamlr.warm_start import join_sample, sampled_metric, start_from_sample
 
 log = logging.getLogger(__name__)
-
-_SMALLEST = 1e-150
-"""Square root of what a float64 still holds, and some room."""
-_LARGEST_WEIGHT = 1e290
 
 _STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState}
 _BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options")
@@ -242,9 +239,9 @@ class _Run:
         self.pass_started = time.monotonic()
         self.sample_fraction = self.plan.sample_fraction
         survey: SurveySums = self.scanner.run(self._survey(classes, self.sample_fraction), "pass 1")
-        self._check_target(survey)
+        check_target(self.source, self.model.family, survey)
         moments = Moments.from_sums(survey)
-        self._refuse_absurd(moments)
+        refuse_absurd(self.source, self.plan.partition, moments)
         self._tell_constant_features(moments)
         self._tell_changed_data(moments)
         problem = self._problem(classes, moments)
@@ -270,36 +267,8 @@ class _Run:
     def _survey(self, classes: NDArray[Any], sample_fraction: float) -> SurveyScan:
         return SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family)
 
-    def _check_target(self, survey: SurveySums) -> None:
-        if not survey.weight_sum > 0:
-            raise NonFiniteError(f"{self.source.describe('weights')} are all 0: there is nothing to fit")
-        if self.model.family == "poisson" and not survey.target_mean.max() > 0:
-            raise LabelError(f"{self.source.describe('target')} is 0 at every example that has weight; there is no finite rate to fit")
-
     def _weights_name(self) -> str:
         return self.source.describe("weights") if self.source.weighted else ""
-
-    def _refuse_absurd(self, moments: Moments) -> None:
-        """Values whose squares a float64 cannot hold would end in a model of nothing."""
-        large = ~(np.isfinite(moments.spread) & np.isfinite(moments.mean) & np.isfinite(moments.comoment).all(axis=1))
-        small = (moments.spread == 0) & (np.abs(moments.mean) < _SMALLEST) & (moments.comoment != 0).any(axis=1)
-        for bad, what in ((large, "so large that their squares overflow"), (small, "so small that their squares vanish")):
-            if bad.any():
-                feature = int(np.argmax(bad))
-                named = feature if self.source.feature_names is None else repr(self.source.feature_names[feature])
-                raise NonFiniteError(f"{self.source.describe('features')} holds values {what} (feature {named}{self._where_largest(feature)}; "
-                                     f"{np.count_nonzero(bad)} features in all); clean or rescale that feature and ingest again")
-
-    def _where_largest(self, feature: int) -> str:
-        """Row and value of a feature's largest entry: one more read, for the message of an error."""
-        row, largest = 0, -1.0
-        buffer = Buffer()
-        for block in range(self.plan.partition.n_blocks):
-            start, stop = self.plan.partition.rows_of_block(block)
-            sizes = np.abs(self.source.read_features(start, stop, buffer)[feature].astype(np.float64))
-            if sizes.max() > largest:
-                row, largest = start + int(np.argmax(sizes)), float(sizes.max())
-        return f", largest {largest:.3g} at row {row}, in chunk {row // self.source.chunk_rows}"
 
     def _tell_constant_features(self, moments: Moments) -> None:
         constant = np.flatnonzero(moments.spread == 0)
@@ -392,7 +361,7 @@ class _Run:
 
     def _fingerprint(self) -> dict[str, str]:
         """What must be the same for a checkpoint to be continued: all keys that the bits depend on, and the shape of the data."""
-        flat = {key: repr(value) for key, value in _flat(self.settings.to_public_dict()) if not key.startswith(_BITS_DO_NOT_DEPEND_ON)}
+        flat = {key: repr(value) for key, value in flat_settings(self.settings.to_public_dict()) if not key.startswith(_BITS_DO_NOT_DEPEND_ON)}
         data = {"data shape": f"({self.source.n_rows}, {self.source.n_features})", "data dtype": str(self.source.dtype),
                 "data chunk rows": str(self.source.chunk_rows), "data bytes": str(self.source.stored_bytes)}
         return {**flat, **data}
@@ -411,7 +380,7 @@ class _Run:
             "store": self.settings.data.shown_store or None, "rows": self.source.n_rows, "features": self.source.n_features,
             "dtype": str(self.source.dtype), "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
             "family": self.model.family, "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.engine.description,
-            "python": platform.python_version(), "numpy": np.__version__, "blas": _blas_core()}
+            "python": platform.python_version(), "numpy": np.__version__, "blas": blas_core()}
         summary = {key: finite(value) for key, value in summary.items()}
         if self.directory is not None:
             self.directory.write_results(model, summary)
@@ -423,42 +392,5 @@ def _start_point(problem: _Problem) -> NDArray[np.float64]:
     return np.zeros(problem.objective.size) if isinstance(problem.solver, GradientDescent) else problem.objective.start()
 
 
-def check_classes(labels: LabelSums, where: str) -> NDArray[Any]:
-    """The classes, two or more.
-
-    Raises
-    ------
-    LabelError
-        When there is one label only, when they look like a quantity, or when one of them has no weight.
-    """
-    found = labels.labels
-    named = ", ".join(f"{label!r} ({count} rows)" for label, count in list(zip(found.tolist(), labels.row_counts.tolist(), strict=True))[:5])
-    if len(found) < 2:
-        raise LabelError(f"{where} holds one class only: {named}; a classifier needs examples of two")
-    if len(found) > 2 and found.dtype.kind == "f" and (found != np.rint(found)).any():
-        raise LabelError(f"{where} holds {len(found)} classes: {named}{', ...' if len(found) > 5 else ''}; some are no whole numbers, so they look like "
-                         "a quantity. Was the right array named in data.target? For a number as the target set model.family: linear")
-    total = float(labels.weight_sums.sum())
-    if total > 0 and not 1 / _LARGEST_WEIGHT < total < _LARGEST_WEIGHT:
-        raise NonFiniteError(f"{where}: the weights of all examples add up to {total:.3g}, which leaves float64 no room to compute; scale them to about 1 each")
-    if (labels.weight_sums <= 0).any():
-        raise LabelError(f"{where}: all examples of the class {found[int(np.argmin(labels.weight_sums))].item()!r} weigh 0; every class needs weight")
-    return found
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in tree.items():
-        pairs += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else [(prefix + key, value)]
-    return pairs
-
-
 def _size(nbytes: int) -> str:
     return f"{nbytes / 1e9:.3g} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.3g} MB"
-
-
-def _blas_core() -> str:
-    """The kernel that BLAS chose for this processor: bits are the same only where it is."""
-    cores = {f"{info.get('internal_api')} {info.get('version')} {info.get('architecture', '')}".strip()
-             for info in threadpool_info() if info.get("user_api") == "blas"}
-    return ", ".join(sorted(cores))

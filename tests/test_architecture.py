@@ -19,7 +19,8 @@ MODULES = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).remo
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
-    "config": {"errors"},
+    "config_tree": {"errors"},
+    "config": {"errors", "config_tree"},
     "kernels": {"errors"},
     "data": {"errors", "config", "kernels"},
     "execution": {"errors", "config", "events", "kernels", "data"},
@@ -29,20 +30,21 @@ ARROWS: dict[str, set[str]] = {
     "warm_start": {"errors", "kernels", "data", "execution", "objective", "solvers", "sample_curvature"},
     "projection": {"data"},
     "plan": {"errors", "config", "data", "execution", "warm_start", "projection"},
+    "admission": {"errors", "data", "kernels", "objective"},
     "model": {"errors", "kernels", "data"},
     "checkpoint": {"errors", "data"},
     "run_directory": {"errors", "config", "data", "model"},
     "reporting": {"errors", "events"},
     "scoring": {"errors", "config", "events", "kernels", "data", "execution", "model", "run_directory"},
-    "training": {"errors", "config", "events", "kernels", "data", "execution", "objective", "solvers", "warm_start", "plan", "model", "checkpoint",
-                 "run_directory", "reporting"},
+    "training": {"errors", "config", "config_tree", "events", "kernels", "data", "execution", "objective", "solvers", "warm_start", "plan", "model",
+                 "checkpoint", "admission", "run_directory", "reporting"},
     "estimator": {"errors", "config", "model", "training"},
     "streamlr": {"config", "model", "scoring", "training", "estimator", "errors"},  # the package's own __init__
     "cli": {"errors", "events", "config", "data", "execution", "plan", "reporting", "scoring", "training", "streamlr"},
 }
 ALLOWED_OUTSIDE = {  # who alone may import a library
     "zarr": {"data", "scoring"}, "numcodecs": {"data"}, "google_crc32c": {"data"}, "pyarrow": {"data"},
-    "dask": {"execution"}, "distributed": {"execution"}, "click": {"cli"}, "tqdm": {"reporting"}, "yaml": {"config", "run_directory"},
+    "dask": {"execution"}, "distributed": {"execution"}, "click": {"cli"}, "tqdm": {"reporting"}, "yaml": {"config_tree", "run_directory"},
     "sklearn": {"estimator"}, "matplotlib": {"reporting"},
 }
 NOT_IN_KERNELS = {"asyncio", "io", "logging", "os", "pathlib", "random", "shutil", "socket", "subprocess", "sys", "tempfile", "threading", "time"}

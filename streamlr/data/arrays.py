@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
@@ -86,7 +87,6 @@ class StoredArray:
             self._files = chunk_files(Path(store.root), array.path, array.metadata.to_dict(), self.shape)
         self._watch = FileWatch(store, array, self._files)
         self._scrub = scrub
-        self._unit_rows = self.unit_rows
         self._last_chunk = threading.local()
         self._whole_shards: set[tuple[int, ...]] = set()
 
@@ -94,7 +94,7 @@ class StoredArray:
     def chunk_rows(self) -> int:
         return self.chunk_shape[self.sample_axis]
 
-    @property
+    @functools.cached_property
     def unit_rows(self) -> int:
         """Rows that are read together: those of a chunk, or of a part of one that is large and whose rows lie in its file as they are."""
         chunk_bytes = self.dtype.itemsize * int(np.prod(self.chunk_shape))
@@ -145,7 +145,7 @@ class StoredArray:
             codecs: Any = self._array.metadata.to_dict().get("codecs")  # of format 2 there are none: taken for encoded
             encoded = codecs is None or len(codecs) > 1
             return Footprint(rows * per_row, 0, (1 + encoded) * chunks * chunk_bytes)  # as stored, and decoded where that is not the same
-        if self._unit_rows < self.chunk_rows:
+        if self.unit_rows < self.chunk_rows:
             return Footprint(rows * per_row, 0, 0)
         decoded = -(-rows // self.chunk_rows) * self.chunk_rows * per_row  # rows that pad the last chunk are decoded too
         decoder = self._files.decoder
@@ -202,7 +202,7 @@ class StoredArray:
         """
         if self._files is None:
             return self._read_through_zarr(start, stop, buffer)
-        if self._unit_rows < self.chunk_rows:
+        if self.unit_rows < self.chunk_rows:
             return self._read_parts(start, stop, buffer)
         rows = self.chunk_rows
         first, last = start // rows, -(-stop // rows)

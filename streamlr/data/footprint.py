@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from streamlr.data.decoding import Decoder
 
-DECODED_COPIES = {"Blosc": 0.0, "Zstd": 1.0, "Zlib": 2.0, "GZip": 2.5}
-"""Decoded chunks that a decoder makes beside the one that it fills: Blosc writes to the place of the values, Zstandard hands over bytes that are
-copied there, and the others gather theirs in pieces that are joined at the end."""
 ZARR_CHUNKS_IN_FLIGHT = 10
 """Chunks that Zarr's pipeline fetches and decodes at a time (its setting ``async.concurrency``)."""
 STORED_SLACK = 1.02
@@ -40,4 +37,4 @@ IN_MEMORY = Footprint(0, 0, 0)
 
 def decoder_copies(decoder: Decoder) -> float:
     """Decoded chunks that exist for a moment beside the one that is filled."""
-    return sum(DECODED_COPIES[type(codec.decoder).__name__] for codec in decoder.codecs if codec.decoder is not None)
+    return sum(codec.copies for codec in decoder.codecs)

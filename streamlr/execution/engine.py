@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from streamlr.data.partition import Partition
 from streamlr.data.source import Buffer, Source
@@ -187,3 +187,10 @@ def tree_tasks(n_slabs: int, arity: int = 8) -> int:
 def one_blas_thread() -> AbstractContextManager[object]:
     """BLAS on one thread: the number of its threads changes the last bits of a product, and slabs already fill the cores."""
     return threadpool_limits(limits=1, user_api="blas")
+
+
+def blas_core() -> str:
+    """The kernel that BLAS chose for this processor: bits are the same only where it is."""
+    cores = {f"{info.get('internal_api')} {info.get('version')} {info.get('architecture', '')}".strip()
+             for info in threadpool_info() if info.get("user_api") == "blas"}
+    return ", ".join(sorted(cores))

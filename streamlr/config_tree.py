@@ -1,0 +1,104 @@
+"""A configuration as text and as nested mappings, before any key has a meaning. Reading one executes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from streamlr.errors import ConfigError
+
+_MOST_NODES = 10_000
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds.
+
+    Raises
+    ------
+    ConfigError
+        When there is none.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file at {str(path)!r}; check the path given to --config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{str(path)!r} is not valid YAML: {_yaml_problem(error)}") from None
+    _refuse_bomb(tree, repr(str(path)))
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{str(path)!r} holds a {type(tree).__name__}; a configuration is a mapping of sections")
+    return tree
+
+
+def _yaml_problem(error: Exception) -> str:
+    """What is wrong, and where; not the line itself, which may hold a password."""
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or (type(error).__name__ if mark is not None else str(error))
+    return f"{what} (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else str(what)
+
+
+def may_be_secret(key: str) -> bool:
+    """Whether messages must not show the value of a key."""
+    return key.strip().startswith("data.storage_options")
+
+
+def _refuse_bomb(tree: Any, name: str) -> None:
+    """Aliases of aliases make a few lines of YAML into more than any memory holds, as soon as they are copied or shown."""
+    left = [tree]
+    count = 0
+    while left:
+        value = left.pop()
+        count += 1
+        if count > _MOST_NODES:
+            raise ConfigError(f"{name} holds more than {_MOST_NODES:,} values (by aliases such as *a, perhaps); a configuration has about thirty")
+        if isinstance(value, dict):
+            left += value.values()
+        elif isinstance(value, list | tuple | set):
+            left += value
+
+
+def copy_tree(source: Mapping[str, Any]) -> dict[str, Any]:
+    """A mapping of mappings that may be changed without changing the first."""
+    return {key: copy_tree(value) if isinstance(value, Mapping) else value for key, value in source.items()}
+
+
+def apply_override(tree: dict[str, Any], setting: str) -> None:
+    """Put a setting of the form ``section.key=value`` into the tree; the value is read as YAML.
+
+    Raises
+    ------
+    ConfigError
+        When it has another form.
+    """
+    dotted, separator, text = setting.partition("=")
+    if not separator or not dotted.strip():
+        raise ConfigError(f"--set {setting!r}: expected KEY=VALUE with a dotted key, such as solver.name=lbfgs")
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ConfigError(f"--set {dotted}: the value{'' if may_be_secret(dotted) else f' {text!r}'} is not valid YAML") from None
+    _refuse_bomb(value, f"--set {dotted}")
+    *sections, key = dotted.strip().split(".")
+    for name in sections:
+        inner = tree.setdefault(name, {})
+        if inner is None:
+            inner = tree[name] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {dotted}: {name!r} is a value, not a section")
+        tree = inner
+    tree[key] = value
+
+
+def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Dotted keys and values."""
+    pairs: list[tuple[str, Any]] = []
+    for key, value in tree.items():
+        pairs += flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else [(prefix + key, value)]
+    return pairs
