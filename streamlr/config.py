@@ -119,6 +119,8 @@ class ClusterConfig:
     """Bytes each worker may use (``4GB`` and the like are understood); null: no limit of streamlr's own."""
     address: str | None = None
     """Address of the scheduler, for ``address``."""
+    stall_seconds: float = 300.0
+    """Seconds without any slab finished (or ten times the slowest so far) after which workers are taken to hang, and others do what they had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +311,7 @@ def _check(config: TrainConfig) -> None:
     positive = {
         "solver.max_passes": config.solver.max_passes, "solver.learning_rate": config.solver.learning_rate,
         "cluster.threads_per_worker": config.cluster.threads_per_worker, "run.checkpoint_every": config.run.checkpoint_every,
-        "solver.tolerance": config.solver.tolerance,
+        "solver.tolerance": config.solver.tolerance, "cluster.stall_seconds": config.cluster.stall_seconds,
     }
     if config.cluster.workers is not None:
         positive["cluster.workers"] = config.cluster.workers

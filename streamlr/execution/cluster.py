@@ -9,6 +9,7 @@ import logging
 import queue
 import threading
 import uuid
+from asyncio import CancelledError
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -24,14 +25,16 @@ from streamlr.data.source import ArraySource, Buffer, Source
 from streamlr.errors import ClusterError
 from streamlr.execution.engine import Engine, Scan, slab_sums, sum_tree
 from streamlr.execution.local import available_cores
+from streamlr.execution.patience import Patience
 from streamlr.execution.process import process_bytes, process_peak_bytes, settle_allocator
 
 log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 30
-_STALL_SECONDS = 300
 _TASK_RETRIES = 2
 _WORKER_DEATHS = 10
+_RESCUES = 3
+"""Times in a pass that workers which do not answer are given up."""
 _MEMORY_OF_WORKERS = {f"distributed.worker.memory.{key}": value for key, value in
                       {"target": False, "spill": False, "pause": False, "terminate": 1.0}.items()}
 """The plan keeps workers to their limit. What they hold is in use: moved to disk it would be read back, and a paused worker would wait for ever."""
@@ -76,6 +79,21 @@ def _turns(at_a_time: int | None) -> AbstractContextManager[object]:
         return _semaphores.setdefault(at_a_time, threading.BoundedSemaphore(at_a_time))
 
 
+async def _busy_workers(name: str, dask_scheduler: Any = None) -> dict[str, bool]:
+    """Runs on the scheduler: the workers that should be at tasks whose keys hold a name, and whether a nanny can start them again."""
+    return {address: bool(worker.nanny) for address, worker in dask_scheduler.workers.items() if any(name in str(task.key) for task in worker.processing)}
+
+
+async def _remove_workers(addresses: list[str], dask_scheduler: Any = None) -> None:
+    """Runs on the scheduler: count on these no more."""
+    for address in addresses:
+        await dask_scheduler.remove_worker(address, stimulus_id="streamlr-stuck", close=False)
+
+
+_WHOLE = -1
+"""Stands for the sum of all slabs among the numbers of slabs."""
+
+
 class _LostPartsError(Exception):
     """Data that were sent to a worker are gone with it."""
 
@@ -83,9 +101,11 @@ class _LostPartsError(Exception):
 class ClusterEngine:
     """Slabs as tasks of a Dask cluster; the sums come back through a shallow tree, the data never do."""
 
-    def __init__(self, client: Client, cluster: LocalCluster | None = None) -> None:
+    def __init__(self, client: Client, cluster: LocalCluster | None = None, stall_seconds: float = 300.0) -> None:
         self._client = client
         self._cluster = cluster
+        self._address = client.scheduler.address if client.scheduler is not None else "?"
+        self._stall_seconds = stall_seconds
         self._runs = itertools.count()
         self._name = f"streamlr-{uuid.uuid4().hex[:8]}"
         self._parts: tuple[Source, Partition, list[Any]] | None = None
@@ -111,8 +131,12 @@ class ClusterEngine:
             try:
                 return self._run_once(source, partition, scan, tell)
             except _LostPartsError:  # arrays in memory have no recipe on the cluster: they are here, so they are sent again
-                log.warning("a worker was lost with its part of the data in memory; sending it again (attempt %d)", attempt + 2)
+                log.warning("workers were lost with parts of the data in memory; sending or reading them again (attempt %d)", attempt + 2)
                 self._parts = None
+            except (OSError, TimeoutError, CancelledError) as error:
+                if self._client.status == "running":
+                    raise
+                raise self._scheduler_lost() from error
         raise ClusterError(f"workers were lost {_WORKER_DEATHS} times within one pass; see the cluster's logs for why they die")
 
     def _run_once(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
@@ -125,35 +149,69 @@ class ClusterEngine:
             graph[key] = (_slab_sums_on_worker, sources[slab], f"{name}-partition", f"{name}-scan", slab, self._slabs_at_a_time)
         *futures, root = self._client.get(graph, [*slabs, tree.root], sync=False, retries=_TASK_RETRIES, pure=False)
         try:
-            self._wait_for_slabs(dict(enumerate(futures)), slab_done, futures.clear)
-            return root.result(timeout=_STALL_SECONDS)
-        except TimeoutError:
-            raise ClusterError(f"no sum came back within {_STALL_SECONDS} s after the last slab; workers now: {len(self._workers())}") from None
+            self._wait({**dict(enumerate(futures)), _WHOLE: root}, partition.n_slabs, slab_done, futures.clear)
+            return root.result(timeout=_CONNECT_SECONDS)
         finally:
-            if not root.done():
+            if not root.done() and self._client.status == "running":
                 root.cancel()
 
-    def _wait_for_slabs(self, out: dict[int, Any], slab_done: Callable[[int], None], let_go: Callable[[], None]) -> None:
-        """Wait for every slab, letting go of each when it is done, so that its sums live only until they are added up."""
+    def _wait(self, out: dict[int, Any], n_slabs: int, slab_done: Callable[[int], None], let_go: Callable[[], None]) -> None:
+        """Wait for every slab and the sum of all, letting go of each slab when it is done, so that its sums live only until they are added up."""
         let_go()
         done: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slab, future in out.items():
             future.add_done_callback(lambda _, slab=slab: done.put(slab))
-        n_slabs = len(out)
+        patience, rescues = Patience(self._stall_seconds), 0
+
+        def awaited() -> str:
+            slabs = len(out) - (_WHOLE in out)
+            return f"{slabs} of {n_slabs} slabs on {self._address}" if slabs else f"the sum of {n_slabs} slabs on {self._address}"
+
         while out:
-            try:
-                slab = done.get(timeout=_STALL_SECONDS)
-            except queue.Empty:
-                raise ClusterError(f"no slab was finished for {_STALL_SECONDS} s; {len(out)} of {n_slabs} are still out, on "
-                                   f"{len(self._workers())} workers; see the cluster's dashboard and logs") from None
-            future = out.pop(slab)
+            found = patience.next(done, awaited, self._is_idle)
+            if found is None:
+                rescues += 1
+                if rescues > _RESCUES or self._client.status != "running":
+                    raise ClusterError(f"nothing was finished for {patience.seconds:.0f} s (cluster.stall_seconds), {rescues} times in this pass, while "
+                                       f"waiting for {awaited()}; see the cluster's dashboard and logs, then add --resume to go on")
+                self._give_up_stuck_workers()
+                continue
+            slab = found
+            future = out.pop(found)
             if future.status == "error":
                 raise future.exception()
             if future.status != "finished":
+                if self._client.status != "running":
+                    raise self._scheduler_lost()
                 if self._parts is not None:
                     raise _LostPartsError
-                raise ClusterError(f"the scheduler gave up slab {slab} ({future.status}); is it still running?")
-            slab_done(slab)
+                raise ClusterError(f"the scheduler at {self._address} gave up slab {found} ({future.status}); is it still running? Add --resume to go on")
+            if found != _WHOLE:
+                slab_done(found)
+
+    def _scheduler_lost(self) -> ClusterError:
+        return ClusterError(f"the scheduler at {self._address} no longer answers; start it again (or set cluster.address), then add --resume to go on after "
+                            "the last pass that was finished")
+
+    def _is_idle(self) -> bool:
+        """Whether there are workers, and none has anything to do for this engine."""
+        if self._client.status != "running":
+            return False
+        return bool(self._workers()) and not self._client.run_on_scheduler(_busy_workers, self._name)
+
+    def _give_up_stuck_workers(self) -> None:
+        """Have others do what the workers that should be at it do not get done: they hang, or their machine has gone without a word."""
+        stuck: dict[str, bool] = self._client.run_on_scheduler(_busy_workers, self._name)
+        if not stuck:  # Dask 2026.8 leaves tasks without a worker where all that they were meant for are gone: ask for them anew
+            raise _LostPartsError
+        log.warning("nothing has come for too long from %s; giving up on %s, others will read what they had", ", ".join(sorted(stuck)),
+                    "them" if len(stuck) > 1 else "it")
+        nannied = sorted(address for address, has_nanny in stuck.items() if has_nanny)
+        if nannied:
+            self._client.restart_workers(nannied, timeout=_CONNECT_SECONDS, raise_for_error=False)
+        alone = sorted(set(stuck) - set(nannied))
+        if alone:
+            self._client.run_on_scheduler(_remove_workers, alone)
 
     def _sources(self, source: Source, partition: Partition, graph: dict[Hashable, Any], name: str, reads_features: bool) -> list[Any]:
         """What every slab reads from: one small record for a store, its own rows for arrays in memory."""
@@ -189,9 +247,25 @@ class ClusterEngine:
         return max(process_peak_bytes(), self.memory_of_workers(peak=True) or 0)
 
     def memory_of_workers(self, peak: bool) -> int | None:
-        self._client.run(_settle_worker)
-        found: dict[str, int] = self._client.run(process_peak_bytes if peak else process_bytes)
-        return max(found.values(), default=None)
+        self._ask_workers(_settle_worker)
+        return max(self._ask_workers(process_peak_bytes if peak else process_bytes).values(), default=None)
+
+    def _ask_workers(self, question: Callable[[], Any]) -> dict[str, Any]:
+        """What each worker answers; nothing where one of them does not."""
+        answers: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answers.put(self._client.run(question, on_error="ignore"))
+            except (OSError, TimeoutError, CancelledError):
+                answers.put({})
+
+        threading.Thread(target=ask, daemon=True).start()  # Dask's own call has no time-out
+        try:
+            return answers.get(timeout=_CONNECT_SECONDS)
+        except queue.Empty:
+            log.warning("not all workers answer within %d s; their memory is not known", _CONNECT_SECONDS)
+            return {}
 
     def limit_threads(self, per_process: int) -> None:
         self._slabs_at_a_time = per_process
@@ -201,9 +275,12 @@ class ClusterEngine:
 
     def __exit__(self, *exception: object) -> None:
         self._parts = None
-        self._client.close(timeout=_CONNECT_SECONDS)
-        if self._cluster is not None:
-            self._cluster.close(timeout=_CONNECT_SECONDS)
+        for part in (self._client, self._cluster):
+            if part is not None:
+                try:
+                    part.close(timeout=_CONNECT_SECONDS)
+                except (OSError, TimeoutError, CancelledError) as error:
+                    log.warning("the cluster did not close in an orderly way: %s", error)
 
 
 def default_processes(config: ClusterConfig) -> int:
@@ -220,7 +297,7 @@ def open_processes(config: ClusterConfig) -> Engine:
             memory_limit="auto" if config.memory_limit is None else config.memory_limit,
             config=copy.deepcopy(dask.config.config),  # a worker that is started again, later, would otherwise have lost these settings
             dashboard_address=":0", silence_logs=logging.ERROR)
-        return ClusterEngine(Client(cluster, timeout=_CONNECT_SECONDS, direct_to_workers=True), cluster)
+        return ClusterEngine(Client(cluster, timeout=_CONNECT_SECONDS, direct_to_workers=True), cluster, config.stall_seconds)
 
 
 def open_address(config: ClusterConfig) -> Engine:
@@ -241,4 +318,4 @@ def open_address(config: ClusterConfig) -> Engine:
     except TimeoutError:
         client.close()
         raise ClusterError(f"the scheduler at {config.address!r} has no workers; start some with `dask worker {config.address}`") from None
-    return ClusterEngine(client)
+    return ClusterEngine(client, stall_seconds=config.stall_seconds)
