@@ -65,3 +65,10 @@ def test_the_overhead_is_printed_for_each_number_of_slabs() -> None:
     # both are rounded: seconds to 0.01, so 1000 / 200 of that is 0.025 ms to either side
     assert float(each) > 0
     assert float(each) == pytest.approx(1000 * float(seconds) / 200, abs=0.026)
+
+
+def test_chaos_kills_workers_and_clients_and_finds_the_same_bits() -> None:
+    *trials, tally, kinds = run("chaos.py", "--kills", "6", "--rows", "20000", "--passes", "15").splitlines()
+    assert len([line for line in trials if "same bits" in line]) == 6
+    assert tally.startswith("6 kills: 6 times the same bits, 0 failed, ")
+    assert sum(int(part.split()[-1]) for part in kinds.split(", ")) == 6
