@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
@@ -10,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from streamlr.data.partition import Partition
 from streamlr.data.source import Buffer, Source
@@ -162,7 +163,13 @@ def tree_tasks(n_slabs: int) -> int:
 
 def one_blas_thread() -> AbstractContextManager[object]:
     """BLAS on one thread: the number of its threads changes the last bits of a product, and slabs already fill the cores."""
-    return threadpool_limits(limits=1, user_api="blas")
+    return _blas_libraries().limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _blas_libraries() -> ThreadpoolController:
+    """Found once: NumPy's is there from the start, and looking for them takes 3 ms, more than a pass over small data."""
+    return ThreadpoolController()
 
 
 def process_peak_bytes() -> int:
