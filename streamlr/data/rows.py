@@ -144,8 +144,6 @@ class DaskRows:
 
     @property
     def chunk_rows(self) -> int:
-        if np.isnan(self.array.shape[0]):
-            raise ShapeError(f"X is a Dask array of the unknown shape {self.array.shape}; call its compute_chunk_sizes() first")
         return max(1, *self.array.chunks[0])
 
     @property
@@ -176,13 +174,19 @@ def stored_rows(X: Any) -> ZarrRows | DaskRows | None:
 
 
 def rows_of(X: Any) -> NDArray[Any] | Rows:
-    """What features are read from: a plain array, or rows that are not one."""
-    if isinstance(X, SparseRows | ZarrRows | DaskRows):
-        return X
-    if isinstance(X, SparseMatrix):
-        return SparseRows(X.tocsr())
-    stored = stored_rows(X)
-    return np.asarray(X) if stored is None else stored
+    """What features are read from: a plain array, or rows that are not one.
+
+    Raises
+    ------
+    ShapeError
+        For a Dask array that does not know how many rows it has.
+    """
+    rows = X if isinstance(X, SparseRows | ZarrRows | DaskRows) else stored_rows(X)
+    if rows is None:
+        return SparseRows(X.tocsr()) if isinstance(X, SparseMatrix) else np.asarray(X)
+    if np.isnan(rows.shape[0]):
+        raise ShapeError(f"X is a Dask array of the unknown shape {rows.shape}; call its compute_chunk_sizes() first")
+    return rows
 
 
 def labels_of(y: Any) -> NDArray[Any]:

@@ -28,6 +28,7 @@ def features_of(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any] | Rows:
     if len(rows.shape) != 2:
         raise ShapeError(f"Expected 2D array, got an array of the shape {rows.shape} instead; give rows by features")
     if reset:
+        rows_of(rows)  # which refuses an unknown number of rows; to predict it need not be known
         estimator.n_features_in_ = rows.shape[1]
         if hasattr(estimator, "feature_names_in_"):
             del estimator.feature_names_in_
