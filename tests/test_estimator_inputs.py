@@ -161,8 +161,10 @@ def test_labels_that_are_objects_and_weights_of_labels_that_are_text_are_taken()
     with pytest.raises(ValueError, match=r"classes, \['b'\], are not in class_weight"):
         LogisticRegression(class_weight={"c": 2.0, "a": 1.0, "d": 1.0}).fit(X, named)
     omega = np.where(named == "a", 0.0, 1.0)
-    with pytest.raises(LabelError, match="all examples of the class 'a' weigh 0"):
-        LogisticRegression(class_weight="balanced").fit(X, named, omega)
+    for model, weight in ((LogisticRegression(class_weight="balanced"), omega), (LogisticRegression(), omega),
+                          (LogisticRegression(class_weight={"a": 0.0, "b": 1.0, "c": 1.0}), None)):
+        with pytest.raises(LabelError, match="all examples of the class 'a' weigh 0"):
+            model.fit(X, named, weight)
 
 
 # lazy and streamed ----------------------------------------------------------------------------------------------------

@@ -94,7 +94,10 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         rows = features_of(self, X, reset=True)
         labels = target_of(self, y, numeric=False)
         classes, codes = _classes_of(labels)
-        weights = self._weights(codes, classes, weights_of(self, sample_weight, len(labels)))
+        weights = weights_of(self, sample_weight, len(labels))
+        if weights is not None:
+            _require_weight(np.bincount(codes, np.abs(weights), len(classes)), classes)
+        weights = self._weights(codes, classes, weights)
         total = len(labels) if weights is None else float(weights.sum())
         unpenalised = self.penalty is None or np.isinf(self.C) or total <= 0
         result = self._train(rows, codes, weights, 0.0 if unpenalised else 1.0 / (self.C * total), classes)
@@ -117,11 +120,10 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
             return weights
         if isinstance(self.class_weight, str) and self.class_weight == "balanced":
             class_sums = np.bincount(codes, weights, len(classes))
-            if not (class_sums > 0).all():
-                raise LabelError(f"all examples of the class {classes[int(np.argmin(class_sums))]!r} weigh 0; every class needs weight to be balanced")
             factors = class_sums.sum() / (len(classes) * class_sums)
         else:
             factors = compute_class_weight(self.class_weight, classes=classes, y=classes)
+        _require_weight(factors, classes)
         by_class: NDArray[np.float64] = factors[codes]
         return by_class if weights is None else by_class * weights
 
@@ -160,7 +162,14 @@ def _classes_of(labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
     """The sorted labels, and the number of each example's; numbers that are no integers may be labels of two classes, but not of more."""
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
-        raise LabelError(f"y holds one class only: {classes[0]!r} ({len(labels)} rows); a classifier needs examples of two")
+        raise LabelError(f"y holds one class only: {classes.tolist()[0]!r} ({len(labels)} rows); a classifier needs examples of two")
     if len(classes) > 2:
         check_classification_targets(labels)
     return classes, codes
+
+
+def _require_weight(sums: NDArray[Any], classes: NDArray[Any]) -> None:
+    """Refuse a class without weight by its label; the engines know its number alone."""
+    if (sums == 0).any():
+        label = classes.tolist()[int(np.argmax(sums == 0))]
+        raise LabelError(f"all examples of the class {label!r} weigh 0; every class needs weight: leave its examples out, or weigh them")

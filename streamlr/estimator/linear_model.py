@@ -41,7 +41,7 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
                classes: NDArray[Any] | None = None) -> TrainResult:
         """Fit to features that have been checked, and keep the model and how the solve ended."""
         if len(y) != X.shape[0]:
-            raise ShapeError(f"X has {X.shape[0]} rows and y has {len(y)} (inconsistent numbers of samples); they must agree")
+            raise ShapeError(f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]} rows and y has {len(y)}; they must agree")
         result = train(
             {"model": {"family": self._family, "fit_intercept": self.fit_intercept, "penalty": {"l2": l2}},
              "solver": {"name": self._solver_for(X, weights, l2), "tolerance": self.tol, "max_passes": self.max_iter},
