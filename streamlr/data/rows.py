@@ -76,7 +76,6 @@ class SparseRows:
 
     def read(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         out = buffer.array((stop - start, self.shape[1]), self.dtype)
-        out[...] = 0  # SciPy adds to what is there in some formats and versions
         self.matrix[start:stop].toarray(out=out)
         return out
 
