@@ -1,10 +1,24 @@
 """Exact linear models on data that does not fit in memory."""
 
+from typing import TYPE_CHECKING, Any
+
 from streamlr.config import TrainConfig, load_config
-from streamlr.estimator import LogisticRegression
 from streamlr.model import Model, load_model
 from streamlr.scoring import evaluate, predict
 from streamlr.training import TrainResult, train
 
+if TYPE_CHECKING:
+    from streamlr.estimator import LinearRegression, LogisticRegression, PoissonRegressor
+
 __version__ = "0.1.0"
-__all__ = ["LogisticRegression", "Model", "TrainConfig", "TrainResult", "evaluate", "load_config", "load_model", "predict", "train"]
+__all__ = ["LinearRegression", "LogisticRegression", "Model", "PoissonRegressor", "TrainConfig", "TrainResult", "evaluate", "load_config", "load_model",
+           "predict", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the estimators when they are first asked for: they alone need scikit-learn, which takes longer to import than all the rest."""
+    if name not in ("LinearRegression", "LogisticRegression", "PoissonRegressor"):
+        raise AttributeError(f"module 'streamlr' has no attribute {name!r}")
+    from streamlr import estimator
+
+    return getattr(estimator, name)

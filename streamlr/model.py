@@ -81,6 +81,22 @@ class Model:
         A = self.predict_mean(X, offset)
         return A if A.ndim == 2 else np.column_stack([1.0 - A, A])
 
+    def predict_log_proba(self, X: ArrayLike, offset: ArrayLike | None = None) -> Array:
+        """Logarithm of the probability of each class for every row of ``X``, to full precision where that is near 0 or 1: (m, c).
+
+        Raises
+        ------
+        ConfigError
+            Where the target is a number.
+        """
+        if not FAMILIES[self.family].labelled:
+            raise ConfigError(f"a model of the family {self.family} has no classes; ask for predict")
+        Z = self.decision_function(X, offset)
+        if Z.ndim == 1:
+            return np.column_stack([-np.logaddexp(0.0, Z), -np.logaddexp(0.0, -Z)])
+        Z = Z - Z.max(axis=1, keepdims=True)
+        return Z - np.log(np.exp(Z).sum(axis=1, keepdims=True))
+
     def predict(self, X: ArrayLike, offset: ArrayLike | None = None) -> NDArray[Any]:
         """The most probable label for every row of ``X``, or the mean of the target where that is a number: (m,)."""
         if not FAMILIES[self.family].labelled:

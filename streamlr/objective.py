@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.config import ModelConfig
+from streamlr.errors import ShapeError
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.gradient import GradientScan, GradientSums
@@ -92,6 +93,15 @@ class Coordinates:
         return W, u - self.center @ W
 
     def from_data_units(self, W: Array, b: Array) -> Array:
+        """The parameters of W, (n, c), and b, (c,).
+
+        Raises
+        ------
+        ShapeError
+            For those of another number of features or outputs.
+        """
+        if W.shape != (len(self.scale), self.n_outputs):
+            raise ShapeError(f"the model to start from has coefficients of the shape {W.T.shape}; these data want ({self.n_outputs}, {len(self.scale)})")
         return self.join(W * self.scale[:, None], b + self.center @ W)
 
 

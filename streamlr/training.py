@@ -19,7 +19,8 @@ from streamlr.checkpoint import Checkpoint, CheckpointWriter, flatten, load_chec
 from streamlr.config import TrainConfig, load_config
 from streamlr.config_tree import flat_settings
 from streamlr.data.class_weights import class_factors, with_class_weights
-from streamlr.data.source import ArraySource, Source
+from streamlr.data.rows import labels_of, rows_of
+from streamlr.data.source import ArraySource, Rows, Source
 from streamlr.data.store import ZarrSource
 from streamlr.errors import ConfigError, RunDirectoryError, WriteError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
@@ -63,9 +64,9 @@ class TrainResult:
     """What ``summary.json`` holds."""
 
 
-def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike | None = None, y: ArrayLike | None = None,
-          sample_weight: ArrayLike | None = None, offset: ArrayLike | None = None, overrides: Sequence[str] = (), resume: bool = False, overwrite: bool = False,
-          subscribers: Sequence[Subscriber] = ()) -> TrainResult:
+def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike | Rows | None = None, y: ArrayLike | None = None,
+          sample_weight: ArrayLike | None = None, offset: ArrayLike | None = None, start: Model | None = None, overrides: Sequence[str] = (),
+          resume: bool = False, overwrite: bool = False, subscribers: Sequence[Subscriber] = ()) -> TrainResult:
     """Fit a model to the optimum of all the data.
 
     Parameters
@@ -73,7 +74,10 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
     config
         Path of a YAML file, a mapping of sections, or a `TrainConfig`.
     X, y, sample_weight, offset
-        Data in memory, in the place of ``data.store``: (m, n), and (m,) each; the offset is added to Z (the logarithm of an exposure).
+        Data in the place of ``data.store``: (m, n), and (m,) each; the offset is added to Z (the logarithm of an exposure). A sparse matrix is made dense
+        by blocks, a Zarr or Dask array is read by its chunks in every pass; all else is held in memory.
+    start
+        A model of the same features and classes to start from; that is worth a pass more where it is nearer than what a sample of the rows tells.
     overrides
         Settings of the form ``section.key=value``, applied last.
     resume, overwrite
@@ -94,17 +98,16 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
     publish = publisher(subscribers)
     with ExitStack() as stack:
         source = _open_source(settings, X, y, sample_weight, offset)
-        directory = None
-        if settings.run.directory is not None:
-            directory = stack.enter_context(RunDirectory(settings.run.directory, resume=resume, overwrite=overwrite))
+        where = settings.run.directory
+        directory = None if where is None else stack.enter_context(RunDirectory(where, resume=resume, overwrite=overwrite))
         if settings.cluster.kind == "address":
             publish(Note(f"asking the scheduler at {settings.cluster.address}"))
         engine = stack.enter_context(open_engine(settings.cluster))
         stack.enter_context(one_blas_thread())
-        return _Run(settings, source, engine, directory, publish).finish(resume)
+        return _Run(settings, source, engine, directory, publish, start).finish(resume)
 
 
-def _open_source(settings: TrainConfig, X: ArrayLike | None, y: ArrayLike | None, sample_weight: ArrayLike | None, offset: ArrayLike | None) -> Source:
+def _open_source(settings: TrainConfig, X: ArrayLike | Rows | None, y: ArrayLike | None, sample_weight: ArrayLike | None, offset: ArrayLike | None) -> Source:
     if X is None and y is None:
         source = ZarrSource(settings.data)
         source.check_chunks()
@@ -113,12 +116,7 @@ def _open_source(settings: TrainConfig, X: ArrayLike | None, y: ArrayLike | None
         raise ConfigError("X and y go together: one was given without the other")
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     beside = None if offset is None else np.asarray(offset, dtype=np.float64)
-    return ArraySource(np.asarray(X), _as_labels(np.asarray(y)), weights, offset=beside)
-
-
-def _as_labels(y: NDArray[Any]) -> NDArray[Any]:
-    """Labels of a type that sorts and travels: Python objects become text or numbers."""
-    return np.array(y.tolist()) if y.dtype.kind in "OT" else y
+    return ArraySource(rows_of(X), labels_of(y), weights, offset=beside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +132,10 @@ class _Problem:
 class _Run:
     """One training run: what is known so far, and the steps that add to it."""
 
-    def __init__(self, settings: TrainConfig, source: Source, engine: Engine, directory: RunDirectory | None, publish: Subscriber) -> None:
+    def __init__(self, settings: TrainConfig, source: Source, engine: Engine, directory: RunDirectory | None, publish: Subscriber,
+                 start: Model | None = None) -> None:
         self.settings = settings
+        self.start = start
         self.source = source
         self.engine = engine
         self.directory = directory
@@ -234,7 +234,8 @@ class _Run:
         log.info("solver %s: %s", plan.solver, plan.reason)
 
     def _begin(self) -> tuple[_Problem, State]:
-        """List the labels, survey the data (pass 1), and set the solver up; with an offset, of which the survey knows too little, one pass more."""
+        """List the labels, survey the data (pass 1), and set the solver up; with an offset or a start, of which the survey knows too
+        little, one pass more."""
         classes = self._list_labels()
         self.pass_started = time.monotonic()
         self.sample_fraction = self.plan.sample_fraction
@@ -248,8 +249,9 @@ class _Run:
         parts = list(survey.sample)
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
-        point = _start_point(problem)
-        start = problem.objective.evaluate(point[None, :], "pass 2")[0] if self.source.has_offset else problem.objective.without_features(point)
+        point = _start_point(problem, self.start)
+        unknown = self.source.has_offset or self.start is not None
+        start = problem.objective.evaluate(point[None, :], "pass 2")[0] if unknown else problem.objective.without_features(point)
         if isinstance(problem.solver, Lbfgs) and sample is not None:
             solver, state = start_from_sample(problem.objective, problem.solver, sample, start)
             return replace(problem, solver=solver), state
@@ -387,8 +389,10 @@ class _Run:
         return TrainResult(model, outcome.status, outcome.reason, len(self.history), self.history, summary)
 
 
-def _start_point(problem: _Problem) -> NDArray[np.float64]:
-    """Zero for gradient descent, as its formulas have it; the best intercept for the others."""
+def _start_point(problem: _Problem, model: Model | None) -> NDArray[np.float64]:
+    """The model's, if there is one; else zero for gradient descent, as its formulas have it, and the best intercept for the others."""
+    if model is not None:
+        return problem.objective.coordinates.from_data_units(model.coef_.T, model.intercept_)
     return np.zeros(problem.objective.size) if isinstance(problem.solver, GradientDescent) else problem.objective.start()
 
 

@@ -149,8 +149,36 @@ def check_feature_dtype(dtype: np.dtype[Any], name: str) -> None:
         raise DtypeError(f"{name} has dtype {dtype}; features must be float16, float32, float64, an integer type or bool")
 
 
+class Rows(Protocol):
+    """Features that are no plain array, read by rows (see `streamlr.data.rows`)."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that are kept together."""
+        ...
+
+    @property
+    def stored_bytes(self) -> int | None:
+        """Bytes that one pass reads from storage; None where that is not known."""
+        ...
+
+    def part(self, start: int, stop: int) -> Rows:
+        """Some of the rows, not read yet."""
+        ...
+
+    def read(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+        """Rows, (stop - start, n); valid until the buffer is used again."""
+        ...
+
+
 def rows_of_memory_chunk(row_bytes: int) -> int:
-    """Rows of a chunk of arrays in memory: a power of two that follows from the size of a row alone."""
+    """Rows to be taken together where nothing stores them so: a power of two that follows from the size of a row alone."""
     rows = 1
     while rows * 2 * row_bytes <= _MEMORY_CHUNK_BYTES:
         rows *= 2
@@ -161,7 +189,7 @@ def rows_of_memory_chunk(row_bytes: int) -> int:
 class ArraySource:
     """Arrays in memory, read through the same engines as a store."""
 
-    X: NDArray[Any]
+    X: NDArray[Any] | Rows
     """Features, (m, n)."""
     y: NDArray[Any]
     """Labels or numbers, (m,)."""
@@ -177,7 +205,7 @@ class ArraySource:
     """What is added to Z, (m,)."""
 
     def __post_init__(self) -> None:
-        if self.X.ndim != 2 or 0 in self.X.shape:
+        if len(self.X.shape) != 2 or 0 in self.X.shape:
             raise ShapeError(f"X has shape {self.X.shape}; expected (rows, features), both at least 1")
         if self.y.shape != (self.X.shape[0],):
             raise ShapeError(f"X has {self.X.shape[0]} rows and y has shape {self.y.shape}; expected ({self.X.shape[0]},)")
@@ -201,8 +229,7 @@ class ArraySource:
 
     @property
     def chunk_rows(self) -> int:
-        """A power of two that follows from the shape of a row alone."""
-        return rows_of_memory_chunk(self.n_features * self.dtype.itemsize)
+        return rows_of_memory_chunk(self.n_features * self.dtype.itemsize) if isinstance(self.X, np.ndarray) else self.X.chunk_rows
 
     @property
     def unit_rows(self) -> int:
@@ -218,7 +245,7 @@ class ArraySource:
 
     @property
     def stored_bytes(self) -> int | None:
-        return 0
+        return 0 if isinstance(self.X, np.ndarray) else self.X.stored_bytes
 
     @property
     def modified(self) -> str | None:
@@ -232,17 +259,19 @@ class ArraySource:
         here = slice(start - self.first_row, stop - self.first_row)
         weight = None if self.sample_weight is None else self.sample_weight[here]
         offset = None if self.offset is None else self.offset[here]
-        return ArraySource(self.X[here], self.y[here], weight, self.feature_names, start, self.n_rows, offset)
+        X = self.X[here] if isinstance(self.X, np.ndarray) else self.X.part(here.start, here.stop)
+        return ArraySource(X, self.y[here], weight, self.feature_names, start, self.n_rows, offset)
 
     def footprint(self, rows: int) -> Footprint:
+        return IN_MEMORY if isinstance(self.X, np.ndarray) else Footprint(rows * self.n_features * self.dtype.itemsize, 0, 0)
+
+    def label_footprint(self, rows: int) -> Footprint:
         del rows
         return IN_MEMORY
 
-    label_footprint = footprint
-
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
-        del buffer
-        return self.X[start - self.first_row : stop - self.first_row].T
+        start, stop = start - self.first_row, stop - self.first_row
+        return self.X[start:stop].T if isinstance(self.X, np.ndarray) else self.X.read(start, stop, buffer).T
 
     def read_target(self, start: int, stop: int) -> NDArray[Any]:
         return self.y[start - self.first_row : stop - self.first_row]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_info
 
 from streamlr.data.partition import Partition
 from streamlr.data.source import Buffer, Source
@@ -186,7 +187,13 @@ def tree_tasks(n_slabs: int, arity: int = 8) -> int:
 
 def one_blas_thread() -> AbstractContextManager[object]:
     """BLAS on one thread: the number of its threads changes the last bits of a product, and slabs already fill the cores."""
-    return threadpool_limits(limits=1, user_api="blas")
+    return _blas_libraries().limit(limits=1, user_api="blas")
+
+
+@functools.cache
+def _blas_libraries() -> ThreadpoolController:
+    """Found once: NumPy's is there from the start, and looking for them takes 3 ms, more than a pass over small data."""
+    return ThreadpoolController()
 
 
 def blas_core() -> str:

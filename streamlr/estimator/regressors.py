@@ -1,0 +1,163 @@
+"""Least squares and Poisson regression with scikit-learn's interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.base import RegressorMixin
+from sklearn.metrics import d2_tweedie_score, r2_score
+
+from streamlr.config import ClusterConfig
+from streamlr.errors import ConfigError
+from streamlr.estimator.checks import features_of, target_of, weights_of
+from streamlr.estimator.linear_model import LinearModel
+
+
+class _Regressor(RegressorMixin, LinearModel):  # type: ignore[misc]
+    """What the two share: one output, and coefficients with one axis."""
+
+    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
+        """Fit to features and numbers, with weights, if any.
+
+        Parameters
+        ----------
+        X
+            (m, n): an array, a sparse matrix, a frame, or a Zarr or Dask array, which is read in every pass by its chunks.
+        y
+            Numbers, (m,); held in memory, as are the weights.
+        sample_weight
+            Weight of each example, (m,).
+        """
+        l2 = self._l2()
+        rows = features_of(self, X, reset=True)
+        target = target_of(self, y, numeric=True)
+        result = self._train(rows, target, weights_of(self, sample_weight, len(target)), l2)
+        self.coef_, self.intercept_ = result.model.coef_[0], float(result.model.intercept_[0])
+        self.n_iter_ = result.passes
+        return self
+
+    def _l2(self) -> float:
+        """Strength of the penalty beside the mean loss."""
+        return 0.0
+
+    def predict(self, X: Any) -> Any:
+        """Mean of the target, (m,); of a Dask array a Dask array."""
+        return self._by_blocks(X, lambda model: model.predict)
+
+
+class LinearRegression(_Regressor):
+    """Least squares without a penalty; of many optima, where there are more features than rows, the one of smallest norm in standardised units.
+
+    Parameters
+    ----------
+    fit_intercept
+        Whether the model has an intercept.
+    warm_start
+        Whether a fit starts from the coefficients of the last one.
+    tol
+        Largest entry of the gradient of half the mean square, in standardised units of features and target, at which the fit has converged.
+    max_iter
+        Most passes over the data.
+    solver
+        ``auto``, ``lbfgs`` or ``newton``.
+    cluster
+        The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.ClusterConfig`; None for threads, and one for what is small.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n,)
+    intercept_ : float
+    n_iter_ : int
+        Passes over the data.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n,)
+        Where ``X`` names all its features.
+    status_ : str
+        ``converged``, ``pass_limit``, ``stalled`` or ``diverged``; a warning tells of all but the first.
+    model_ : streamlr.Model
+    """
+
+    _family = "linear"
+
+    def __init__(self, *, fit_intercept: bool = True, warm_start: bool = False, tol: float = 1e-8, max_iter: int = 100, solver: str = "auto",
+                 cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
+        self.fit_intercept = fit_intercept
+        self.warm_start = warm_start
+        self.tol = tol
+        self.max_iter = max_iter
+        self.solver = solver
+        self.cluster = cluster
+
+    def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
+        """R², the share of the variance that is explained."""
+        return float(r2_score(np.asarray(y), np.asarray(self.predict(X)), sample_weight=sample_weight))
+
+
+class PoissonRegressor(_Regressor):
+    """Poisson regression with the logarithm as link.
+
+    The objective is scikit-learn's: half the mean deviance plus ``alpha / 2 * |coef|^2``, the intercept not penalised.
+
+    Parameters
+    ----------
+    alpha
+        Strength of the penalty.
+    fit_intercept
+        Whether the model has an intercept.
+    warm_start
+        Whether a fit starts from the coefficients of the last one.
+    tol
+        Largest entry of the gradient, in standardised units of the features, at which the fit has converged.
+    max_iter
+        Most passes over the data.
+    solver
+        ``auto``, ``lbfgs`` or ``newton`` (or scikit-learn's name for it, ``newton-cholesky``).
+    cluster
+        The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.ClusterConfig`; None for threads, and one for what is small.
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (n,)
+    intercept_ : float
+    n_iter_ : int
+        Passes over the data.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n,)
+        Where ``X`` names all its features.
+    status_ : str
+        ``converged``, ``pass_limit``, ``stalled`` or ``diverged``; a warning tells of all but the first.
+    model_ : streamlr.Model
+    """
+
+    _family = "poisson"
+
+    def __init__(self, *, alpha: float = 1.0, fit_intercept: bool = True, warm_start: bool = False, tol: float = 1e-8, max_iter: int = 100,
+                 solver: str = "auto", cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
+        self.alpha = alpha
+        self.fit_intercept = fit_intercept
+        self.warm_start = warm_start
+        self.tol = tol
+        self.max_iter = max_iter
+        self.solver = solver
+        self.cluster = cluster
+
+    def _l2(self) -> float:
+        if not self.alpha >= 0:
+            raise ConfigError(f"alpha is {self.alpha}; it must be 0 or above (0 for no penalty)")
+        return float(self.alpha)
+
+    def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
+        """D², the share of the deviance that is explained."""
+        return float(d2_tweedie_score(np.asarray(y), np.asarray(self.predict(X)), sample_weight=sample_weight, power=1))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.positive_only = True
+        return tags
+
+    def _more_tags(self) -> dict[str, bool]:
+        """The same for scikit-learn below 1.6."""
+        return {"requires_positive_y": True}
