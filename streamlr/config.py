@@ -83,6 +83,18 @@ class SolverConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Files (PEM) for connections to a scheduler that are encrypted and prove both sides."""
+
+    ca_file: str = ""
+    """Certificate of the authority that signed those of scheduler and workers."""
+    cert: str = ""
+    """Certificate to show them."""
+    key: str = ""
+    """Its private key."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """Where the sums are taken."""
 
@@ -96,6 +108,11 @@ class ClusterConfig:
     """Bytes each worker may use (``4GB`` and the like are understood); null: no limit of streamlr's own."""
     address: str | None = None
     """Address of the scheduler, for ``address``."""
+    tls: TlsConfig | None = None
+    """Files for an encrypted connection to it; null: none."""
+    stall_seconds: float = 120.0
+    """With ``processes`` and ``address``: after how long without a slab finished the workers that are at it are replaced. Where slabs are seen
+    to be slow it is ten times the slowest; a worker that gives no sign of life is replaced after half of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +245,7 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
     if isinstance(kind, types.UnionType):
         if value is None:
             return None
-        kind = next(option for option in options if option is not type(None))
+        return _convert(next(option for option in options if option is not type(None)), value, key)
     if key == "cluster.memory_limit":
         return _bytes(value, key)
     return _scalar(kind, value, key)
@@ -277,7 +294,7 @@ def _check(config: TrainConfig) -> None:
     positive = {
         "solver.max_passes": config.solver.max_passes, "solver.learning_rate": config.solver.learning_rate,
         "cluster.threads_per_worker": config.cluster.threads_per_worker, "run.checkpoint_every": config.run.checkpoint_every,
-        "solver.tolerance": config.solver.tolerance,
+        "solver.tolerance": config.solver.tolerance, "cluster.stall_seconds": config.cluster.stall_seconds,
     }
     if config.cluster.workers is not None:
         positive["cluster.workers"] = config.cluster.workers
@@ -295,6 +312,18 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError("model.penalty.l1: no solver of this version handles l1; use model.penalty.l2, or set it to 0")
     if config.cluster.kind == "address" and not config.cluster.address:
         raise ConfigError("cluster.address: missing; cluster.kind: address needs one, such as tcp://scheduler:8786")
+    if config.cluster.tls is not None:
+        _check_tls(config.cluster.tls, config.cluster.kind, config.cluster.address)
     if config.data.storage_options and "://" not in config.data.store:
         raise ConfigError("data.storage_options: only a store given by URL takes them, and "
                           f"{config.data.store!r} is a path; remove them")
+
+
+def _check_tls(tls: TlsConfig, kind: str, address: str | None) -> None:
+    for key, path in {"ca_file": tls.ca_file, "cert": tls.cert, "key": tls.key}.items():
+        if not path:
+            raise ConfigError(f"cluster.tls.{key}: missing; an encrypted connection needs ca_file, cert and key")
+    if kind != "address":
+        raise ConfigError(f"cluster.tls: only cluster.kind: address connects to others, and it is {kind}; remove it")
+    if address is not None and not address.startswith("tls://"):
+        raise ConfigError(f"cluster.address: {address!r} is not encrypted; with cluster.tls it starts with tls://")

@@ -280,6 +280,7 @@ class _Run:
             "status": outcome.status, "reason": outcome.reason, "passes": len(self.history), "objective": state.value, "loss": state.loss,
             "gradient_max": state.gradient_max, "seconds": self.seconds_before + time.monotonic() - self.started,
             "peak_memory_bytes": self.engine.peak_memory_bytes(), "bytes_read": sum(line["bytes_read"] for line in self.history),
+            "read_retries": self.engine.read_retries,
             "store": self.settings.data.store or None, "rows": self.source.n_rows, "features": self.source.n_features,
             "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
             "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.engine.description,

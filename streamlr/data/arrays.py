@@ -21,6 +21,7 @@ from zarr.storage import LocalStore, WrapperStore
 
 from streamlr.data.decoding import DamagedChunkError
 from streamlr.data.files import NO_CHUNK, MissingChunkError, ShardLayout, chunk_files, read_shard_index, shard_layout
+from streamlr.data.retries import READ_ATTEMPTS, is_transient, retried
 from streamlr.data.source import Buffer
 from streamlr.errors import ChunkError
 
@@ -184,8 +185,9 @@ class StoredArray:
 
     def _read_chunk(self, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer) -> None:
         assert self._files is not None
+        files = self._files
         try:
-            self._files.read(index, out, buffer)
+            retried(lambda: files.read(index, out, buffer), lambda: self.chunk_name(index))
         except MissingChunkError:
             if not self._fill_missing:
                 raise self._missing_error(index) from None
@@ -194,7 +196,7 @@ class StoredArray:
             raise ChunkError(f"{self.chunk_name(index)} is damaged: {error} (file {self._files.path_of(index)}); "
                              "restore that file or write the store again") from error
         except OSError as error:
-            raise ChunkError(f"{self.chunk_name(index)} cannot be read: {error}") from error
+            raise ChunkError(_cannot_be_read(self.chunk_name(index), error)) from error
 
     def _missing_error(self, index: tuple[int, ...]) -> ChunkError:
         return ChunkError(f"{self.chunk_name(index)} is missing from the store; Zarr would read it as {self._array.fill_value}. Restore "
@@ -211,18 +213,20 @@ class StoredArray:
         return values_of_chunk
 
     def _read_through_zarr(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
-        selection = self._along(start, stop)
         try:
-            if self.dtype.kind not in "biuf":
-                self._refuse_missing_in_shards(start, stop)
-                return np.array([text_of(label) for label in np.asarray(self._array[selection]).tolist()], dtype=np.str_)
-            self._refuse_missing_in_shards(start, stop)
-            shape = tuple(stop - start if axis == self.sample_axis else size for axis, size in enumerate(self.shape))
-            out = buffer.array(shape, self.dtype)
-            self._array.get_basic_selection(selection, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
-            return out
+            return retried(lambda: self._read_once_through_zarr(start, stop, buffer), lambda: f"rows {start} to {stop - 1} of {self.name}")
         except Exception as error:  # codecs and stores raise whatever they like, and never name the chunk
             raise self._explain(start, stop, error) from error
+
+    def _read_once_through_zarr(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+        selection = self._along(start, stop)
+        self._refuse_missing_in_shards(start, stop)
+        if self.dtype.kind not in "biuf":
+            return np.array([text_of(label) for label in np.asarray(self._array[selection]).tolist()], dtype=np.str_)
+        shape = tuple(stop - start if axis == self.sample_axis else size for axis, size in enumerate(self.shape))
+        out = buffer.array(shape, self.dtype)
+        self._array.get_basic_selection(selection, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
+        return out
 
     def _refuse_missing_in_shards(self, start: int, stop: int) -> None:
         """Look for absent chunks in the indices of shards, which Zarr reads as the fill value however its store is wrapped."""
@@ -266,5 +270,16 @@ class StoredArray:
             except MissingChunkError:
                 return self._missing_error(index)
             except Exception as found:
+                if is_transient(found):
+                    return ChunkError(_cannot_be_read(self.chunk_name(index), found))
                 return ChunkError(f"{self.chunk_name(index)} cannot be decoded: {found}; restore it or write the store again")
+        if is_transient(error):
+            return ChunkError(_cannot_be_read(f"rows {start} to {stop - 1} of {self.name}", error))
         return ChunkError(f"rows {start} to {stop - 1} of {self.name} cannot be read: {error}")
+
+
+def _cannot_be_read(what: str, error: Exception) -> str:
+    if not is_transient(error):
+        return f"{what} cannot be read: {error}"
+    return (f"{what} cannot be read, in {READ_ATTEMPTS} attempts: {str(error) or type(error).__name__}; see to the disk or the network, then add "
+            "--resume to go on from the last checkpoint")

@@ -17,6 +17,7 @@ from zarr.storage import ZipStore
 from streamlr.config import DataConfig
 from streamlr.data.arrays import RefuseMissing, StoredArray, text_of
 from streamlr.data.records import holds_pickles, local_store
+from streamlr.data.retries import retried
 from streamlr.data.source import Buffer, check_feature_dtype
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
 
@@ -188,14 +189,15 @@ def open_group(config: DataConfig) -> zarr.Group:
         _require_directory(Path(path))
         location = ZipStore(path, mode="r") if Path(path).is_file() else local_store(path, read_only=True)
     try:
-        group = zarr.open_group(location, mode="r", use_consolidated=False, storage_options=config.storage_options or None)
+        group = retried(lambda: zarr.open_group(location, mode="r", use_consolidated=False, storage_options=config.storage_options or None),
+                        lambda: config.store)
     except ImportError as error:
         raise StoreNotFoundError(f"{config.store!r} needs a file system that is not installed: {error}") from error
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise StoreNotFoundError(f"no Zarr group at {config.store!r} ({type(error).__name__}: {error}); check data.store") from error
     if config.missing_chunks == "fill":
         return group
-    return zarr.open_group(RefuseMissing(group.store), path=group.path, mode="r", use_consolidated=False)
+    return retried(lambda: zarr.open_group(RefuseMissing(group.store), path=group.path, mode="r", use_consolidated=False), lambda: config.store)
 
 
 def _require_directory(path: Path) -> None:
@@ -222,7 +224,7 @@ def _node_type(metadata: Path) -> str | None:
 
 def _member(group: zarr.Group, name: str, key: str, store: str) -> zarr.Array[Any]:
     try:
-        member = group[name]
+        member = retried(lambda: group[name], lambda: f"{name!r} in {store!r}")
     except KeyError:
         present = ", ".join(sorted(group.array_keys())) or "no arrays"
         raise StoreNotFoundError(f"{store!r} has no array {name!r} ({key}); it holds {present}") from None
@@ -250,6 +252,6 @@ def _feature_names(group: zarr.Group, n_features: int, store: str) -> tuple[str,
 
 def _read_names(array: zarr.Array[Any], store: str) -> tuple[str, ...]:
     try:
-        return tuple(text_of(name) for name in np.asarray(array[...]).ravel().tolist())
+        return tuple(text_of(name) for name in np.asarray(retried(lambda: array[...], lambda: f"feature_names of {store!r}")).ravel().tolist())
     except Exception as error:  # codecs and stores raise whatever they like
         raise ChunkError(f"feature_names of {store!r} cannot be read ({type(error).__name__}: {error}); write that array again, or remove it") from error
