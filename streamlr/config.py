@@ -106,6 +106,18 @@ class SolverConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """Files (PEM) for connections to a scheduler that are encrypted and prove both sides."""
+
+    ca_file: str = ""
+    """Certificate of the authority that signed those of scheduler and workers."""
+    cert: str = ""
+    """Certificate to show them."""
+    key: str = ""
+    """Its private key."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """Where the sums are taken."""
 
@@ -119,8 +131,11 @@ class ClusterConfig:
     """Bytes each worker may use (``4GB`` and the like are understood); null: no limit of streamlr's own."""
     address: str | None = None
     """Address of the scheduler, for ``address``."""
-    stall_seconds: float = 300.0
-    """Seconds without any slab finished (or ten times the slowest so far) after which workers are taken to hang, and others do what they had."""
+    tls: TlsConfig | None = None
+    """Files for an encrypted connection to it; null: none."""
+    stall_seconds: float = 120.0
+    """With ``processes`` and ``address``: after how long without a slab finished the workers that are at it are replaced. Where slabs are seen
+    to be slow it is ten times the slowest; a worker that gives no sign of life is replaced after half of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +264,7 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
     if isinstance(kind, types.UnionType):
         if value is None:
             return None
-        kind = next(option for option in options if option is not type(None))
+        return _convert(next(option for option in options if option is not type(None)), value, key)
     if key == "cluster.memory_limit":
         return _bytes(value, key)
     return _scalar(kind, value, key)
@@ -330,6 +345,8 @@ def _check(config: TrainConfig) -> None:
     _check_family(config)
     if config.cluster.kind == "address" and not config.cluster.address:
         raise ConfigError("cluster.address: missing; cluster.kind: address needs one, such as tcp://scheduler:8786")
+    if config.cluster.tls is not None:
+        _check_tls(config.cluster.tls, config.cluster.kind, config.cluster.address)
     if config.data.storage_options and "://" not in config.data.store:
         raise ConfigError("data.storage_options: only a store given by URL takes them, and "
                           f"{config.data.store!r} is a path; remove them")
@@ -346,3 +363,13 @@ def _check_family(config: TrainConfig) -> None:
         raise ConfigError(f"data.exposure: only model.family: poisson has one, not {family}; give data.offset, or remove it")
     if config.data.offset is not None and family == "softmax":
         raise ConfigError("data.offset: an offset common to all classes changes nothing in a softmax; remove it")
+
+
+def _check_tls(tls: TlsConfig, kind: str, address: str | None) -> None:
+    for key, path in {"ca_file": tls.ca_file, "cert": tls.cert, "key": tls.key}.items():
+        if not path:
+            raise ConfigError(f"cluster.tls.{key}: missing; an encrypted connection needs ca_file, cert and key")
+    if kind != "address":
+        raise ConfigError(f"cluster.tls: only cluster.kind: address connects to others, and it is {kind}; remove it")
+    if address is not None and not address.startswith("tls://"):
+        raise ConfigError(f"cluster.address: {address!r} is not encrypted; with cluster.tls it starts with tls://")

@@ -39,7 +39,7 @@ SAMPLES_SENT = 1
 """Times that the sample lies in the one worker that joins the rows of all, where it goes straight to the process that leads the run."""
 SAMPLES_FORWARDED = 3
 """The same where it leaves through the scheduler."""
-TAKEN_OVER_SLABS = 3
+TAKEN_OVER_SLABS = 2
 """Held slabs that an idle worker may take over from another."""
 MARGIN = 1.05
 """What is projected over what adds up: allocators round up, and which threads meet at their peaks is chance."""

@@ -378,7 +378,7 @@ class _Run:
             "gradient_max": state.gradient_max, "seconds": self.seconds_before + time.monotonic() - self.started,
             "peak_memory_bytes": self.engine.peak_memory_bytes(), "projected_memory_bytes": self.plan.peak_bytes,
             "worker_peak_memory_bytes": self.engine.memory_of_workers(peak=True), "projected_worker_memory_bytes": self.plan.worker_peak_bytes,
-            "bytes_read": sum(line["bytes_read"] for line in self.history),
+            "bytes_read": sum(line["bytes_read"] for line in self.history), "read_retries": self.engine.read_retries,
             "store": self.settings.data.shown_store or None, "rows": self.source.n_rows, "features": self.source.n_features,
             "dtype": str(self.source.dtype), "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
             "family": self.model.family, "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.engine.description,

@@ -22,7 +22,7 @@ CONTRACT: dict[str, Any] = {  # every key, and what it is where nothing is said;
     "model.penalty.l2": 0.0, "model.penalty.l1": 0.0, "model.class_weight": None,
     "solver.name": "auto", "solver.tolerance": 1e-8, "solver.max_passes": 100, "solver.learning_rate": 1.0,
     "cluster.kind": "threads", "cluster.workers": None, "cluster.threads_per_worker": 1, "cluster.memory_limit": None,
-    "cluster.address": None,
+    "cluster.address": None, "cluster.tls": None, "cluster.stall_seconds": 120.0,
     "run.checkpoint_every": 1, "run.seed": 0,
 }
 OTHER_VALUES: dict[str, Any] = {  # one allowed value of every key that is not its default
@@ -31,7 +31,7 @@ OTHER_VALUES: dict[str, Any] = {  # one allowed value of every key that is not i
     "model.class_weight": {0: 1.5, "yes": 2.0},
     "solver.name": "newton", "solver.tolerance": 1e-5, "solver.max_passes": 7, "solver.learning_rate": 0.125,
     "cluster.kind": "processes", "cluster.workers": 3, "cluster.threads_per_worker": 2, "cluster.memory_limit": 2_000_000_000,
-    "cluster.address": "tcp://host:8786", "run.directory": "runs/there", "run.checkpoint_every": 5, "run.seed": 11,
+    "cluster.address": "tcp://host:8786", "cluster.stall_seconds": 4.5, "run.directory": "runs/there", "run.checkpoint_every": 5, "run.seed": 11,
 }
 
 

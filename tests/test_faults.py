@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import numpy as np
 import pytest
-from stores import two_class_data, write_store
+from stores import Remote, two_class_data, write_store
 
 import streamlr
-from streamlr.config import ClusterConfig, DataConfig
+from streamlr.config import ClusterConfig, DataConfig, load_config
 from streamlr.data.partition import Partition
 from streamlr.data.store import ZarrSource
-from streamlr.errors import ClusterError
+from streamlr.errors import ChunkError, ClusterError, ConfigError
 from streamlr.events import Event, PassFinished
 from streamlr.execution import open_engine
 from streamlr.execution.local import SerialEngine
-from streamlr.execution.patience import Patience
 from streamlr.kernels.gradient import GradientScan
 
 ROWS, FEATURES = 4000, 6
@@ -62,8 +65,7 @@ class Signaller:
         self.told.append(slab)
 
 
-@pytest.mark.parametrize("held", [0, 20])
-@pytest.mark.parametrize(("what", "how_many"), [(signal.SIGKILL, 1), (signal.SIGKILL, 2), (signal.SIGSTOP, 1), (signal.SIGSTOP, 2)],
+@pytest.mark.parametrize(("what", "how_many", "held"), [(signal.SIGKILL, 1, 0), (signal.SIGKILL, 2, 20), (signal.SIGSTOP, 1, 20), (signal.SIGSTOP, 2, 0)],
                          ids=["one killed", "all killed", "one stopped", "all stopped"])
 def test_workers_that_die_or_hang_cost_no_bit(what: int, how_many: int, held: int, store: str) -> None:
     source, partition = ZarrSource(DataConfig(store=store)), Partition(ROWS, 100, 100, held_slabs=held)
@@ -75,15 +77,29 @@ def test_workers_that_die_or_hang_cost_no_bit(what: int, how_many: int, held: in
         assert bits(engine.run(source, partition, scan(), lambda slab: None)) == expected  # the next pass, on those that are left or new
 
 
-def test_a_wait_says_what_it_is_for_and_ends(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    import queue
+class StuckScan:
+    """Sums like another; the first slab of all never returns."""
 
-    for name in ("_TELL_SECONDS", "_LOOK_SECONDS"):
-        monkeypatch.setattr(f"streamlr.execution.patience.{name}", 0.05)
-    nothing: queue.SimpleQueue[int] = queue.SimpleQueue()
-    assert Patience(0.2).next(nothing, lambda: "3 of 40 slabs", lambda: False) is None
-    assert Patience(1e9).next(nothing, lambda: "3 of 40 slabs", lambda: True) is None  # nobody is at work
-    assert "waiting for 3 of 40 slabs: nothing has come for 0 s" in caplog.text
+    reads_features = reads_target = True
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def sums(self, batch: Any, leaf_rows: int, workspace: Any) -> Any:
+        try:
+            os.close(os.open(self.mark, os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            return scan().sums(batch, leaf_rows, workspace)
+        while True:
+            time.sleep(1)
+
+
+def test_a_read_that_never_returns_is_done_elsewhere(store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source, partition = ZarrSource(DataConfig(store=store)), Partition(ROWS, 100, 100)
+    expected = bits(SerialEngine().run(source, partition, scan(), lambda slab: None))
+    with open_engine(ClusterConfig(kind="processes", workers=2, stall_seconds=2.0)) as engine:
+        assert bits(engine.run(source, partition, StuckScan(str(tmp_path / "stuck")), lambda slab: None)) == expected
+    assert "replacing tcp://" in caplog.text
 
 
 def free_port() -> int:
@@ -93,12 +109,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def scheduler_and_workers(*worker_options: str) -> Iterator[tuple[str, subprocess.Popen[bytes], list[subprocess.Popen[bytes]]]]:
+def scheduler_and_workers(*worker_options: str, scheme: str = "tcp", scheduler_options: Sequence[str] = ()) -> Iterator[
+        tuple[str, subprocess.Popen[bytes], list[subprocess.Popen[bytes]]]]:
     """A scheduler and two workers as `dask scheduler` and `dask worker` start them."""
-    address = f"tcp://127.0.0.1:{free_port()}"
+    address = f"{scheme}://127.0.0.1:{free_port()}"
     environment = {**os.environ, "PYTHONPATH": str(Path(streamlr.__file__).parents[1])}
     quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
-    scheduler = subprocess.Popen([sys.executable, "-m", "dask", "scheduler", "--host", address, "--no-dashboard"], **quiet)
+    scheduler = subprocess.Popen([sys.executable, "-m", "dask", "scheduler", "--host", address, "--no-dashboard", *scheduler_options], **quiet)
     workers = [subprocess.Popen([sys.executable, "-m", "dask", "worker", address, "--nthreads", "1", "--no-dashboard", *worker_options], **quiet)
                for _ in range(2)]
     try:
@@ -138,8 +155,75 @@ def test_the_loss_of_the_scheduler_ends_the_run_with_its_checkpoint_intact(store
                 scheduler.kill()
                 scheduler.wait()
 
-        with pytest.raises(ClusterError, match=f"the scheduler at {re.escape(address)} .*--resume"):
+        with pytest.raises(ClusterError, match=f"lost the scheduler at {re.escape(address)}.*--resume"):
             streamlr.train(settings("run", kind="address", address=address, stall_seconds=5.0), subscribers=[kill_scheduler])
     resumed = streamlr.train(settings("run", kind="serial"), resume=True)
     assert resumed.passes == undisturbed.passes
     assert resumed.summary["coefficients_sha256"] == undisturbed.summary["coefficients_sha256"]
+
+
+class Flaky(Remote):
+    """Remote files whose first reads of each chunk fail as a network does."""
+
+    protocol = "flaky"
+    cachable = False
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.replace("flaky://", "remote://", 1)))
+
+    failures = 2
+    left: ClassVar[Counter[str]] = Counter()
+
+    def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
+        if "/X/c/" in path and self.left[path] < self.failures:
+            self.left[path] += 1
+            raise ConnectionError("connection reset by peer")
+        content: bytes = super().cat_file(path, start, end, **options)
+        return content
+
+
+@pytest.mark.parametrize("kind", ["serial", "threads"])
+def test_reads_that_fail_for_a_moment_are_tried_again_and_counted(kind: str, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    monkeypatch.setattr("streamlr.data.retries._FIRST_WAIT_SECONDS", 0.0)
+    Flaky.left.clear()
+    there = Flaky()
+    there.put(store, "/flaky.zarr", recursive=True)
+    config = {"data": {"store": "flaky:///flaky.zarr"}, "cluster": {"kind": kind, "workers": 2}, "solver": {"name": "lbfgs"}}
+    found = streamlr.train(config)
+    whole = streamlr.train({**config, "data": {"store": store}})
+    assert found.summary["coefficients_sha256"] == whole.summary["coefficients_sha256"]
+    assert found.summary["read_retries"] == Flaky.failures  # all rows are one block, which is read again as a whole
+    assert whole.summary["read_retries"] == 0
+
+
+def test_reads_that_go_on_failing_end_the_run_and_say_how_to_go_on(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("flaky", Flaky, clobber=True)
+    monkeypatch.setattr("streamlr.data.retries._FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(Flaky, "failures", 10**6)
+    Flaky().put(store, "/flaky.zarr", recursive=True)
+    with pytest.raises(ChunkError, match=r"X.* cannot be read, in 4 attempts: connection reset by peer; .*--resume"):
+        streamlr.train({"data": {"store": "flaky:///flaky.zarr"}, "cluster": {"kind": "serial"}})
+
+
+@pytest.mark.parametrize(("tls", "message"), [
+    ({"cert": "c", "key": "k"}, "cluster.tls.ca_file: missing"),
+    ({"ca_file": "nowhere.pem", "cert": "c", "key": "k"}, r"cluster.tls.ca_file: cannot read 'nowhere.pem' \(No such file or directory\)"),
+])
+def test_files_for_tls_that_are_missing_are_named(tls: dict[str, str], message: str) -> None:
+    config = {"data": {"store": "s.zarr"}, "cluster": {"kind": "address", "address": "tls://127.0.0.1:1", "tls": tls}}
+    with pytest.raises(ConfigError, match=message):
+        open_engine(load_config(config).cluster)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl command to make a certificate")
+def test_a_scheduler_behind_tls_is_reached_with_the_files_of_the_configuration(store: str, tmp_path: Path) -> None:
+    cert, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, "-days", "2", "-subj", "/CN=localhost",
+                    "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True)
+    files = ("--tls-ca-file", cert, "--tls-cert", cert, "--tls-key", key)
+    with scheduler_and_workers(*files, scheme="tls", scheduler_options=files) as (address, _, _):
+        config = {"data": {"store": store}, "cluster": {"kind": "address", "address": address, "tls": {"ca_file": cert, "cert": cert, "key": key}}}
+        found = streamlr.train(config)
+    assert found.summary["coefficients_sha256"] == streamlr.train({"data": {"store": store}, "cluster": {"kind": "serial"}}).summary["coefficients_sha256"]

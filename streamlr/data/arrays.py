@@ -23,6 +23,7 @@ from zarr.storage import LocalStore, WrapperStore
 from streamlr.data.decoding import DamagedChunkError
 from streamlr.data.files import NO_CHUNK, MissingChunkError, ShardLayout, chunk_files, read_shard_index, shard_layout
 from streamlr.data.footprint import STORED_SLACK, TEXT_LABEL_BYTES, ZARR_CHUNKS_IN_FLIGHT, Footprint, decoder_copies
+from streamlr.data.retries import READ_ATTEMPTS, is_transient, retried
 from streamlr.data.source import Buffer
 from streamlr.data.watch import FileWatch
 from streamlr.errors import ChunkError, ShapeError
@@ -260,11 +261,12 @@ class StoredArray:
     def _read_chunk(self, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer, first: int | None = None) -> None:
         """A whole chunk, or its rows from ``first`` on."""
         assert self._files is not None
+        files = self._files
         try:
             if first is None:
-                self._files.read(index, out, buffer)
+                retried(lambda: files.read(index, out, buffer), lambda: self.chunk_name(index))
             else:
-                self._files.read_rows(index, first, out)
+                retried(lambda: files.read_rows(index, first, out), lambda: self.chunk_name(index))
         except MissingChunkError:
             if not self._fill_missing:
                 raise self._missing_error(index) from None
@@ -273,7 +275,9 @@ class StoredArray:
             raise ChunkError(f"{self.chunk_name(index)} is damaged: {error} (file {self._files.path_of(index)}); "
                              "restore that file or write the store again") from error
         except OSError as error:
-            raise ChunkError(f"{self.chunk_name(index)} cannot be read: {error}") from error
+            why = str(error) or type(error).__name__
+            name = self.chunk_name(index)
+            raise ChunkError(_cannot_be_read(name, why) if is_transient(error) else f"{name} cannot be read: {why}") from error
         self._refuse_rewritten(index)
 
     def _refuse_rewritten(self, index: tuple[int, ...]) -> None:
@@ -297,18 +301,8 @@ class StoredArray:
         return values_of_chunk
 
     def _read_through_zarr(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
-        selection = self._along(start, stop)
         try:
-            self._refuse_missing_in_shards(start, stop)
-            if self.dtype.kind not in "biuf":
-                texts = np.array([text_of(label) for label in np.asarray(self._array[selection]).tolist()], dtype=np.str_)
-                self._refuse_rewritten_rows(start, stop)
-                return texts
-            shape = tuple(stop - start if axis == self.sample_axis else size for axis, size in enumerate(self.shape))
-            out = buffer.array(shape, self.dtype)
-            self._array.get_basic_selection(selection, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
-            self._refuse_rewritten_rows(start, stop)
-            return out
+            return retried(lambda: self._read_once_through_zarr(start, stop, buffer), lambda: f"rows {start} to {stop - 1} of {self.name}")
         except Exception as error:  # codecs and stores raise whatever they like, and never name the chunk
             raise self._explain(start, stop, error) from None
 
@@ -316,6 +310,19 @@ class StoredArray:
         for index in itertools.product(*(range(start // part, -(-stop // part)) if axis == self.sample_axis else range(-(-size // part))
                                          for axis, (size, part) in enumerate(zip(self.shape, self.chunk_shape, strict=True)))):
             self._refuse_rewritten(index)
+
+    def _read_once_through_zarr(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+        selection = self._along(start, stop)
+        self._refuse_missing_in_shards(start, stop)
+        if self.dtype.kind not in "biuf":
+            texts = np.array([text_of(label) for label in np.asarray(self._array[selection]).tolist()], dtype=np.str_)
+            self._refuse_rewritten_rows(start, stop)
+            return texts
+        shape = tuple(stop - start if axis == self.sample_axis else size for axis, size in enumerate(self.shape))
+        out = buffer.array(shape, self.dtype)
+        self._array.get_basic_selection(selection, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
+        self._refuse_rewritten_rows(start, stop)
+        return out
 
     def _refuse_missing_in_shards(self, start: int, stop: int) -> None:
         """Look for absent chunks in the indices of shards, which Zarr reads as the fill value however its store is wrapped."""
@@ -359,5 +366,13 @@ class StoredArray:
             except MissingChunkError:
                 return self._missing_error(index)
             except Exception as found:
+                if is_transient(found):
+                    return ChunkError(_cannot_be_read(self.chunk_name(index), self._scrub(str(found)) or type(found).__name__))
                 return ChunkError(f"{self.chunk_name(index)} cannot be decoded: {self._scrub(str(found))}; restore it or write the store again")
+        if is_transient(error):
+            return ChunkError(_cannot_be_read(f"rows {start} to {stop - 1} of {self.name}", self._scrub(str(error)) or type(error).__name__))
         return ChunkError(f"rows {start} to {stop - 1} of {self.name} cannot be read: {self._scrub(str(error))}")
+
+
+def _cannot_be_read(what: str, why: str) -> str:
+    return f"{what} cannot be read, in {READ_ATTEMPTS} attempts: {why}; see to the disk or the network, then add --resume to go on from the last checkpoint"

@@ -19,6 +19,7 @@ from streamlr.config import HIDDEN, NOT_KEPT, DataConfig
 from streamlr.data.arrays import RefuseMissing, StoredArray, text_of
 from streamlr.data.footprint import Footprint
 from streamlr.data.records import holds_pickles, local_store
+from streamlr.data.retries import retried
 from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
 
@@ -238,7 +239,8 @@ def open_group(config: DataConfig) -> zarr.Group:
     try:
         if "://" not in path:
             location = ZipStore(path, mode="r") if Path(path).is_file() else local_store(path, read_only=True)
-        group = zarr.open_group(location, mode="r", use_consolidated=False, storage_options=config.storage_options or None)
+        group = retried(lambda: zarr.open_group(location, mode="r", use_consolidated=False, storage_options=config.storage_options or None),
+                        lambda: config.shown_store)
     except ImportError as error:
         raise StoreNotFoundError(f"{config.shown_store!r} needs a file system that is not installed: {config.without_secrets(str(error))}") from None
     except Exception as error:  # file systems raise whatever they like, and may name the address with all that it holds
@@ -246,7 +248,7 @@ def open_group(config: DataConfig) -> zarr.Group:
                                  "check data.store") from None
     if config.missing_chunks == "fill":
         return group
-    return zarr.open_group(RefuseMissing(group.store), path=group.path, mode="r", use_consolidated=False)
+    return retried(lambda: zarr.open_group(RefuseMissing(group.store), path=group.path, mode="r", use_consolidated=False), lambda: config.shown_store)
 
 
 def _refuse_hidden(config: DataConfig) -> None:
@@ -286,7 +288,7 @@ def _node_type(metadata: Path) -> str | None:
 def _member(group: zarr.Group, name: str, key: str, config: DataConfig) -> zarr.Array[Any]:
     store = config.shown_store
     try:
-        member = group[name]
+        member = retried(lambda: group[name], lambda: f"{name!r} in {store!r}")
     except KeyError:
         present = ", ".join(sorted(group.array_keys())) or "no arrays"
         raise StoreNotFoundError(f"{store!r} has no array {name!r} ({key}); it holds {present}") from None
@@ -323,7 +325,7 @@ def _holds(group: zarr.Group, name: str) -> bool:
 
 def _read_names(array: zarr.Array[Any], config: DataConfig) -> tuple[str, ...]:
     try:
-        return tuple(text_of(name) for name in np.asarray(array[...]).ravel().tolist())
+        return tuple(text_of(name) for name in np.asarray(retried(lambda: array[...], lambda: f"feature_names of {config.shown_store!r}")).ravel().tolist())
     except Exception as error:  # codecs and stores raise whatever they like
         raise ChunkError(f"feature_names of {config.shown_store!r} cannot be read ({type(error).__name__}: {config.without_secrets(str(error))}); "
                          "write that array again, or remove it") from None

@@ -53,6 +53,11 @@ class Engine(Protocol):
     @property
     def dashboard_link(self) -> str | None: ...
 
+    @property
+    def read_retries(self) -> int:
+        """Reads that failed for a moment and were tried again, in all scans so far; without those of workers that died before they told."""
+        ...
+
     def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
         """Sum over all slabs; ``slab_done`` is called with the number of each, from this thread, in any order."""
         ...

@@ -13,6 +13,7 @@ from dask.callbacks import Callback
 from streamlr.config import ClusterConfig
 from streamlr.data.held import HeldRows
 from streamlr.data.partition import Partition
+from streamlr.data.retries import take_read_retries
 from streamlr.data.source import Source
 from streamlr.execution.engine import Engine, Scan, one_blas_thread, release_memory, slab_sums, sum_tree
 from streamlr.execution.process import process_peak_bytes, settle_allocator
@@ -42,6 +43,7 @@ class SerialEngine:
 
     def __init__(self) -> None:
         self._holder = _Holder()
+        self.read_retries = 0
 
     def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
         held = self._holder.source(source, partition)
@@ -52,7 +54,9 @@ class SerialEngine:
                 slab_done(slab)
 
         with one_blas_thread():
-            return fold(nodes())
+            sums = fold(nodes())
+        self.read_retries += take_read_retries()
+        return sums
 
     def peak_memory_bytes(self) -> int:
         return process_peak_bytes()
@@ -81,6 +85,7 @@ class ThreadsEngine:
         self.n_threads = n_threads
         self.description = f"{n_threads} thread{'s' * (n_threads > 1)}"
         self._holder = _Holder()
+        self.read_retries = 0
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="streamlr")
 
     def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
@@ -91,7 +96,9 @@ class ThreadsEngine:
         graph |= {"source": self._holder.source(source, partition), "partition": partition, "scan": scan, **tree.tasks}
         done = Callback(posttask=lambda key, *_: slab_done(key[1]) if isinstance(key, tuple) and key[0] == "slab" else None)
         with one_blas_thread(), done:
-            return dask.threaded.get(graph, cast(Any, tree.root), pool=self._pool, num_workers=self.n_threads)
+            sums = dask.threaded.get(graph, cast(Any, tree.root), pool=self._pool, num_workers=self.n_threads)
+        self.read_retries += take_read_retries()
+        return sums
 
     def peak_memory_bytes(self) -> int:
         return process_peak_bytes()

@@ -26,6 +26,8 @@ _STEP_PER_TOLERANCE = 10.0
 """How far the optimum may be thought to be, in tolerances and relative to the largest coefficient, when the gradient is
 within the tolerance: beyond it the gradient is small because the objective is flat, not because the optimum is near."""
 
+_NOTHING = 1e-15
+"""A gradient that is no larger is rounding: along a singular direction it still makes for a long step, which means nothing."""
 _NO_DECREMENT = 1e-20
 """A predicted decrease of the objective that is nothing but rounding: the square of the precision of its gradient, and less."""
 
@@ -157,7 +159,7 @@ def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step:
         return None, waited
     size = max(0.1, float(np.abs(at.point).max()))
     reach = 0.0
-    if newton_step is not None and -float(at.gradient @ newton_step) > _NO_DECREMENT:
+    if newton_step is not None and at.gradient_max > _NOTHING and -float(at.gradient @ newton_step) > _NO_DECREMENT:
         reach = float(np.abs(newton_step).max())
     far = reach > _FAR * size
     if far and waited + 1 >= _PATIENCE and not objective.penalized:
