@@ -163,7 +163,7 @@ def subset() -> Iterator[Cell]:
     yield Cell(200, "float32", 32, "lz4", "lbfgs", layout="zip", chunks=3, max_passes=2)
     yield Cell(100, "float32", 16, "lz4", "auto", "processes", chunks=12, max_passes=2)
     yield Cell(100, "float32", 32, "lz4", "lbfgs", "processes", workers=1, workers_threads=4, limit_mb=300, chunks=6, max_passes=2)
-    yield Cell(100, "float32", 16, "lz4", "lbfgs", "address", chunks=6, limit_mb=1000, max_passes=2)
+    yield Cell(100, "float32", 16, "lz4", "lbfgs", "address", chunks=12, limit_mb=1000, max_passes=2)
 
 
 def main() -> None:
