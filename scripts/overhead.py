@@ -56,7 +56,8 @@ def main() -> None:
     print(f"{'workers':>8}{'slabs':>10}{'seconds':>10}{'ms a slab':>11}")
     for workers in options.workers:
         with LocalCluster(n_workers=workers, threads_per_worker=1, processes=options.processes, dashboard_address=None,
-                          silence_logs=logging.ERROR, memory_limit=0) as cluster, ClusterEngine(Client(cluster)) as engine:
+                          silence_logs=logging.ERROR, memory_limit=0) as cluster, \
+                ClusterEngine(Client(cluster), cluster.scheduler_address, 300.0) as engine:
             seconds_of_pass(engine, 100)
             for slabs in options.slabs:
                 seconds = float(np.median([seconds_of_pass(engine, slabs) for _ in range(3 if slabs <= 10_000 else 1)]))

@@ -11,7 +11,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -89,7 +89,7 @@ class Workers:
         TimeoutError, OSError
             When it does not answer.
         """
-        workers: dict[str, Any] = self._ask("identity", n_workers=-1)["workers"]
+        workers: dict[str, Any] = self._ask("identity", {"n_workers": -1})["workers"]
         now = time.monotonic()
         heard = {address: float(worker["last_seen"]) for address, worker in workers.items()}
         # its clock may differ from ours, so what counts is since when it says the same
@@ -109,7 +109,7 @@ class Workers:
         TimeoutError, OSError
             When the scheduler does not answer.
         """
-        tasks = self._ask("processing", workers=None)
+        tasks = self._ask("processing", {"workers": None})
         ours = {address: frozenset(str(key) for key in keys if name in str(key)) for address, keys in tasks.items()}
         return {address: keys for address, keys in ours.items() if keys}
 
@@ -125,8 +125,8 @@ class Workers:
             kill_workers(self._cluster, dropped)
             return
         try:
-            self._ask("restart_workers", seconds=_RESTART_SECONDS + ASK_SECONDS, workers=dropped, timeout=_RESTART_SECONDS,
-                      wait_for_workers=False, on_error="return", stimulus_id=f"streamlr-replace-{time.time()}")
+            self._ask("restart_workers", {"workers": dropped, "timeout": _RESTART_SECONDS, "wait_for_workers": False, "on_error": "return",
+                                          "stimulus_id": f"streamlr-replace-{time.time()}"}, _RESTART_SECONDS + ASK_SECONDS)
         except (TimeoutError, OSError) as error:  # the next look will tell whether it is the scheduler
             log.warning("could not replace %s: %s", ", ".join(dropped), str(error) or type(error).__name__)
 
@@ -136,11 +136,11 @@ class Workers:
             log.warning("%d of %d worker processes are gone for good; starting others", self._wanted - len(self._cluster.workers), self._wanted)
             self._cluster.scale(self._wanted)
 
-    def _ask(self, question: str, seconds: float = ASK_SECONDS, **arguments: Any) -> Any:
+    def _ask(self, question: str, arguments: Mapping[str, Any] | None = None, seconds: float = ASK_SECONDS) -> Any:
         scheduler = self._client.scheduler
         if scheduler is None:
             raise ConnectionError("the connection is closed")
-        return self._client.sync(getattr(scheduler, question), callback_timeout=seconds, **arguments)
+        return self._client.sync(getattr(scheduler, question), callback_timeout=seconds, **(arguments or {}))
 
 
 class Patience:
