@@ -207,6 +207,11 @@ def test_reads_that_go_on_failing_end_the_run_and_say_how_to_go_on(store: str, m
         streamlr.train({"data": {"store": "flaky:///flaky.zarr"}, "cluster": {"kind": "serial"}})
 
 
+def test_an_encrypted_address_without_files_for_it_is_refused() -> None:
+    with pytest.raises(ClusterError, match=r"tls://127.0.0.1:1.*check cluster.address and cluster.tls"):
+        open_engine(ClusterConfig(kind="address", address="tls://127.0.0.1:1"))
+
+
 @pytest.mark.parametrize(("tls", "message"), [
     ({"cert": "c", "key": "k"}, "cluster.tls.ca_file: missing"),
     ({"ca_file": "nowhere.pem", "cert": "c", "key": "k"}, r"cluster.tls.ca_file: cannot read 'nowhere.pem' \(No such file or directory\)"),

@@ -39,6 +39,8 @@ def cli(verbose: bool) -> None:
     """Exact linear models on data that does not fit in memory."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("streamlr").setLevel(logging.INFO if verbose else logging.WARNING)
+    if not verbose:
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what of its troubles a person should know, streamlr says itself
 
 
 cli.add_command(synth_command)

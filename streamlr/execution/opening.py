@@ -70,9 +70,9 @@ def open_address(config: ClusterConfig) -> Engine:
     security = None if config.tls is None else _security(config.tls)
     try:
         client = Client(config.address, timeout=_CONNECT_SECONDS, security=security)
-    except (OSError, TimeoutError, ValueError) as error:
+    except (OSError, TimeoutError, ValueError, TypeError) as error:  # a tls address without files is a TypeError
         raise ClusterError(f"no Dask scheduler answers at {config.address!r} within {_CONNECT_SECONDS} s ({error}); check "
-                           "cluster.address, or start one with `dask scheduler`") from error
+                           "cluster.address and cluster.tls, or start one with `dask scheduler`") from error
     try:
         client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
     except TimeoutError:
