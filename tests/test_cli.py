@@ -350,7 +350,7 @@ def test_statuses_are_those_of_the_process(arguments: list[str], status: int, pl
 
 
 def test_a_scheduler_that_is_not_there_is_status_1(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.execution.cluster._CONNECT_SECONDS", 1)  # it waits for 30 s else
+    monkeypatch.setattr("streamlr.execution.opening._CONNECT_SECONDS", 1)  # it waits for 30 s else
     done = streamlr_here("train", "--config", "c.yaml", "--set", "cluster.kind=address", "--set", "cluster.address=tcp://127.0.0.1:9",
                          cwd=fresh(place, tmp_path))
     assert done.returncode == 1
