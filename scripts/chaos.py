@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", choices=["threads", "processes"], default=["threads", "processes"], help="by turns")
     parser.add_argument("--hang", type=float, default=10.0, help="times the undisturbed run after which one is given up as hung")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, children would inherit that it is ignored
     dice = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distributed import Client, KilledWorker, LocalCluster, TimeoutError
+from distributed.comm.core import CommClosedError
 from threadpoolctl import threadpool_limits
 
 from streamlr.data.held import HeldRows
@@ -200,6 +201,8 @@ class ClusterEngine:
             except TimeoutError:
                 seconds *= 2
                 self._look_after("the sum of all slabs")
+            except CommClosedError as error:  # whether the scheduler is gone is looked at before the pass is sent again
+                raise _LostError(f"the connection broke while the sum was fetched ({error})") from error
             except Exception:
                 _require_success(root, "the sum of all slabs")
                 raise
