@@ -115,6 +115,11 @@ class RunDirectory:
         commit_file(self.path / name, lambda file: file.write(text.encode("utf-8")))
 
 
+def remedy(error: WriteError) -> str:
+    """What to do about a write that failed, for the middle of a sentence."""
+    return "make room" if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM else "see to that"
+
+
 def _tidy(path: Path) -> None:
     """Drop what a death between a write and its rename left; a model that had just made way for another comes back."""
     for old in path.glob(f".{MODEL_NAME}.old-*"):

@@ -281,6 +281,10 @@ class StoredArray:
         self._refuse_rewritten(index)
 
     def _refuse_rewritten(self, index: tuple[int, ...]) -> None:
+        changed = None if any(index) else self._watch.metadata_changed()
+        if changed is not None:
+            raise ChunkError(f"the metadata of {self.name} have changed ({changed}) after the store was opened: it may be in the middle of being written "
+                             "again. Bring back what was there and go on with --resume, or train on the new data with --overwrite")
         found = self._watch.rewritten(index)
         if found is not None:
             raise ChunkError(f"{self.chunk_name(index)} was written again ({found}) after the store was opened: the sums would mix old data with new. "
@@ -345,10 +349,12 @@ class StoredArray:
         first = tuple(i * per for i, per in zip(shard, layout.chunks_per_shard, strict=True))
         try:
             raw = sync((self._array.store_path / key).get(default_buffer_prototype(), request))
-            entries = read_shard_index(b"" if raw is None else raw.to_bytes(), layout)
+            where = read_shard_index(b"" if raw is None else raw.to_bytes(), layout)
+            if where.overlapping.any():
+                raise DamagedChunkError("the index of its shard has chunks overlap")
         except DamagedChunkError as error:
             raise ChunkError(f"{self.chunk_name(first)} is damaged: {error}; restore it or write the store again") from error
-        absent = np.argwhere(entries[..., 0] == entries.dtype.type(NO_CHUNK))
+        absent = np.argwhere(where.entries[..., 0] == np.uint64(NO_CHUNK))
         for within in absent.tolist():
             index = tuple(i + j for i, j in zip(first, within, strict=True))
             if all(i * part < size for i, part, size in zip(index, self.chunk_shape, self.shape, strict=True)):
