@@ -105,10 +105,12 @@ def end(process: subprocess.Popen[bytes], seconds: float) -> str:
     """Wait for the run, and for all that it started; says what was wrong with that."""
     try:
         process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    except BaseException as error:  # a session that is broken off leaves nothing running
+        for other in (*group_of(process.pid), process):
+            other.kill()
         process.wait()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
         return f"HUNG for {seconds:.0f} s"
     deadline = time.monotonic() + GOING_SECONDS
     while left := group_of(process.pid):
@@ -121,7 +123,7 @@ def end(process: subprocess.Popen[bytes], seconds: float) -> str:
 
 
 def group_of(leader: int) -> list[psutil.Process]:
-    """Processes that a run has started and that still live, the run itself being over."""
+    """Processes of a run that still live."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, ProcessLookupError):

@@ -22,7 +22,7 @@ from zarr.storage import LocalStore, WrapperStore
 
 from streamlr.data.decoding import DamagedChunkError
 from streamlr.data.files import NO_CHUNK, MissingChunkError, ShardLayout, chunk_files, read_shard_index, shard_layout
-from streamlr.data.footprint import STORED_SLACK, TEXT_LABEL_BYTES, ZARR_CHUNKS_IN_FLIGHT, Footprint, decoder_copies
+from streamlr.data.footprint import STORED_SLACK, TEXT_LABEL_BYTES, ZARR_CHUNKS_IN_FLIGHT, Footprint
 from streamlr.data.retries import READ_ATTEMPTS, is_transient, retried
 from streamlr.data.source import Buffer
 from streamlr.data.watch import FileWatch
@@ -153,7 +153,7 @@ class StoredArray:
         stored = 0 if decoder.is_raw and self._files.shards is None else self._largest_chunk(chunk_bytes)
         in_place = all(part == size or (axis == self.sample_axis and (axis == 0 or rows <= part))  # as `_place_chunk` asks
                        for axis, (size, part) in enumerate(zip(self.shape, self.chunk_shape, strict=True)))
-        return Footprint(decoded, stored, round(chunk_bytes * ((not in_place) + decoder_copies(decoder))))
+        return Footprint(decoded, stored, round(chunk_bytes * ((not in_place) + decoder.copies(self._files.head()))))
 
     def _largest_chunk(self, chunk_bytes: int) -> int:
         assert self._files is not None

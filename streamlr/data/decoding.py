@@ -22,6 +22,10 @@ from numpy.typing import NDArray
 Bytes = bytes | memoryview
 _CRC_BYTES = 4
 _BLOSC_HEADER_BYTES = 16
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_HEADER_BYTES = 18
+_GATHERED_COPIES = 1.0
+"""Of a Zstandard frame that does not state its size, which is gathered elsewhere and copied."""
 
 
 class DamagedChunkError(Exception):
@@ -55,6 +59,19 @@ def _blosc(encoded: Bytes) -> Bytes:
     return view
 
 
+def zstd_bytes(encoded: Bytes) -> int | None:
+    """Decoded bytes by the header of a Zstandard frame (RFC 8878, 3.1.1.1); None where it does not state them, or is none."""
+    head = bytes(memoryview(encoded)[:_ZSTD_HEADER_BYTES])
+    if len(head) < 5 or head[:4] != _ZSTD_MAGIC:
+        return None
+    flag, single, dictionary = head[4] >> 6, head[4] >> 5 & 1, (0, 1, 2, 4)[head[4] & 3]
+    width = (single, 2, 4, 8)[flag]
+    at = 5 + (not single) + dictionary
+    if width == 0 or len(head) < at + width:
+        return None
+    return int.from_bytes(head[at : at + width], "little") + (256 if width == 2 else 0)
+
+
 class _Zlib:
     """zlib, which numcodecs lets pass with anything behind its end."""
 
@@ -77,11 +94,11 @@ class _BytesCodec:
     """Decoded chunks that the decoder makes beside the one that it fills."""
 
 
-# Blosc writes to the place of the values, Zstandard hands over bytes that are copied there, and the others gather theirs in pieces that are joined at the end
+# Blosc and Zstandard write to the place of the values, the others gather theirs in pieces that are joined at the end
 _BYTES_CODECS: dict[str, Callable[[], _BytesCodec]] = {
     "crc32c": lambda: _BytesCodec(_strip_crc32c, None),
     "blosc": lambda: _BytesCodec(_blosc, numcodecs.Blosc()),
-    "zstd": lambda: _BytesCodec(None, numcodecs.Zstd(), 1.0),
+    "zstd": lambda: _BytesCodec(None, numcodecs.Zstd()),
     "gzip": lambda: _BytesCodec(None, numcodecs.GZip(), 2.5),
     "zlib": lambda: _BytesCodec(None, _Zlib(), 2.0),
 }
@@ -101,6 +118,11 @@ class Decoder:
         """Whether the stored bytes are the values themselves."""
         return not self.codecs
 
+    def copies(self, head: Bytes) -> float:
+        """Decoded chunks that exist for a moment beside the one that is filled, of chunks whose stored bytes begin so (nothing: not known)."""
+        gathered = bool(head) and bool(self.codecs) and isinstance(self.codecs[-1].decoder, numcodecs.Zstd) and zstd_bytes(head) is None
+        return sum(codec.copies for codec in self.codecs) + gathered * _GATHERED_COPIES
+
     def decode(self, encoded: Bytes, out: NDArray[Any]) -> None:
         """Decode into ``out``, C-contiguous, of the shape of a whole chunk.
 
@@ -119,6 +141,9 @@ class Decoder:
             if last and isinstance(codec.decoder, numcodecs.Blosc):
                 _require_length(struct.unpack("<I", memoryview(encoded)[4:8])[0], target.nbytes)
                 _run(codec.decoder, encoded, target)
+                return
+            if last and isinstance(codec.decoder, numcodecs.Zstd) and zstd_bytes(encoded) == target.nbytes:
+                _run(codec.decoder, encoded, target)  # numcodecs would leave the rest of a larger place as it was, hence the comparison
                 return
             encoded = _run(codec.decoder, encoded, None)
         _require_length(memoryview(encoded).nbytes, target.nbytes)

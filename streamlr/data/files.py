@@ -21,6 +21,7 @@ from streamlr.data.source import Buffer
 NO_CHUNK = 2**64 - 1
 """Offset and length of a chunk that a shard lacks."""
 _SHARD_INDICES_KEPT = 64
+_HEAD_BYTES = 32
 
 
 class MissingChunkError(Exception):
@@ -120,6 +121,14 @@ class ChunkFiles:
                 read_exactly(file.fileno(), out.reshape(-1).view(np.uint8), first * out[:1].nbytes)
         except FileNotFoundError:
             raise MissingChunkError from None
+
+    def head(self) -> bytes:
+        """The first bytes of the first chunk; none where it is missing, or in a shard."""
+        try:
+            with open_chunk(self.path_of((0,) * len(self.grid))) as file:
+                return b"" if self.shards is not None else file.read(_HEAD_BYTES)
+        except (OSError, DamagedChunkError):
+            return b""  # the read that follows will tell
 
     def prefetch(self, index: tuple[int, ...]) -> None:
         """Ask the operating system to bring the file of a chunk into memory meanwhile; a hint, so failures do not matter."""
