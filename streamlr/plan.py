@@ -140,7 +140,7 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
         if smaller != fraction:
             fraction = smaller
             fitted.append(f"sample of {round(smaller * source.n_rows):,} rows" if smaller else "no sample")
-            reason = choose_reason(source, smaller)
+            reason = choose_reason(source, smaller, name)
     threads = workers.threads_per_process
     while limit is not None and threads > 1:
         if _peaks(_demand(config, source, name, fraction, outputs, threads * workers.processes), workers, threads)[1] <= limit:
@@ -236,16 +236,18 @@ def choose_solver(config: TrainConfig, source: Source, outputs: int = 1) -> tupl
         return name, 0.0, "solver.name asks for it"
     n_features = source.n_features + config.model.fit_intercept
     fraction = sample_fraction(source.n_rows, n_features, outputs, source.n_features * source.dtype.itemsize)
+    method = "proximal" if config.model.penalty.l1 > 0 or config.model.bounds.given else "lbfgs"
     if fraction == 0.0:
         why = f"more than the {MOST_PARAMETERS} for which a sample's Hessian is worth its cost" if n_features > MOST_PARAMETERS else \
             "too many for the rows that a sample could hold"
-        return "lbfgs", 0.0, f"{source.n_features} features: {why}"
-    return "lbfgs", fraction, choose_reason(source, fraction)
+        return method, 0.0, f"{source.n_features} features: {why}"
+    return method, fraction, choose_reason(source, fraction, method)
 
 
-def choose_reason(source: Source, fraction: float) -> str:
-    """Why L-BFGS, for a person."""
+def choose_reason(source: Source, fraction: float, method: str) -> str:
+    """Why this method, for a person."""
     if not fraction:
         return f"{source.n_features} features: cluster.memory_limit leaves no room for a sample of use"
     rows = int(np.ceil(fraction * source.n_rows))
-    return f"{source.n_features} features: L-BFGS from the optimum of a sample of about {rows} rows, with its Hessian as metric"
+    named = {"lbfgs": "L-BFGS", "proximal": "l1 or bounds: proximal quasi-Newton"}[method]
+    return f"{source.n_features} features: {named} from the optimum of a sample of about {rows} rows, with its Hessian as metric"

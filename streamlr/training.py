@@ -32,17 +32,21 @@ from streamlr.kernels.labels import LabelScan, LabelSums
 from streamlr.kernels.survey import SurveyScan, SurveySums
 from streamlr.model import Model
 from streamlr.objective import Moments, Objective, data_coordinates
+from streamlr.penalty import with_features_by_number
 from streamlr.plan import check_plan, make_plan, workers_of
 from streamlr.run_directory import RunDirectory
-from streamlr.solvers import GradientDescent, Lbfgs, Newton, Outcome, Solver, State, minimize
+from streamlr.solvers import GradientDescent, Lbfgs, Newton, Outcome, Proximal, Solver, State, minimize
 from streamlr.solvers.gradient_descent import GradientDescentState
 from streamlr.solvers.lbfgs import LbfgsState
 from streamlr.solvers.newton import NewtonState
+from streamlr.solvers.proximal import ProximalState
 from streamlr.warm_start import join_sample, sampled_metric, start_from_sample
 
 log = logging.getLogger(__name__)
 
-_STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState}
+_STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState,
+                                  "proximal": ProximalState}
+_SOLVERS: dict[str, type[Lbfgs | Newton | Proximal]] = {"lbfgs": Lbfgs, "newton": Newton, "proximal": Proximal}
 _BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options")
 
 
@@ -172,7 +176,8 @@ class _Run:
     def _use_classes(self, classes: NDArray[Any], factors: NDArray[np.float64] | None) -> None:
         """What follows from the classes and their weights: the source, the family, and a plan for as many outputs as it has."""
         self.class_factors = factors
-        self.model = replace(self.settings.model, family=cast(Any, family_of(self.settings.model.family, classes).name))
+        model = with_features_by_number(self.settings.model, self.source.n_features, self.source.feature_names)
+        self.model = replace(model, family=cast(Any, family_of(model.family, classes).name))
         if factors is not None:
             self.source = with_class_weights(self.source, classes, factors)
             self._make_plan(1)
@@ -250,21 +255,21 @@ class _Run:
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
         point = _start_point(problem, self.start)
-        unknown = self.source.has_offset or self.start is not None
+        unknown = self.source.has_offset or self.start is not None or bool(problem.objective.coordinates.split(point)[0].any())
         start = problem.objective.evaluate(point[None, :], "pass 2")[0] if unknown else problem.objective.without_features(point)
-        if isinstance(problem.solver, Lbfgs) and sample is not None:
+        if isinstance(problem.solver, Lbfgs | Proximal) and sample is not None:
             solver, state = start_from_sample(problem.objective, problem.solver, sample, start)
             return replace(problem, solver=solver), state
         return problem, problem.solver.init(problem.objective, start)
 
     def _problem(self, classes: NDArray[Any], moments: Moments) -> _Problem:
-        """The objective in the coordinates of the solver that was asked for; ``auto`` is L-BFGS, which `_begin` gives a sample to start from."""
+        """The objective in the coordinates of the solver that was asked for; ``auto`` is what the plan says, which `_begin` gives a sample to start from."""
         wanted, model = self.settings.solver, self.model
         if wanted.name == "gradient_descent":
             objective = Objective(self.scanner, model, classes, moments, data_coordinates(moments, model.fit_intercept))
-            return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, objective.penalized))
+            return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, bool(objective.penalty_scale.any())))
         objective = Objective(self.scanner, model, classes, moments)
-        return _Problem(objective, Newton(objective, wanted.tolerance) if wanted.name == "newton" else Lbfgs(objective, wanted.tolerance))
+        return _Problem(objective, _SOLVERS[self.plan.solver](objective, wanted.tolerance))
 
     def _survey(self, classes: NDArray[Any], sample_fraction: float) -> SurveyScan:
         return SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family)
@@ -363,7 +368,8 @@ class _Run:
 
     def _fingerprint(self) -> dict[str, str]:
         """What must be the same for a checkpoint to be continued: all keys that the bits depend on, and the shape of the data."""
-        flat = {key: repr(value) for key, value in flat_settings(self.settings.to_public_dict()) if not key.startswith(_BITS_DO_NOT_DEPEND_ON)}
+        flat = {key: repr(value) for key, value in flat_settings(self.settings.to_public_dict()) if not key.startswith(_SOLVERS: dict[str, type[Lbfgs | Newton | Proximal]] = {"lbfgs": Lbfgs, "newton": Newton, "proximal": Proximal}
+_BITS_DO_NOT_DEPEND_ON)}
         data = {"data shape": f"({self.source.n_rows}, {self.source.n_features})", "data dtype": str(self.source.dtype),
                 "data chunk rows": str(self.source.chunk_rows), "data bytes": str(self.source.stored_bytes)}
         return {**flat, **data}
@@ -371,7 +377,7 @@ class _Run:
     def _result(self, problem: _Problem, state: State, outcome: Outcome) -> TrainResult:
         objective, solver = problem.objective, problem.solver
         with np.errstate(over="ignore", invalid="ignore"):
-            W, b = objective.coordinates.to_data_units(solver.result(state))
+            W, b = objective.to_data_units(solver.result(state))
         model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.source.feature_names, self.model.family)
         summary = {
             "status": outcome.status, "reason": outcome.reason, "passes": len(self.history), "objective": state.value, "loss": state.loss,
@@ -380,7 +386,7 @@ class _Run:
             "worker_peak_memory_bytes": self.engine.memory_of_workers(peak=True), "projected_worker_memory_bytes": self.plan.worker_peak_bytes,
             "bytes_read": sum(line["bytes_read"] for line in self.history), "read_retries": self.engine.read_retries,
             "store": self.settings.data.shown_store or None, "rows": self.source.n_rows, "features": self.source.n_features,
-            "dtype": str(self.source.dtype), "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
+            "dtype": str(self.source.dtype), "nonzero": int(np.count_nonzero(W)), "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
             "family": self.model.family, "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.engine.description,
             "python": platform.python_version(), "numpy": np.__version__, "blas": blas_core()}
         summary = {key: finite(value) for key, value in summary.items()}
@@ -392,7 +398,7 @@ class _Run:
 def _start_point(problem: _Problem, model: Model | None) -> NDArray[np.float64]:
     """The model's, if there is one; else zero for gradient descent, as its formulas have it, and the best intercept for the others."""
     if model is not None:
-        return problem.objective.coordinates.from_data_units(model.coef_.T, model.intercept_)
+        return problem.objective.from_data_units(model.coef_.T, model.intercept_)
     return np.zeros(problem.objective.size) if isinstance(problem.solver, GradientDescent) else problem.objective.start()
 
 
