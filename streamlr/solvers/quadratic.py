@@ -71,8 +71,7 @@ class Curvature:
     def solve(self, at: Index, rhs: Array) -> Array:
         """The inverse of a part of B times ``rhs``, (k,)."""
         if self.hessian.ndim == 2:
-            solution: Array = np.linalg.solve(self.part(at), rhs)
-            return solution
+            return np.asarray(np.linalg.solve(self.part(at), rhs), dtype=np.float64)
         inverse, W = 1.0 / (self.hessian + self.added)[at], self.vectors[:, at]
         small = np.diag(self.signs) + (W * inverse) @ W.T  # Woodbury; the inverse of a sign is itself
         return inverse * rhs - inverse * (W.T @ np.linalg.solve(small, W @ (inverse * rhs)))
