@@ -136,7 +136,7 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     name, fraction, reason = choose_solver(config, source, outputs)
     fitted = []
     if fraction and limit is not None:
-        smaller = _fitting_sample(config, source, fraction, outputs, limit)
+        smaller = _fitting_sample(config, source, name, fraction, outputs, limit)
         if smaller != fraction:
             fraction = smaller
             fitted.append(f"sample of {round(smaller * source.n_rows):,} rows" if smaller else "no sample")
@@ -162,7 +162,7 @@ def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, o
     partition = plan_slabs(source, threads, outputs)
     demand = Demand(
         partition, source.n_features, source.dtype.itemsize, outputs, _CANDIDATES.get(solver, _MOST_CANDIDATES), solver == "newton",
-        math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows))
+        math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows), solver == "proximal")
     if demand.newton and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand
@@ -178,12 +178,12 @@ def _peaks(demand: Demand, workers: Workers, threads: int) -> tuple[int, int]:
     return max(worker, leader_peak(demand, available_cores(), workers.base_bytes)), worker
 
 
-def _fitting_sample(config: TrainConfig, source: Source, fraction: float, outputs: int, limit: int) -> float:
+def _fitting_sample(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, limit: int) -> float:
     """The largest of fraction, fraction / 2, ... with which one thread fits, whatever the engine; 0 where none of use does."""
     least = sample_fraction(source.n_rows, source.n_features + config.model.fit_intercept, outputs, source.n_features * source.dtype.itemsize, least=True)
     share = 1.0
     while share >= _SMALLEST_SAMPLE and share * fraction >= least:
-        demand = _demand(config, source, "lbfgs", share * fraction, outputs, 1)
+        demand = _demand(config, source, solver, share * fraction, outputs, 1)
         if max(local_peak(demand, 1, _NOMINAL_BYTES), worker_peak(demand, 1, 1, _NOMINAL_BYTES)) <= limit:
             return share * fraction
         share /= 2

@@ -30,7 +30,7 @@ OTHER_VALUES: dict[str, Any] = {  # one allowed value of every key that is not i
     "data.store": "there.zarr", "data.features": "counts", "data.target": "label", "data.weights": "w", "data.offset": "o", "data.groups": "g",
     "data.sample_axis": 1, "data.missing_chunks": "fill", "model.fit_intercept": False, "model.standardize": True, "model.penalty.l2": 0.25,
     "model.penalty.factors": [1.0, 0.5, 0.0], "model.bounds.lower": 0.0, "model.bounds.upper": {"age": 2.0, 1: 3.0}, "model.class_weight": {0: 1.5, "yes": 2.0},
-    "solver.name": "newton", "solver.tolerance": 1e-5, "solver.max_passes": 7, "solver.learning_rate": 0.125,
+    "solver.name": "proximal", "solver.tolerance": 1e-5, "solver.max_passes": 7, "solver.learning_rate": 0.125,
     "cluster.kind": "processes", "cluster.workers": 3, "cluster.threads_per_worker": 2, "cluster.memory_limit": 2_000_000_000,
     "cluster.address": "tcp://host:8786", "cluster.stall_seconds": 4.5, "run.directory": "runs/there", "run.checkpoint_every": 5, "run.seed": 11,
 }
