@@ -27,8 +27,11 @@ _MOST_ROUNDS = 40
 _PRECISION = 1e-4
 """Of the model's minimum, by its subgradient, relative to that at the start: the model itself is no better."""
 _SWEEPS = 3
-_SHORTEN = 0.5
-_MOST_SHORTENED = 12
+_SHORTER = (0.5, 0.25)
+"""Parts of Newton's step that are tried where it is not good as a whole."""
+_MOST_STOPS = 10
+"""Newton's steps in a row that end at a kink or a bound."""
+_MOST_HALVINGS = 24
 _RIDGE = 1e-11
 """Of the diagonal: far below any curvature that matters, and above the rounding of a Hessian that is singular."""
 
@@ -135,28 +138,51 @@ def minimum(gradient: Array, point: Array, B: Curvature, nonsmooth: Nonsmooth) -
 
 
 def _newton(x: Array, slope: Array, B: Curvature, nonsmooth: Nonsmooth) -> tuple[Array, Array]:
-    """Newton's step on the free entries, cut where signs would change, and shortened until the model falls; the new point and its slope."""
-    at = np.flatnonzero(nonsmooth.free(x))
-    if not len(at):
-        return x, slope
-    try:
-        direction = -B.solve(at, slope[at] + nonsmooth.thresholds[at] * np.sign(x[at]))
-    except np.linalg.LinAlgError:
-        return x, slope
-    if not np.isfinite(direction).all():
-        return x, slope
-    length = 1.0
-    for _ in range(_MOST_SHORTENED):
-        y = x.copy()
-        y[at] += length * direction
-        y[(nonsmooth.thresholds > 0) & (y * x < 0)] = 0.0
-        y = nonsmooth.clip(y)
-        p = y - x
-        Bp = B.product(p)
-        if float(slope @ p) + 0.5 * float(p @ Bp) + _rise(x, y, nonsmooth) <= 0.0:
-            return y, slope + Bp
-        length *= _SHORTEN
+    """Newton's steps on the free entries; the new point and its slope.
+
+    What would cross a kink or a bound stops there. Where the model does not fall that way, the step goes as far as the first entry that has to
+    stop, which it always may, and the next one is taken without that entry.
+    """
+    for _ in range(_MOST_STOPS):
+        at = np.flatnonzero(nonsmooth.free(x))
+        if not len(at):
+            break
+        try:
+            direction = -B.solve(at, slope[at] + nonsmooth.thresholds[at] * np.sign(x[at]))
+        except np.linalg.LinAlgError:
+            break
+        if not np.isfinite(direction).all():
+            break
+        first, stopped, goal = _first_stop(x, at, direction, nonsmooth)
+        for length in (1.0, *_SHORTER, first) if first < 1.0 else (1.0,):
+            y = x.copy()
+            y[at] += length * direction
+            y[(nonsmooth.thresholds > 0) & (y * x < 0)] = 0.0
+            if length == first:
+                y[at[stopped]] = goal
+            y = nonsmooth.clip(y)
+            p = y - x
+            Bp = B.product(p)
+            if float(slope @ p) + 0.5 * float(p @ Bp) + _rise(x, y, nonsmooth) < 0.0:
+                break
+        else:
+            break
+        x, slope = y, slope + Bp
+        if length == 1.0:
+            break
     return x, slope
+
+
+def _first_stop(x: Array, at: Index, direction: Array, nonsmooth: Nonsmooth) -> tuple[float, int, float]:
+    """Length of a step to the first kink or bound on the way, which of the entries ``at`` meets it, and where; infinity where none does."""
+    here = x[at]
+    kink = np.where((nonsmooth.thresholds[at] > 0) & (here * direction < 0), 0.0, np.nan)
+    bound = np.where(direction > 0, nonsmooth.upper[at], nonsmooth.lower[at])
+    goal = np.where(np.isnan(kink), bound, np.where(direction > 0, np.minimum(kink, bound), np.maximum(kink, bound)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        lengths = np.where(direction != 0, (goal - here) / direction, np.inf)
+    stopped = int(np.argmin(lengths))
+    return float(lengths[stopped]), stopped, float(goal[stopped])
 
 
 def _rise(x: Array, y: Array, nonsmooth: Nonsmooth) -> float:
@@ -186,10 +212,10 @@ def _coordinates(x: Array, slope: Array, B: Curvature, nonsmooth: Nonsmooth, at:
 def _steps(x: Array, slope: Array, B: Curvature, nonsmooth: Nonsmooth, at: Index) -> Array:
     """A step of proximal gradients, scaled by the diagonal, shortened until the model falls by what it promises."""
     diagonal, length = B.diagonal, 1.0
-    for _ in range(2 * _MOST_SHORTENED):
+    for _ in range(_MOST_HALVINGS):
         y = nonsmooth.nearest(x - length * slope / diagonal, diagonal / length)
         p = y - x
         if float(p @ B.product(p)) <= float(p @ (diagonal * p)) / length:
             return y
-        length *= _SHORTEN
+        length *= 0.5
     return x
