@@ -212,12 +212,14 @@ class Objective:
         return self.nonsmooth.clip(self.coordinates.from_data_units(W, b))
 
     def to_data_units(self, parameters: Array) -> tuple[Array, Array]:
-        """W, (n, c), and b, (c,), in the units of the data; W within its bounds, which a division by the scale may leave by a rounding."""
+        """W, (n, c), and b, (c,), in the units of the data; at its bounds exactly where the parameters are, which a division by the scale need not be."""
         W, b = self.coordinates.to_data_units(parameters)
         if not self.model.bounds.given:
             return W, b
-        bounds = Penalty.of(self.model, len(W))
-        return np.clip(W, bounds.lower[:, None], bounds.upper[:, None]), b
+        V, bounds = self.coordinates.split(parameters)[0], Penalty.of(self.model, len(W))
+        lower, upper = bounds.lower[:, None], bounds.upper[:, None]
+        W = np.where(self._penalty.lower[:, None] >= V, lower, np.where(self._penalty.upper[:, None] <= V, upper, W))
+        return np.clip(W, lower, upper), b
 
     @property
     def size(self) -> int:

@@ -170,7 +170,7 @@ def _solve_proximal(objective: Objective, sample: SampledRows, engine: Engine, s
     state, outcome = minimize(on_sample, solver, solver.init_with(first, hessian, None, FIRST_STEPS if plain else np.ones(1)), 0,
                               _MOST_SAMPLE_PASSES, lambda *_: None)
     log.info("sample of %d rows, proximal: %s at a gradient of %.2g", n_rows, outcome.status, state.gradient_max)
-    if plain or outcome.status == DIVERGED:
+    if plain:
         return state.point, None
     del first, hessian
     found = on_sample.evaluate(state.point[None, :], "sample", hessian=True)[0]
@@ -303,7 +303,7 @@ def _with_metric(objective: Objective, point: Array) -> SampleOptimum:
     found = objective.evaluate(point[None, :], "sample", hessian=True)[0]
     hessian = found.hessian
     assert hessian is not None
-    if found.separates or not np.isfinite(hessian).all():
+    if (found.separates and objective.free_to_grow(point)) or not np.isfinite(hessian).all():
         return SampleOptimum(point, None)
     if objective.scanner.source.n_rows < objective.moments.n_rows:
         _fill_unseen(hessian)
