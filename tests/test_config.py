@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from streamlr.config import ClusterConfig, SolverConfig, TrainConfig, load_config
+from streamlr.config_tree import flat_settings
 from streamlr.errors import ConfigError
 
 TOP = Path(__file__).parents[1]
@@ -326,3 +327,7 @@ def test_class_weights_are_balanced_or_numbers() -> None:
 def test_what_goes_with_no_such_family_is_refused(settings: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config({}, settings)
+
+
+def test_keys_that_are_numbers_have_a_dotted_name_too() -> None:
+    assert flat_settings({"model": {"class_weight": {0: 2.0, "a": 1.0}}}) == [("model.class_weight.0", 2.0), ("model.class_weight.a", 1.0)]

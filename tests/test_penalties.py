@@ -539,6 +539,7 @@ def test_a_hessian_may_be_shared_by_problems_that_differ_in_their_penalty() -> N
 # the estimator ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:'penalty' was deprecated:FutureWarning")
 @pytest.mark.parametrize("parameters", [{"penalty": "l1", "C": 0.1}, {"penalty": "elasticnet", "l1_ratio": 0.4, "C": 0.2}, {"l1_ratio": 0.7, "C": 0.05}])
 @pytest.mark.parametrize("family", ["logistic", "softmax"])
 def test_the_estimator_means_what_scikit_learn_means(family: str, parameters: dict[str, Any]) -> None:
