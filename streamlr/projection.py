@@ -31,6 +31,8 @@ MOST_PACKED_BYTES = 8 * 2**20
 """Of a leaf that BLAS copies into an order of its own for a product, at most."""
 DRAW_BYTES = 17
 """Of each row of a block, while the hash of its number decides whether it belongs to the sample."""
+SPLIT_BYTES = 40
+"""Of each row, while it is found out whether it is held out: its number or group, their hash and what it is held against."""
 HESSIANS_OF_THREAD = 3
 """The sum so far, that of a leaf and the product it is made of; or two and their sum."""
 HESSIANS_OF_INVERSE = 5
@@ -74,6 +76,8 @@ class Demand:
     """Of a block of features."""
     labels: Footprint
     """Of the labels and weights of a block."""
+    held_out: bool = False
+    """Whether some rows are held out."""
 
     @property
     def row_bytes(self) -> int:
@@ -149,6 +153,8 @@ def _thread_bytes(demand: Demand) -> int:
     leaf = demand.partition.leaf_rows * demand.n_features * 8
     workspace = max(_leaf_bytes(demand), _sample_leaf(demand), leaf)
     vectors = LEAF_VECTORS * demand.candidates * demand.outputs * demand.partition.leaf_rows * 8
+    if demand.held_out:
+        vectors += (2 * 8 * demand.candidates + SPLIT_BYTES) * demand.partition.leaf_rows
     packed = min(_leaf_bytes(demand), MOST_PACKED_BYTES)
     return FIRST_USE_OF_THREAD_BYTES + reading + demand.labels.kept_bytes + workspace + vectors + packed
 
@@ -156,6 +162,7 @@ def _thread_bytes(demand: Demand) -> int:
 def _survey_bytes(demand: Demand) -> int:
     """What comes and goes with a block of the first pass."""
     draw = DRAW_BYTES * demand.partition.block_rows if demand.sample_rows < demand.partition.n_rows else 0
+    draw += SPLIT_BYTES * demand.partition.block_rows * demand.held_out
     return max(demand.reading.passing_bytes, demand.labels.passing_bytes, draw)
 
 
