@@ -92,12 +92,12 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
     DataError
         When the store or the data cannot be trained on.
     """
-    settings = load_config(config, overrides)
+    settings = load_config(config, overrides if validation is None else [*overrides, "validation.array=validation"])
     if resume and overwrite:
         raise ConfigError("resume and overwrite exclude each other: one goes on with a run, the other drops it")
     publish = publisher(subscribers)
     with ExitStack() as stack:
-        settings, source = _open_source(settings, _Arrays(X, y, sample_weight, offset, groups, validation))
+        source = _open_source(settings, _Arrays(X, y, sample_weight, offset, groups, validation))
         where = settings.run.directory
         directory = None if where is None else stack.enter_context(RunDirectory(where, resume=resume, overwrite=overwrite))
         if settings.cluster.kind == "address":
@@ -119,23 +119,20 @@ class _Arrays:
     validation: ArrayLike | None
 
 
-def _open_source(settings: TrainConfig, given: _Arrays) -> tuple[TrainConfig, Source]:
-    """Where the rows come from; and the configuration, which tells of an array of rows that are held out."""
+def _open_source(settings: TrainConfig, given: _Arrays) -> Source:
     if given.X is None and given.y is None:
         if given.groups is not None or given.validation is not None:
             raise ConfigError("groups and validation go with X and y; of a store, data.groups and validation.array name them")
         store = open_store(settings)
         store.check_chunks()
-        return settings, store
+        return store
     if given.X is None or given.y is None:
         raise ConfigError("X and y go together: one was given without the other")
     if given.validation is None and settings.validation.array is not None:
         raise ConfigError(f"validation.array: {settings.validation.array!r} is an array of a store; with X and y give its values as validation=")
-    if given.validation is not None:
-        settings = load_config(replace(settings, validation=replace(settings.validation, array="validation")))
     numbers = [None if values is None else np.asarray(values, dtype=np.float64) for values in (given.sample_weight, given.offset)]
     groups = given.groups if given.validation is None else given.validation
-    return settings, ArraySource(rows_of(given.X), labels_of(given.y), numbers[0], offset=numbers[1], groups=None if groups is None else np.asarray(groups))
+    return ArraySource(rows_of(given.X), labels_of(given.y), numbers[0], offset=numbers[1], groups=None if groups is None else np.asarray(groups))
 
 
 @dataclass(frozen=True, slots=True)

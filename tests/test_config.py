@@ -31,7 +31,7 @@ OTHER_VALUES: dict[str, Any] = {  # one allowed value of every key that is not i
     "data.sample_axis": 1,
     "data.missing_chunks": "fill", "model.fit_intercept": False, "model.standardize": True, "model.penalty.l2": 0.25,
     "model.class_weight": {0: 1.5, "yes": 2.0},
-    "validation.fraction": 0.25, "validation.array": "held",
+    "validation.fraction": 0.25,
     "solver.name": "newton", "solver.tolerance": 1e-5, "solver.max_passes": 7, "solver.learning_rate": 0.125,
     "cluster.kind": "processes", "cluster.workers": 3, "cluster.threads_per_worker": 2, "cluster.memory_limit": 2_000_000_000,
     "cluster.address": "tcp://host:8786", "cluster.stall_seconds": 4.5, "run.directory": "runs/there", "run.checkpoint_every": 5, "run.seed": 11,
