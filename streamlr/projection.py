@@ -32,7 +32,7 @@ MOST_PACKED_BYTES = 8 * 2**20
 DRAW_BYTES = 17
 """Of each row of a block, while the hash of its number decides whether it belongs to the sample."""
 SPLIT_BYTES = 40
-"""Of each row, while it is found out whether it is held out: its number or group, their hash and what it is held against."""
+"""Of each row of a leaf, while it is found out whether it is held out: its number or group, their hash and what it is held against."""
 HESSIANS_OF_THREAD = 3
 """The sum so far, that of a leaf and the product it is made of; or two and their sum."""
 HESSIANS_OF_INVERSE = 5
@@ -162,7 +162,6 @@ def _thread_bytes(demand: Demand) -> int:
 def _survey_bytes(demand: Demand) -> int:
     """What comes and goes with a block of the first pass."""
     draw = DRAW_BYTES * demand.partition.block_rows if demand.sample_rows < demand.partition.n_rows else 0
-    draw += SPLIT_BYTES * demand.partition.block_rows * demand.held_out
     return max(demand.reading.passing_bytes, demand.labels.passing_bytes, draw)
 
 

@@ -216,7 +216,7 @@ def test_a_run_stops_when_the_loss_has_not_fallen_and_keeps_the_model_at_which_i
     assert found.summary["early_stopped"] is True
     np.testing.assert_allclose(found.model.coef_[0], path[best][0], rtol=1e-11, atol=1e-13)
     assert 2 < best < 90
-    assert found.passes == best + patience + 2  # the first pass surveys, and the second evaluates zero again
+    assert found.passes == best + patience + 1  # the first pass, the survey, is at zero
     line = found.history[found.summary["validation_best_pass"] - 1]
     assert line["validation_loss"] == found.summary["validation_loss"] == min(line["validation_loss"] for line in found.history)
     assert line["validation_loss"] == pytest.approx(losses[best], rel=1e-12)
