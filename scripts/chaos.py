@@ -16,7 +16,7 @@ The coefficients have to be those of the undisturbed run, to the bit; no process
 runs where there are two, is held against undisturbed runs made just before and after, since a machine is not as busy at one
 time as at another. The exit status is 0 where all of that holds and no trial took more than --most times as long.
 
-    scripts/chaos                      200 kills (about three quarters of an hour)
+    scripts/chaos                      200 kills (about three quarters of an hour on an idle machine of two cores)
     scripts/chaos --kills 6 --rows 20000 --passes 15
 """
 
@@ -262,7 +262,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=400_000, help="rows of 20 features")
+    parser.add_argument("--rows", type=int, default=200_000, help="rows of 20 features")
     parser.add_argument("--passes", type=int, default=60, help="passes of a run; a checkpoint follows each")
     parser.add_argument("--every", type=int, default=9, help="trials between undisturbed runs")
     parser.add_argument("--most", type=float, default=3.0, help="times the undisturbed run that a trial may take")

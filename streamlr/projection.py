@@ -39,6 +39,8 @@ HESSIANS_OF_INVERSE = 5
 """A Hessian, its Cholesky factor, the factor's inverse, and two copies that LAPACK works on."""
 METRICS_OF_MODEL = 2
 """Of the proximal solver, beside its metric: the part of it that is corrected and solved, and the copy that LAPACK works on."""
+ADDED_UP_HESSIANS = 1.5
+"""Of the two terms that a worker has added up, those that it still has when the next slab begins: the scheduler's word to let go comes a moment later."""
 SAMPLES_SENT = 1
 """Times that the sample lies in the one worker that joins the rows of all, where it goes straight to the process that leads the run."""
 SAMPLES_FORWARDED = 3
@@ -136,6 +138,8 @@ def worker_peak(demand: Demand, threads: int, processes: int, base: int, samples
     kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand) + waiting * WAITING_THREAD_BYTES
     survey = threads * _survey_bytes(demand)
     passes = threads * _pass_bytes(demand) + _waiting(demand, threads)
+    if demand.newton and demand.partition.n_slabs > 1:
+        passes += round(ADDED_UP_HESSIANS * demand.hessian_bytes)
     return min(held, demand.held_bytes) + round(MARGIN * (kept + max(survey, samples * demand.sample_bytes, passes)))
 
 

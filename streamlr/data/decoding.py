@@ -24,6 +24,9 @@ _CRC_BYTES = 4
 _BLOSC_HEADER_BYTES = 16
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_HEADER_BYTES = 18
+_OVERHEAD_BYTES = 2**20
+_ZLIB, _GZIP = zlib.MAX_WBITS, 16 + zlib.MAX_WBITS
+"""What zlib is told of the header that it is to expect."""
 _GATHERED_COPIES = 1.0
 """Of a Zstandard frame that does not state its size, which is gathered elsewhere and copied."""
 
@@ -72,16 +75,28 @@ def zstd_bytes(encoded: Bytes) -> int | None:
     return int.from_bytes(head[at : at + width], "little") + (256 if width == 2 else 0)
 
 
-class _Zlib:
-    """zlib, which numcodecs lets pass with anything behind its end."""
+class _Deflate:
+    """zlib's and gzip's streams. numcodecs lets zlib's pass with anything behind the end, and both unfold to gigabytes that no chunk has."""
 
-    @staticmethod
-    def decode(encoded: Bytes) -> bytes:
-        stream = zlib.decompressobj()
-        content = stream.decompress(encoded)
-        if not stream.eof or stream.unused_data:
-            raise DamagedChunkError(f"its zlib stream {'is followed by something else' if stream.eof else 'has no end'}")
-        return content
+    def __init__(self, window_bits: int, members: bool) -> None:
+        self._window_bits = window_bits
+        self._members = members  # a gzip file may be several, one behind the other
+
+    def decode(self, encoded: Bytes, most: int) -> Bytes:
+        """What is encoded, if that is not more than ``most`` bytes."""
+        parts: list[bytes] = []
+        while True:
+            stream = zlib.decompressobj(self._window_bits)
+            parts.append(stream.decompress(encoded, most + 1 - sum(map(len, parts))))
+            if sum(map(len, parts)) > most:
+                raise DamagedChunkError(f"it decodes to more than {most} bytes")
+            if not stream.eof:
+                raise DamagedChunkError("its compressed stream has no end")
+            encoded = stream.unused_data
+            if not encoded:
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+            if not self._members:
+                raise DamagedChunkError("its compressed stream is followed by something else")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +114,8 @@ _BYTES_CODECS: dict[str, Callable[[], _BytesCodec]] = {
     "crc32c": lambda: _BytesCodec(_strip_crc32c, None),
     "blosc": lambda: _BytesCodec(_blosc, numcodecs.Blosc()),
     "zstd": lambda: _BytesCodec(None, numcodecs.Zstd()),
-    "gzip": lambda: _BytesCodec(None, numcodecs.GZip(), 2.5),
-    "zlib": lambda: _BytesCodec(None, _Zlib(), 2.0),
+    "gzip": lambda: _BytesCodec(None, _Deflate(_GZIP, members=True), 2.0),
+    "zlib": lambda: _BytesCodec(None, _Deflate(_ZLIB, members=False), 2.0),
 }
 
 
@@ -142,17 +157,23 @@ class Decoder:
                 _require_length(struct.unpack("<I", memoryview(encoded)[4:8])[0], target.nbytes)
                 _run(codec.decoder, encoded, target)
                 return
-            if last and isinstance(codec.decoder, numcodecs.Zstd) and zstd_bytes(encoded) == target.nbytes:
+            stated = zstd_bytes(encoded) if last and isinstance(codec.decoder, numcodecs.Zstd) else None
+            if stated is not None:
+                _require_length(stated, target.nbytes)
                 _run(codec.decoder, encoded, target)  # numcodecs would leave the rest of a larger place as it was, hence the comparison
                 return
-            encoded = _run(codec.decoder, encoded, None)
+            # what a codec leaves to the next is never much more than the values
+            encoded = _run(codec.decoder, encoded, target.nbytes if last else 2 * target.nbytes + _OVERHEAD_BYTES)
         _require_length(memoryview(encoded).nbytes, target.nbytes)
         target[:] = np.frombuffer(encoded, dtype=np.uint8)
 
 
-def _run(decoder: Any, encoded: Bytes, out: NDArray[np.uint8] | None) -> Any:
+def _run(decoder: Any, encoded: Bytes, place: NDArray[np.uint8] | int) -> Any:
+    """Decode to a place, or to one of the decoder's own, of that many bytes at most where it can be told."""
     try:
-        return decoder.decode(encoded, out) if out is not None else decoder.decode(encoded)
+        if isinstance(place, int):
+            return decoder.decode(encoded, place) if isinstance(decoder, _Deflate) else decoder.decode(encoded)
+        return decoder.decode(encoded, place)
     except DamagedChunkError:
         raise
     except Exception as error:  # zlib.error and the like derive from Exception alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ def describe_store(source: ZarrSource) -> dict[str, Any]:
             problems.append(f"{source.config.target} holds {len(classes)} classes; a classifier needs two or more")
     except DataError as error:
         problems.append(str(error))
+    if source.feature_names is not None and len(set(source.feature_names)) < len(source.feature_names):
+        name, times = Counter(source.feature_names).most_common(1)[0]
+        problems.append(f"feature_names has {name!r} {times} times: what is told of features by their names is ambiguous")
     return {
         "store": source.config.shown_store, "rows": source.n_rows, "features": source.n_features, "dtype": str(source.dtype),
         "sample_axis": source.config.sample_axis, "data_bytes": source.n_rows * source.n_features * source.dtype.itemsize,

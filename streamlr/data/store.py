@@ -17,10 +17,11 @@ from zarr.storage import ZipStore
 
 from streamlr.config import HIDDEN, NOT_KEPT, DataConfig
 from streamlr.data.arrays import RefuseMissing, StoredArray, text_of
+from streamlr.data.conventions import refuse_turned
 from streamlr.data.footprint import Footprint
 from streamlr.data.records import holds_pickles, local_store
 from streamlr.data.retries import retried
-from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
+from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset, refuse_missing_groups
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
 from streamlr.kernels.split import group_keys
 
@@ -75,6 +76,7 @@ class ZarrSource:
             self.groups = StoredArray(_member(group, self._groups_name, "validation.array" if listed else "data.groups", config), **how)
         self._check_shapes()
         self._check_dtypes()
+        refuse_turned(self.features.axes, {array.name: array.axes for array in self.arrays[1:]}, config.sample_axis, self.describe("features"))
         self._identity = tuple(array.identity for array in self.arrays)
         self._newest: tuple[int | None, ...] = (None,) * len(self.arrays)
         self.feature_names = _feature_names(group, self.n_features, config)
@@ -186,7 +188,9 @@ class ZarrSource:
         return check(values, start, self.describe("offset"))
 
     def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
-        return None if self.groups is None else group_keys(self.groups.read_labels(start, stop))
+        if self.groups is None:
+            return None
+        return group_keys(refuse_missing_groups(self.groups.read_labels(start, stop), start, self.describe("groups")))
 
     def _check_shapes(self) -> None:
         if 0 in self.features.shape:
