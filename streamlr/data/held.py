@@ -118,6 +118,9 @@ class HeldRows:
             self._offset[start, stop] = offset
         return offset
 
+    def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
+        return self._source.read_groups(start, stop)  # few scans want them
+
     def __sizeof__(self) -> int:
         """Bytes held, which is what Dask asks when it accounts for a worker's memory."""
         arrays = [*self._features.values(), *self._target.values(), *(w for w in self._weights.values() if w is not None),

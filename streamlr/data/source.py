@@ -63,7 +63,7 @@ class Source(Protocol):
         ...
 
     def describe(self, what: str) -> str:
-        """How messages name ``features``, ``target``, ``weights`` or ``offset``."""
+        """How messages name ``features``, ``target``, ``weights``, ``offset`` or ``groups``."""
         ...
 
     def footprint(self, rows: int) -> Footprint:
@@ -88,6 +88,10 @@ class Source(Protocol):
 
     def read_offset(self, start: int, stop: int) -> NDArray[np.float64] | None:
         """What is added to Z, (stop - start,); None for nothing."""
+        ...
+
+    def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
+        """Keys of the groups that the rows belong to, (stop - start,); None where there are no groups."""
         ...
 
 
@@ -284,3 +288,7 @@ class ArraySource:
         if self.offset is None:
             return None
         return refuse_bad_offset(self.offset[start - self.first_row : stop - self.first_row], start, "offset")
+
+    def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
+        del start, stop
+        return None

@@ -27,7 +27,9 @@ class Scan(Protocol):
     def reads_features(self) -> bool: ...
 
     @property
-    def reads_target(self) -> bool: ...
+    def reads_target(self) -> bool:
+        """Whether it asks for targets and weights. The offset comes with either, and groups with targets."""
+        ...
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> Any:
         """The sums over a batch, a member of a monoid (see `streamlr.kernels.fold`).
@@ -128,11 +130,10 @@ def read_batch(source: Source, scan: Scan, start: int, stop: int, buffer: Buffer
     X: NDArray[Any] = np.empty((0, stop - start))
     if scan.reads_features:
         X = source.read_features(start, stop, buffer)
-    target = weights = None
+    target = weights = groups = None
     if scan.reads_target:
-        target, weights = source.read_target(start, stop), source.read_weights(start, stop)
-    offset = source.read_offset(start, stop) if scan.reads_features else None
-    return Batch(start, X, target, weights, offset)
+        target, weights, groups = source.read_target(start, stop), source.read_weights(start, stop), source.read_groups(start, stop)
+    return Batch(start, X, target, weights, source.read_offset(start, stop), groups)
 
 
 def _refuse_non_finite(source: Source, batch: Batch) -> None:
