@@ -130,7 +130,7 @@ def _warnings_alone(event: Event, publish: Subscriber) -> None:
 
 
 def _facts(run: str | Path) -> dict[str, Any]:
-    """What ``summary.json`` tells of a run that has converged without a penalty.
+    """What ``summary.json`` tells of a run that has ended at an optimum without a penalty.
 
     Raises
     ------
@@ -145,7 +145,7 @@ def _facts(run: str | Path) -> dict[str, Any]:
             raise ConfigError(f"the model in {str(run)!r} was fitted with model.penalty.{name}: {strength:g}; a penalty biases coefficients, and "
                               "standard errors and p that leave that out would be wrong. Train again with model.penalty: {l2: 0, l1: 0}")
     status = facts.get("status")
-    if status != "converged":
+    if status not in ("converged", "stalled"):  # stalled at rounding is an optimum as well; whether it is one shows in the sums
         cause = "; where a combination of features separates the classes, there is no optimum: leave out what separates them" if status == "diverged" else ""
         raise RunDirectoryError(f"the run in {str(run)!r} has not converged (status {status}: {facts.get('reason')}), and standard errors are those of an "
                                 f"optimum; train on with --resume and a larger solver.max_passes, or another solver{cause}")

@@ -216,7 +216,7 @@ class Objective:
                 point, float(sums.loss_sum[k] / sums.weight_sum), sums.coefficient_sum[k] / sums.weight_sum,
                 sums.intercept_sum[k] / sums.weight_sum,
                 None if sums.hessian_sum is None or k > 0 else sums.hessian_sum / sums.weight_sum,
-                bool(sums.loss_max[k] < certain))
+                bool(sums.loss_max[k] < certain) and certain > 0)  # the loss of counts may be negative everywhere
             for k, point in enumerate(points)]
 
     def _shifted_units(self, point: Array) -> tuple[Array, Array]:
