@@ -6,6 +6,7 @@ which the second sums information and scores without loss of digits (see `stream
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from streamlr.first_look import FirstLook
 from streamlr.inference_table import Fit, Summary, summarize
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.groups import GroupKeys, GroupScan
+from streamlr.kernels.hessian import hessian_leaf_rows
 from streamlr.kernels.information import InformationScan, InformationSums, MoveScan, MoveSums, NullScan, NullSums
 from streamlr.model import Model
 from streamlr.objective import Moments
@@ -40,8 +42,10 @@ MOST_PARAMETERS = 4096
 """Of a model whose covariance, a square of them, is made."""
 MOST_GROUP_VALUES = 2**25
 """Sums of groups times parameters that are kept: 256 MB each time that they lie in memory."""
-_COPIES_OF_GROUPS = 6
-"""Times that they do: two and their union in each thread, and what waits for others to be added to."""
+_COPIES_OF_GROUPS = 2
+"""Times that they do for each thread, and once more for what waits to be added to."""
+_COPIES_OF_SCORES = 3
+"""Times that the scores of a leaf do, while they are put in the order of their groups."""
 _NEWTON_STEPS = 100
 _MAY_MOVE = 1e-4
 """A step of Newton's method, in spreads of the features, from which on a look is taken at what it does to Z."""
@@ -59,7 +63,7 @@ class SummaryOptions:
 
     errors: Literal["classical", "robust", "HC0", "HC1", "clustered"] = "classical"
     """From the information; or from a sandwich, which holds where the distribution of the target is not the model's: each row its own (``robust``,
-    the same as ``HC0``; ``HC1`` multiplies by n / (n - d)), or rows of a group together."""
+    the same as ``HC0``; ``HC1`` multiplies by n / (n - d) whatever the family, which statsmodels does in OLS alone), or rows of a group together."""
     weights: Literal["case", "frequency"] = "case"
     """What a weight of ω means: the row counts ω times as much as another (statsmodels' ``var_weights``), or it stands for ω rows (``freq_weights``)."""
     confidence: float = 0.95
@@ -112,7 +116,7 @@ def summary(run: str | Path, store: str | None = None, *, errors: Any = None, gr
     if options.errors != "clustered":
         overrides = [*overrides, "data.groups=null"]
     elif groups is not None:
-        overrides = [*overrides, f"data.groups={groups}"]
+        overrides = [*overrides, f"data.groups={json.dumps(groups)}"]
     facts = _facts(run)
     model, config, source = open_run(run, store, overrides, labelled=True)
     _refuse_unfit(run, model, config, source, facts, options)
@@ -237,10 +241,14 @@ class _Inference:
 
     def _check_memory(self, n_groups: int) -> None:
         """Refuse what the meat adds to a pass that sums a Hessian, where that is over the limit."""
-        plan = self.look.plan
-        extra = 8 * n_groups * (self.layout.size + 1) * _COPIES_OF_GROUPS * plan.threads
-        if self.options.errors in ("robust", "HC0", "HC1"):
-            extra = 8 * self.layout.size**2 * (HESSIANS_OF_THREAD * plan.threads + int(np.ceil(np.log2(plan.partition.n_blocks + 1))))
+        plan, cluster, d = self.look.plan, self.look.settings.cluster, self.layout.size
+        threads = plan.threads if cluster.kind in ("serial", "threads") else min(plan.threads, cluster.threads_per_worker)
+        scores = 8 * (d + 1) * hessian_leaf_rows(plan.partition.leaf_rows, *self.model.coef_.T.shape)
+        extra = 0
+        if n_groups:
+            extra = threads * _COPIES_OF_SCORES * scores + 8 * n_groups * (d + 1) * _COPIES_OF_GROUPS * (threads + 1)
+        elif self.options.errors != "classical":
+            extra = threads * scores * (self.layout.n_outputs > 1) + 8 * d**2 * (HESSIANS_OF_THREAD * threads + plan.partition.n_blocks.bit_length())
         if plan.memory_limit is not None and plan.peak_bytes + extra > plan.memory_limit:
             groups = f" and {n_groups:,} groups" if n_groups else ""
             raise MemoryLimitError(f"errors {self.options.errors} of {self.layout.size:,} parameters{groups} need about "

@@ -19,7 +19,7 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     """The lines of `streamlr.Summary.to_dict`; names are shown without control characters."""
     weights = f", weights of {summary['weights']}" if summary["weights"] else ""
     yield f"{summary['family']} model, {summary['errors']} errors{weights}"
-    pairs = [[(label, _shown(summary[key])) for key, label in names.items() if summary[key] is not None] for names in (_LEFT, _RIGHT)]
+    pairs = [[(label, _shown(summary[key], digits=10)) for key, label in names.items() if summary[key] is not None] for names in (_LEFT, _RIGHT)]
     for left, right in zip_longest(*pairs, fillvalue=("", "")):
         yield f"{left[0]:20} {left[1]:>16}    {right[0]:18} {right[1]:>16}".rstrip()
     tail = 0.5 * (1.0 - summary["confidence"])
@@ -45,10 +45,9 @@ def _plain(text: Any) -> str:
     return plain(str(text)).replace("\n", "\\x0a")
 
 
-def _shown(value: Any) -> str:
-    """Six digits, and all of those before the point."""
+def _shown(value: Any, digits: int = 6) -> str:
     if value is None:
         return "-"
     if isinstance(value, int) or (value.is_integer() and abs(value) < 1e15):
         return f"{int(value):,}"
-    return f"{value:,.1f}" if 1e6 <= abs(value) < 1e12 else f"{value:.6g}"
+    return f"{value:.{digits}g}"
