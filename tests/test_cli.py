@@ -264,7 +264,7 @@ def test_training_tells_data_engine_solver_passes_and_the_end(place: Path, tmp_p
     assert lines[-1].endswith("model in runs/c")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "synth", "ingest"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "summary", "synth", "ingest"])
 def test_quiet_says_nothing(command: str, place: Path, tmp_path: Path) -> None:
     folder = fresh(place, tmp_path)
     (folder / "t.csv").write_text("a,y\n1,0\n2,1\n")
