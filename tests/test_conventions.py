@@ -94,7 +94,7 @@ def test_rows_of_no_group_are_named(tmp_path: Path) -> None:
     put(zarr.open_group(str(tmp_path / "s"), mode="r+"), "g", np.where(np.arange(400) % 100 == 50, np.nan, 1.0), (100,))
     error = refusal(tmp_path / "s", groups="g")
     assert isinstance(error, NonFiniteError)
-    names(error, "g in", "not a number", "first at row 50")
+    names(error, "g in", "not finite", "first: nan at row 50")
 
 
 @pytest.mark.parametrize(("family", "value"), [("linear", 1e300), ("linear", -1e146), ("poisson", 1e200)])

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.data.footprint import IN_MEMORY, Footprint
+from streamlr.data.group_keys import group_keys
 from streamlr.errors import DtypeError, NonFiniteError, ShapeError
 from streamlr.kernels.memory import page_memory
-from streamlr.kernels.split import group_keys
 
 _MEMORY_CHUNK_BYTES = 16 * 2**20
 
@@ -135,15 +135,6 @@ def refuse_bad_offset(offset: NDArray[np.float64], first_row: int, name: str) ->
         raise NonFiniteError(f"{name} holds {np.count_nonzero(~good)} values that are not finite in the rows from {first_row} on (first: {offset[at]} at "
                              f"row {first_row + at}); drop or mend those rows")
     return offset
-
-
-def refuse_missing_groups(groups: NDArray[Any], first_row: int, name: str) -> NDArray[Any]:
-    """The groups, (k,), as stored; a `NonFiniteError` names the first that is NaN: rows of nobody's group are no group."""
-    if groups.dtype.kind == "f" and np.isnan(groups).any():
-        bad = np.isnan(groups)
-        raise NonFiniteError(f"{name} holds {np.count_nonzero(bad)} values that are not a number in the rows from {first_row} on (first at row "
-                             f"{first_row + int(np.argmax(bad))}); drop those rows or say which groups they belong to")
-    return groups
 
 
 def log_of_exposure(exposure: NDArray[np.float64], first_row: int, name: str) -> NDArray[np.float64]:
@@ -305,6 +296,4 @@ class ArraySource:
         return refuse_bad_offset(self.offset[start - self.first_row : stop - self.first_row], start, "offset")
 
     def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
-        if self.groups is None:
-            return None
-        return group_keys(refuse_missing_groups(self.groups[start - self.first_row : stop - self.first_row], start, "groups"))
+        return None if self.groups is None else group_keys(self.groups[start - self.first_row : stop - self.first_row], start, "groups")
