@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from streamlr.data.footprint import Footprint
 from streamlr.data.partition import Partition, partition_rows
 from streamlr.data.source import rows_of_memory_chunk
+from streamlr.kernels.hessian import hessian_leaf_rows
 
 FIRST_USE_BYTES = 12 * 2**20
 """What libraries set up on their first use: BLAS its buffers, codecs theirs, Zarr its event loop."""
@@ -27,6 +28,10 @@ CLUSTER_BYTES = 22 * 2**20
 """What a scheduler and a client add to the process that leads the run, where they are not there yet."""
 LEAF_VECTORS = 7
 """Vectors of a leaf's length and (K c) rows in the loss and its derivative."""
+COUPLED_VECTORS = (2.6, 1.2, 5.0)
+"""Of coupled outputs, vectors of a leaf's length: for each output of each candidate, for each output, and for each candidate."""
+SURVEY_VECTORS = 3
+"""Of several outputs: Y, what is left of its mean, and one product."""
 MOST_PACKED_BYTES = 8 * 2**20
 """Of a leaf that BLAS copies into an order of its own for a product, at most."""
 DRAW_BYTES = 17
@@ -41,6 +46,8 @@ METRICS_OF_MODEL = 2
 """Of the proximal solver, beside its metric: the part of it that is corrected and solved, and the copy that LAPACK works on."""
 ADDED_UP_HESSIANS = 1.5
 """Of the two terms that a worker has added up, those that it still has when the next slab begins: the scheduler's word to let go comes a moment later."""
+WHOLE_LEAVES = 3
+"""Leaves with a row of ones, as they are, weighted and scaled, beside the columns that a coupled Hessian is the product of."""
 SAMPLES_SENT = 1
 """Times that the sample lies in the one worker that joins the rows of all, where it goes straight to the process that leads the run."""
 SAMPLES_FORWARDED = 3
@@ -125,7 +132,7 @@ class Demand:
 def local_peak(demand: Demand, threads: int, base: int) -> int:
     """Bytes of a process that takes the sums itself, on so many threads, and held ``base`` before."""
     kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand)
-    survey = threads * _survey_bytes(demand) + demand.sample_bytes
+    survey = threads * (_survey_bytes(demand) + _survey_vectors(demand)) + demand.sample_bytes
     solve = demand.sample_bytes + _sample_solve(demand, threads)
     passes = max(threads * _pass_bytes(demand) + _waiting(demand, threads), demand.model_bytes)
     return demand.held_bytes + round(MARGIN * (kept + max(survey, solve, demand.state_bytes + passes)))
@@ -136,7 +143,7 @@ def worker_peak(demand: Demand, threads: int, processes: int, base: int, samples
     share = -(-demand.partition.held_slabs // processes) + TAKEN_OVER_SLABS * (processes > 1 and demand.partition.held_slabs > 0)
     held = share * demand.partition.slab_blocks * demand.partition.block_rows * demand.row_bytes
     kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand) + waiting * WAITING_THREAD_BYTES
-    survey = threads * _survey_bytes(demand)
+    survey = threads * (_survey_bytes(demand) + _survey_vectors(demand))
     passes = threads * _pass_bytes(demand) + _waiting(demand, threads)
     if demand.newton and demand.partition.n_slabs > 1:
         passes += round(ADDED_UP_HESSIANS * demand.hessian_bytes)
@@ -166,11 +173,31 @@ def _thread_bytes(demand: Demand) -> int:
     reading = demand.reading.stored_bytes + (0 if all_held else demand.reading.decoded_bytes)
     leaf = demand.partition.leaf_rows * demand.n_features * 8
     workspace = max(_leaf_bytes(demand), _sample_leaf(demand), leaf)
-    vectors = LEAF_VECTORS * demand.candidates * demand.outputs * demand.partition.leaf_rows * 8
+    vectors = LEAF_VECTORS * demand.candidates * demand.partition.leaf_rows * 8 if demand.outputs == 1 else 0
     if demand.held_out:
         vectors += (2 * 8 * demand.candidates + SPLIT_BYTES) * demand.partition.leaf_rows
     packed = min(_leaf_bytes(demand), MOST_PACKED_BYTES)
     return FIRST_USE_OF_THREAD_BYTES + reading + demand.labels.kept_bytes + workspace + vectors + packed
+
+
+def _coupled_vectors(demand: Demand, leaf_rows: int) -> int:
+    """Of several outputs, vectors that go with every leaf, since they are large enough to be blocks of their own; those of one output stay with the thread."""
+    if demand.outputs == 1:
+        return 0
+    each, outputs, candidates = COUPLED_VECTORS
+    return round((each * demand.candidates * demand.outputs + outputs * demand.outputs + candidates * demand.candidates) * leaf_rows * 8)
+
+
+def _coupled_columns(demand: Demand) -> int:
+    """What the Hessian of coupled outputs is the product of, with the rows that it is made of."""
+    if not demand.newton or demand.outputs == 1:
+        return 0
+    rows = min(hessian_leaf_rows(demand.partition.leaf_rows, demand.n_features, demand.outputs), demand.partition.block_rows)
+    return (demand.outputs + WHOLE_LEAVES) * (demand.n_features + 1) * rows * 8
+
+
+def _survey_vectors(demand: Demand) -> int:
+    return SURVEY_VECTORS * demand.outputs * demand.partition.leaf_rows * 8 if demand.outputs > 1 else 0
 
 
 def _survey_bytes(demand: Demand) -> int:
@@ -181,10 +208,11 @@ def _survey_bytes(demand: Demand) -> int:
 
 def _pass_bytes(demand: Demand) -> int:
     """What comes and goes with a block of a later pass, with the sums of the blocks of its slab before it."""
+    vectors = _coupled_vectors(demand, demand.partition.leaf_rows)
     if not demand.newton:
-        return demand.reading.passing_bytes
+        return max(demand.reading.passing_bytes, vectors)
     before = math.ceil(math.log2(demand.partition.slab_blocks)) * demand.hessian_bytes
-    return before + max(demand.reading.passing_bytes, HESSIANS_OF_THREAD * demand.hessian_bytes)
+    return before + max(demand.reading.passing_bytes, HESSIANS_OF_THREAD * demand.hessian_bytes + _coupled_columns(demand), vectors)
 
 
 def _waiting(demand: Demand, threads: int) -> int:
@@ -218,4 +246,4 @@ def _sample_solve(demand: Demand, threads: int) -> int:
     busy = min(threads, partition.n_blocks)
     tree = HESSIANS_OF_THREAD * busy + _levels(partition.n_blocks)
     metric = demand.n_features * demand.outputs > NEWTON_PARAMETERS
-    return (max(tree, HESSIANS_OF_INVERSE) + metric) * demand.metric_bytes
+    return (max(tree, HESSIANS_OF_INVERSE) + metric) * demand.metric_bytes + busy * _coupled_vectors(demand, partition.leaf_rows)

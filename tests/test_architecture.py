@@ -31,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "solvers": {"errors", "objective", "penalty"},
     "sample_curvature": {"errors", "kernels", "data", "execution", "objective"},
     "warm_start": {"errors", "kernels", "data", "execution", "objective", "solvers", "sample_curvature"},
-    "projection": {"data"},
+    "projection": {"data", "kernels"},
     "plan": {"errors", "config", "data", "execution", "warm_start", "projection"},
     "admission": {"errors", "config", "data", "kernels", "objective"},
     "first_look": {"errors", "config", "events", "kernels", "data", "execution", "objective", "penalty", "plan", "admission"},
