@@ -59,7 +59,8 @@ MARGIN = 1.05
 STATE_VECTORS = 110
 """Vectors of a solver's state: 20 pairs of moves and changes and the copies made when one is added, candidates, and their gradients."""
 DENSE_PARAMETERS = 2048
-"""Of several outputs, up to this many parameters the metric is a matrix."""
+DENSE_PRODUCTS = 2e10
+"""Of several outputs the metric is a matrix up to this many parameters, and this many products that are added up for it, as `streamlr.warm_start` has it."""
 CONJUGATE_VECTORS = 20
 """Vectors of conjugate gradients, which solve for a step where it is none."""
 NEWTON_PARAMETERS = 256
@@ -106,10 +107,17 @@ class Demand:
         return ((self.n_features + 1) * self.outputs) ** 2 * 8
 
     @property
+    def dense_metric(self) -> bool:
+        """Whether the sample's curvature is written down as a matrix."""
+        parameters = (self.n_features + 1) * self.outputs
+        few = parameters <= DENSE_PARAMETERS and self.sample_rows * parameters**2 <= DENSE_PRODUCTS
+        return self.outputs == 1 or parameters <= NEWTON_PARAMETERS or few
+
+    @property
     def metric_bytes(self) -> int:
         """Of the sample's curvature: its Hessian, or of many outputs the two factors of a Kronecker product and vectors for conjugate gradients."""
         parameters = (self.n_features + 1) * self.outputs
-        if self.outputs == 1 or parameters <= DENSE_PARAMETERS:
+        if self.dense_metric:
             return self.hessian_bytes
         return 8 * ((self.n_features + 1) ** 2 + self.outputs**2 + CONJUGATE_VECTORS * parameters)
 
@@ -188,11 +196,11 @@ def _coupled_vectors(demand: Demand, leaf_rows: int) -> int:
     return round((each * demand.candidates * demand.outputs + outputs * demand.outputs + candidates * demand.candidates) * leaf_rows * 8)
 
 
-def _coupled_columns(demand: Demand) -> int:
+def _coupled_columns(demand: Demand, partition: Partition) -> int:
     """What the Hessian of coupled outputs is the product of, with the rows that it is made of."""
-    if not demand.newton or demand.outputs == 1:
+    if demand.outputs == 1:
         return 0
-    rows = min(hessian_leaf_rows(demand.partition.leaf_rows, demand.n_features, demand.outputs), demand.partition.block_rows)
+    rows = min(hessian_leaf_rows(partition.leaf_rows, demand.n_features, demand.outputs), partition.block_rows)
     return (demand.outputs + WHOLE_LEAVES) * (demand.n_features + 1) * rows * 8
 
 
@@ -212,7 +220,7 @@ def _pass_bytes(demand: Demand) -> int:
     if not demand.newton:
         return max(demand.reading.passing_bytes, vectors)
     before = math.ceil(math.log2(demand.partition.slab_blocks)) * demand.hessian_bytes
-    return before + max(demand.reading.passing_bytes, HESSIANS_OF_THREAD * demand.hessian_bytes + _coupled_columns(demand), vectors)
+    return before + max(demand.reading.passing_bytes, HESSIANS_OF_THREAD * demand.hessian_bytes + _coupled_columns(demand, demand.partition), vectors)
 
 
 def _waiting(demand: Demand, threads: int) -> int:
@@ -246,4 +254,5 @@ def _sample_solve(demand: Demand, threads: int) -> int:
     busy = min(threads, partition.n_blocks)
     tree = HESSIANS_OF_THREAD * busy + _levels(partition.n_blocks)
     metric = demand.n_features * demand.outputs > NEWTON_PARAMETERS
-    return (max(tree, HESSIANS_OF_INVERSE) + metric) * demand.metric_bytes + busy * _coupled_vectors(demand, partition.leaf_rows)
+    leaf = max(_coupled_vectors(demand, partition.leaf_rows), _coupled_columns(demand, partition) if demand.dense_metric else 0)
+    return (max(tree, HESSIANS_OF_INVERSE) + metric) * demand.metric_bytes + busy * leaf
