@@ -461,3 +461,23 @@ def test_one_row_is_one_class(tmp_path: Path) -> None:
     X, y = two_class_data(1, 6)
     write_store(tmp_path / "s", X, y)
     names(refusal(tmp_path / "s"), "one class only", "(1 rows)")
+
+
+# What stands in the place of a file of the run
+
+
+@pytest.mark.parametrize(("name", "ended"), [("history.jsonl", False), ("model.zarr", True)])
+def test_a_pipe_in_the_place_of_a_file_of_the_run_keeps_nobody_waiting(name: str, ended: bool, tmp_path: Path) -> None:
+    X, y = two_class_data()
+    store, run = tmp_path / "s", tmp_path / "run"
+    write_store(store, X, y, (100, 6))
+    expected = streamlr.train(settings(store, run)).model.coefficients_sha256
+    put_pipe = after_pass(3, lambda: in_place_of(run / name, os.mkfifo))
+    if ended:
+        streamlr.train(settings(store, run), overwrite=True, subscribers=[put_pipe])
+    else:
+        with pytest.raises(streamlr.errors.WriteError, match=rf"cannot write '.*{name}'.*the checkpoint of pass 3 in .* is intact"):
+            streamlr.train(settings(store, run), overwrite=True, subscribers=[put_pipe])
+        (run / name).unlink()
+        streamlr.train(settings(store, run), resume=True)
+    assert streamlr.load_model(run).coefficients_sha256 == expected
