@@ -28,7 +28,7 @@ CLUSTER_BYTES = 22 * 2**20
 """What a scheduler and a client add to the process that leads the run, where they are not there yet."""
 LEAF_VECTORS = 7
 """Vectors of a leaf's length and (K c) rows in the loss and its derivative."""
-COUPLED_VECTORS = (2.6, 1.2, 5.0)
+COUPLED_VECTORS = (1.1, 2.4, 3.0)
 """Of coupled outputs, vectors of a leaf's length: for each output of each candidate, for each output, and for each candidate."""
 SURVEY_VECTORS = 3
 """Of several outputs: Y, what is left of its mean, and one product."""
@@ -116,15 +116,27 @@ class Demand:
     @property
     def metric_bytes(self) -> int:
         """Of the sample's curvature: its Hessian, or of many outputs the two factors of a Kronecker product and vectors for conjugate gradients."""
-        parameters = (self.n_features + 1) * self.outputs
-        if self.dense_metric:
-            return self.hessian_bytes
-        return 8 * ((self.n_features + 1) ** 2 + self.outputs**2 + CONJUGATE_VECTORS * parameters)
+        return self.hessian_bytes if self.dense_metric else self.factor_bytes + CONJUGATE_VECTORS * self.vector_bytes
+
+    @property
+    def factor_bytes(self) -> int:
+        """Of the two factors of a Kronecker product."""
+        return 8 * ((self.n_features + 1) ** 2 + self.outputs**2)
+
+    @property
+    def vector_bytes(self) -> int:
+        """Of one vector of parameters."""
+        return 8 * (self.n_features + 1) * self.outputs
+
+    @property
+    def kept_sample_bytes(self) -> int:
+        """Of the sample, where it is the metric of all passes."""
+        return 0 if self.dense_metric else self.sample_bytes
 
     @property
     def state_bytes(self) -> int:
         metric = self.metric_bytes if self.sample_rows else 0
-        return metric + STATE_VECTORS * (self.n_features + 1) * self.outputs * 8
+        return metric + STATE_VECTORS * self.vector_bytes
 
     @property
     def model_bytes(self) -> int:
@@ -143,7 +155,7 @@ def local_peak(demand: Demand, threads: int, base: int) -> int:
     survey = threads * (_survey_bytes(demand) + _survey_vectors(demand)) + demand.sample_bytes
     solve = demand.sample_bytes + _sample_solve(demand, threads)
     passes = max(threads * _pass_bytes(demand) + _waiting(demand, threads), demand.model_bytes)
-    return demand.held_bytes + round(MARGIN * (kept + max(survey, solve, demand.state_bytes + passes)))
+    return demand.held_bytes + round(MARGIN * (kept + max(survey, solve, demand.kept_sample_bytes + demand.state_bytes + passes)))
 
 
 def worker_peak(demand: Demand, threads: int, processes: int, base: int, samples: int = SAMPLES_FORWARDED, waiting: int = 0) -> int:
@@ -164,7 +176,7 @@ def leader_peak(demand: Demand, threads: int, base: int) -> int:
     if demand.sample_rows:
         kept += threads * (FIRST_USE_OF_THREAD_BYTES + _sample_leaf(demand))
     solve = demand.sample_bytes + _sample_solve(demand, threads)
-    return round(MARGIN * (kept + max(solve, demand.state_bytes + demand.model_bytes + demand.hessian_bytes * demand.newton)))
+    return round(MARGIN * (kept + max(solve, demand.kept_sample_bytes + demand.state_bytes + demand.model_bytes + demand.hessian_bytes * demand.newton)))
 
 
 def _leaf_bytes(demand: Demand) -> int:
@@ -247,12 +259,15 @@ def _sample_leaf(demand: Demand) -> int:
 
 
 def _sample_solve(demand: Demand, threads: int) -> int:
-    """Hessians while the sample is solved."""
+    """Hessians while the sample is solved, or of many outputs the sums of its factors, L-BFGS with them, and leaves in half the digits."""
     if not demand.sample_rows:
         return 0
     partition = _sample_partition(demand)
     busy = min(threads, partition.n_blocks)
     tree = HESSIANS_OF_THREAD * busy + _levels(partition.n_blocks)
-    metric = demand.n_features * demand.outputs > NEWTON_PARAMETERS
-    leaf = max(_coupled_vectors(demand, partition.leaf_rows), _coupled_columns(demand, partition) if demand.dense_metric else 0)
-    return (max(tree, HESSIANS_OF_INVERSE) + metric) * demand.metric_bytes + busy * leaf
+    matrices = max(tree, HESSIANS_OF_INVERSE) + (demand.n_features * demand.outputs > NEWTON_PARAMETERS)
+    vectors = _coupled_vectors(demand, partition.leaf_rows)
+    if demand.dense_metric:
+        return matrices * demand.hessian_bytes + busy * max(vectors, _coupled_columns(demand, partition))
+    solver = (STATE_VECTORS + CONJUGATE_VECTORS) * demand.vector_bytes
+    return matrices * demand.factor_bytes + solver + busy * (vectors + partition.leaf_rows * demand.n_features * 4)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
-from streamlr.kernels.families import FAMILIES
+from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.hessian import hessian_leaf_rows, hessian_of
 from streamlr.kernels.split import Split
 
@@ -105,9 +105,8 @@ class GradientScan:
             Z += self.intercepts.reshape(K * c, 1)
             if offset is not None:
                 Z += offset
-            loss, A = family.loss_and_activation(Z.reshape(K, c, -1), Y)
-            dZ = np.subtract(A, Y, out=Z.reshape(K, c, -1)).reshape(K * c, -1)
-            loss = loss.reshape(K, -1, X.shape[1])
+            loss, A = _derived(family, Z.reshape(K, c, -1), Y, self.hessian)
+            dZ = Z.reshape(K * c, -1)
             counted, held = weights, None
             if self.split is not None:
                 counted, held = self._shared_out(batch, leaf, weights)
@@ -121,7 +120,7 @@ class GradientScan:
             X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), nothing if held is None else nothing + held.sum(axis=-1),
             nothing if held is None else _weighted(loss, held), _weighted(loss, counted), _largest(loss, counted),
             dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
-            hessian_of(X, A[0], family, counted if counted is None or counted.ndim == 1 else counted[0]) if self.hessian else None)
+            None if A is None else hessian_of(X, A, family, counted if counted is None or counted.ndim == 1 else counted[0]))
 
     def _shared_out(self, batch: Batch, leaf: slice, weights: Array | None) -> tuple[Array, Array]:
         """The weights that count in each candidate's sums, and those of the rows that it holds out: (K, k) each, or (k,) where all hold out the same."""
@@ -132,6 +131,25 @@ class GradientScan:
         out = parts == (self.held_out[0] if same else self.held_out[:, None])
         omega = np.ones(len(parts)) if weights is None else weights
         return omega * ~out, omega * out
+
+
+def _derived(family: Family, Z: Array, Y: Array, keep: bool) -> tuple[Array, Array | None]:
+    """Loss of each candidate, (K, ., k), and A of the first, (c, k), where it is kept; ``Z``, (K, c, k), becomes dZ.
+
+    Coupled outputs take their candidates one at a time: what is computed on the way is as large as their Z.
+    """
+    if not family.coupled:
+        loss, A = family.loss_and_activation(Z, Y)
+        np.subtract(A, Y, out=Z)
+        return loss, A[0] if keep else None
+    losses, first = [], None
+    for of_candidate in Z:
+        loss, A = family.loss_and_activation(of_candidate, Y)
+        np.subtract(A, Y, out=of_candidate)
+        losses.append(loss)
+        first = A if keep and first is None else first
+        del A  # or it would be there while the next is computed
+    return np.stack(losses), first
 
 
 def _weighted(loss: Array, weights: Array | None) -> Array:
