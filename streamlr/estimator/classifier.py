@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
 from sklearn.base import ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted
 
 from streamlr.config import ClusterConfig
 from streamlr.errors import ConfigError, LabelError
 from streamlr.estimator.checks import features_of, target_of, weights_of
-from streamlr.estimator.linear_model import LinearModel
+from streamlr.estimator.linear_model import LinearModel, shown
 
 
 class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
@@ -43,7 +46,12 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
     max_iter
         Most passes over the data.
     solver
-        ``auto``, ``lbfgs`` or ``newton`` (or scikit-learn's name for it, ``newton-cholesky``).
+        ``auto``, ``lbfgs``, ``newton``, or a name of scikit-learn's for one of them: ``newton-cholesky`` is ``newton``; ``newton-cg``, ``sag``, ``saga`` and
+        ``liblinear`` are ``auto``. The optimum is one and the same; the intercept that liblinear penalises is not penalised here.
+    dual, intercept_scaling, random_state, n_jobs
+        Taken for scikit-learn's sake: the optimum does not depend on them, and ``cluster`` says where the work is done.
+    verbose
+        Whether to show the passes as they end, on standard error.
     cluster
         The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.ClusterConfig`; None for threads, and one for what is small.
 
@@ -66,7 +74,8 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
 
     def __init__(self, C: float = 1.0, *, penalty: str | None = "l2", l1_ratio: float | None = None, fit_intercept: bool = True,
                  class_weight: str | Mapping[Any, float] | None = None, warm_start: bool = False, tol: float = 1e-8, max_iter: int = 100,
-                 solver: str = "auto", cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
+                 solver: str = "auto", dual: bool = False, intercept_scaling: float = 1.0, random_state: Any = None, n_jobs: int | None = None,
+                 verbose: int = 0, cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
         self.C = C
         self.penalty = penalty
         self.l1_ratio = l1_ratio
@@ -76,6 +85,11 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         self.tol = tol
         self.max_iter = max_iter
         self.solver = solver
+        self.dual = dual
+        self.intercept_scaling = intercept_scaling
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
         self.cluster = cluster
 
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
@@ -94,6 +108,7 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         rows = features_of(self, X, reset=True)
         labels = target_of(self, y, numeric=False)
         classes, codes = _classes_of(labels)
+        self._check_solver(classes)
         weights = weights_of(self, sample_weight, len(labels))
         if weights is not None:
             _require_weight(np.bincount(codes, np.abs(weights), len(classes)), classes)
@@ -101,7 +116,8 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         total = len(labels) if weights is None else float(weights.sum())
         unpenalised = self.penalty is None or np.isinf(self.C) or total <= 0
         result = self._train(rows, codes, weights, 0.0 if unpenalised else 1.0 / (self.C * total), classes)
-        self.coef_, self.intercept_, self.classes_ = result.model.coef_, result.model.intercept_, classes
+        self.coef_, self.intercept_ = shown(result.model.coef_, rows.dtype), shown(result.model.intercept_, rows.dtype)
+        self.classes_ = classes
         self.n_iter_ = np.array([result.passes], dtype=np.int32)
         return self
 
@@ -113,6 +129,18 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         if self.penalty in ("l1", "elasticnet") or self.l1_ratio:
             raise ConfigError(f"penalty={self.penalty!r} with l1_ratio={self.l1_ratio} asks for an l1 penalty, which is not supported yet; "
                               "set penalty='l2' and l1_ratio=0")
+
+    def _check_solver(self, classes: NDArray[Any]) -> None:
+        """Refuse what scikit-learn refuses of its own solvers, where silence would mean another model than the name promises."""
+        if self.dual and self.solver != "liblinear":
+            raise ConfigError(f"Solver {self.solver} supports only dual=False, got dual={self.dual}")
+        if self.solver == "liblinear" and len(classes) > 2:
+            raise ConfigError(f"The 'liblinear' solver does not support multiclass classification (y holds {len(classes)} classes); set solver='auto' for a "
+                              "softmax, or wrap the estimator in a OneVsRestClassifier")
+        if self.penalty is None and self.C != 1:
+            warnings.warn(f"Setting penalty=None will ignore the C and l1_ratio parameters (C is {self.C})", stacklevel=3)
+        if self.n_jobs is not None:
+            warnings.warn(f"'n_jobs' has no effect (it is {self.n_jobs}), and goes when scikit-learn's does; set cluster instead", FutureWarning, stacklevel=3)
 
     def _weights(self, codes: NDArray[np.intp], classes: NDArray[Any], weights: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
         """Sample weights times the weights of the classes; ``balanced`` divides the weight of all by that of the class and by the number of classes."""
@@ -151,6 +179,19 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
             return float(accuracy_score(np.asarray(y), predicted, sample_weight=sample_weight))
         right = target_of(self, y, numeric=False) == predicted  # scikit-learn refuses labels that are numbers but no integers
         return float(accuracy_score(np.ones(len(right), dtype=bool), right, sample_weight=sample_weight))
+
+    def sparsify(self) -> Self:
+        """Make ``coef_`` a sparse matrix, which saves memory where most of it is 0."""
+        check_is_fitted(self)
+        self.coef_ = sparse.csr_matrix(self.coef_)
+        return self
+
+    def densify(self) -> Self:
+        """Make ``coef_`` an array again."""
+        check_is_fitted(self)
+        if sparse.issparse(self.coef_):
+            self.coef_ = self.coef_.toarray()
+        return self
 
     def _n_outputs(self) -> int:
         """Columns of Z; 0 where it has one axis."""

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
 from sklearn.metrics import d2_tweedie_score, r2_score
 
 from streamlr.config import ClusterConfig
-from streamlr.errors import ConfigError
+from streamlr.errors import ConfigError, LabelError
 from streamlr.estimator.checks import features_of, target_of, weights_of
-from streamlr.estimator.linear_model import LinearModel
+from streamlr.estimator.linear_model import LinearModel, shown
 
 
 class _Regressor(RegressorMixin, LinearModel):  # type: ignore[misc]
@@ -34,10 +34,14 @@ class _Regressor(RegressorMixin, LinearModel):  # type: ignore[misc]
         l2 = self._l2()
         rows = features_of(self, X, reset=True)
         target = target_of(self, y, numeric=True)
+        self._check_target(target)
         result = self._train(rows, target, weights_of(self, sample_weight, len(target)), l2)
-        self.coef_, self.intercept_ = result.model.coef_[0], float(result.model.intercept_[0])
+        self.coef_, self.intercept_ = shown(result.model.coef_[0], rows.dtype), float(result.model.intercept_[0])
         self.n_iter_ = result.passes
         return self
+
+    def _check_target(self, target: NDArray[Any]) -> None:
+        """Refuse numbers that the family does not know."""
 
     def _l2(self) -> float:
         """Strength of the penalty beside the mean loss."""
@@ -63,6 +67,10 @@ class LinearRegression(_Regressor):
         Most passes over the data.
     solver
         ``auto``, ``lbfgs`` or ``newton``.
+    copy_X, n_jobs
+        Taken for scikit-learn's sake: ``X`` is never written to, and ``cluster`` says where the work is done.
+    verbose
+        Whether to show the passes as they end, on standard error.
     cluster
         The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.ClusterConfig`; None for threads, and one for what is small.
 
@@ -83,12 +91,15 @@ class LinearRegression(_Regressor):
     _family = "linear"
 
     def __init__(self, *, fit_intercept: bool = True, warm_start: bool = False, tol: float = 1e-8, max_iter: int = 100, solver: str = "auto",
-                 cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
+                 copy_X: bool = True, n_jobs: int | None = None, verbose: int = 0, cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
         self.fit_intercept = fit_intercept
         self.warm_start = warm_start
         self.tol = tol
         self.max_iter = max_iter
         self.solver = solver
+        self.copy_X = copy_X
+        self.n_jobs = n_jobs
+        self.verbose = verbose
         self.cluster = cluster
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
@@ -114,7 +125,9 @@ class PoissonRegressor(_Regressor):
     max_iter
         Most passes over the data.
     solver
-        ``auto``, ``lbfgs`` or ``newton`` (or scikit-learn's name for it, ``newton-cholesky``).
+        ``auto``, ``lbfgs`` or ``newton`` (or scikit-learn's name for it, ``newton-cholesky``); the optimum is one and the same.
+    verbose
+        Whether to show the passes as they end, on standard error.
     cluster
         The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.ClusterConfig`; None for threads, and one for what is small.
 
@@ -135,19 +148,26 @@ class PoissonRegressor(_Regressor):
     _family = "poisson"
 
     def __init__(self, *, alpha: float = 1.0, fit_intercept: bool = True, warm_start: bool = False, tol: float = 1e-8, max_iter: int = 100,
-                 solver: str = "auto", cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
+                 solver: str = "auto", verbose: int = 0, cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
         self.alpha = alpha
         self.fit_intercept = fit_intercept
         self.warm_start = warm_start
         self.tol = tol
         self.max_iter = max_iter
         self.solver = solver
+        self.verbose = verbose
         self.cluster = cluster
 
     def _l2(self) -> float:
         if not self.alpha >= 0:
             raise ConfigError(f"alpha is {self.alpha}; it must be 0 or above (0 for no penalty)")
         return float(self.alpha)
+
+    def _check_target(self, target: NDArray[Any]) -> None:
+        if target.size and target.min() < 0:
+            row = int(np.argmax(target < 0))
+            raise LabelError(f"Some value(s) of y are out of the valid range of the loss: row {row} has {target[row]:g}; a Poisson regression is fitted to "
+                             "numbers of 0 or above")
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
         """D², the share of the deviance that is explained."""
