@@ -45,6 +45,8 @@ class DataConfig:
     """Name of the array of offsets, which are added to Z, if there is one."""
     exposure: str | None = None
     """Name of the array of exposures, whose logarithms are added to Z, if there is one; for ``poisson``."""
+    groups: str | None = None
+    """Name of the array of groups, if there is one: rows of one group are never split between folds, and errors may be clustered by it."""
     sample_axis: Literal[0, 1] = 0
     """The axis of the feature array along which the examples lie."""
     missing_chunks: Literal["error", "fill"] = "error"

@@ -10,6 +10,7 @@ u = b + meanᵀ W. Standardising is implicit: it is done to the parameters and t
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,7 @@ from streamlr.errors import ShapeError
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.gradient import GradientScan, GradientSums
+from streamlr.kernels.split import Split
 from streamlr.kernels.survey import SurveySums
 
 log = logging.getLogger(__name__)
@@ -138,14 +140,26 @@ class Evaluation:
     """Of the value by the parameters, (d, d), where it was asked for."""
     separates: bool = False
     """Whether the point classifies every single example correctly: a proof that without a penalty there is no optimum."""
+    held_loss: float = np.nan
+    """Mean loss of the rows that are held out; not a number where none are."""
 
 
 class Objective:
-    """Evaluates J and its derivatives at points; each call of `evaluate` is one pass over the data."""
+    """Evaluates J and its derivatives at points; each call of `evaluate` is one pass over the data.
+
+    Parameters
+    ----------
+    scanner, model, classes, moments, coordinates
+        The data, what is fitted to them, and what is known of them.
+    split, held_out
+        The part of the rows that is left out of J, if any; moments and coordinates are those of all rows, which changes no optimum.
+    """
 
     def __init__(self, scanner: Scanner, model: ModelConfig, classes: NDArray[np.generic], moments: Moments,
-                 coordinates: Coordinates | None = None) -> None:
+                 coordinates: Coordinates | None = None, split: Split | None = None, held_out: int = -1) -> None:
         self.scanner = scanner
+        self.split = split
+        self.held_out = held_out
         self.model = model
         self.classes = classes
         self.moments = moments
@@ -167,6 +181,11 @@ class Objective:
     def size(self) -> int:
         """Number of parameters."""
         return self.coordinates.size
+
+    @property
+    def shift(self) -> Array | None:
+        """What is taken from every feature before it is used, (n,), where that keeps digits."""
+        return self._shift if self._shift.any() else None
 
     def start(self) -> Array:
         """The parameters at which no feature counts and the intercept fits the mean of the target (about, where there is an offset)."""
@@ -205,27 +224,24 @@ class Objective:
         hessian
             Whether second derivatives are wanted.
         """
-        raw = [self._shifted_units(point) for point in points]
-        scan = GradientScan(
-            self.model.family, self.classes, np.stack([W for W, _ in raw]), np.stack([b for _, b in raw]),
-            self._shift if self._shift.any() else None, hessian)
-        sums: GradientSums = self.scanner.run(scan, title)
-        certain = self.family.certain_loss
-        return [
-            self._evaluation(
-                point, float(sums.loss_sum[k] / sums.weight_sum), sums.coefficient_sum[k] / sums.weight_sum,
-                sums.intercept_sum[k] / sums.weight_sum,
-                None if sums.hessian_sum is None or k > 0 else sums.hessian_sum / sums.weight_sum,
-                bool(sums.loss_max[k] < certain))
-            for k, point in enumerate(points)]
+        return evaluate_together([(self, points)], title, hessian=hessian)[0]
 
-    def _shifted_units(self, point: Array) -> tuple[Array, Array]:
+    def found(self, point: Array, sums: GradientSums, k: int) -> Evaluation:
+        """What the sums say of candidate ``k``, which is ``point``."""
+        held = float(sums.held_weight_sum[k])
+        weight = sums.weight_sum - held
+        return self._evaluation(
+            point, float(sums.loss_sum[k] / weight), sums.coefficient_sum[k] / weight, sums.intercept_sum[k] / weight,
+            None if sums.hessian_sum is None or k > 0 else sums.hessian_sum / weight, bool(sums.loss_max[k] < self.family.certain_loss),
+            float(sums.held_loss_sum[k]) / held if held > 0 else np.nan)
+
+    def shifted_units(self, point: Array) -> tuple[Array, Array]:
         """W, and the intercept that goes with features less their shift."""
         V, u = self.coordinates.split(point)
         W = V / self.coordinates.scale[:, None]
         return W, u - (self.coordinates.center - self._shift) @ W
 
-    def _evaluation(self, point: Array, loss: float, dW: Array, db: Array, hessian: Array | None, separates: bool) -> Evaluation:
+    def _evaluation(self, point: Array, loss: float, dW: Array, db: Array, hessian: Array | None, separates: bool, held_loss: float = np.nan) -> Evaluation:
         """From derivatives by W and b of features less their shift to those by the parameters."""
         V, _ = self.coordinates.split(point)
         if self.family.coupled:  # the sum over the classes is 0, but for rounding, which would move the point where nothing holds it
@@ -236,7 +252,7 @@ class Objective:
         by_standard = penalty * (self.coordinates.scale / self._standard.scale)[:, None] ** 2 * in_standard
         gradient_max = float(np.abs(self._gradient(self._standard, dW, db, by_standard)).max()) / self._target_unit
         value = loss + 0.5 * float(np.sum(penalty * V**2))
-        return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates)
+        return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates, held_loss)
 
     def _gradient(self, at: Coordinates, dW: Array, db: Array, penalty: Array) -> Array:
         by_V = (dW - np.outer(at.center - self._shift, db)) / at.scale[:, None]
@@ -262,6 +278,29 @@ class Objective:
         for output in range(c):
             H[np.arange(n), output, np.arange(n), output] += self.penalty_scale
         return H.reshape(at.size, at.size)
+
+
+def evaluate_together(asked: Sequence[tuple[Objective, Array]], title: str, *, hessian: bool = False) -> list[list[Evaluation]]:
+    """Objectives of the same data, which differ in their penalty and in the rows that they leave out, each at its points, (K, d): one pass for all.
+
+    Parameters
+    ----------
+    asked
+        The objectives and their points; all of the same family, classes, moments and split.
+    title
+        What a person is told meanwhile.
+    hessian
+        Whether second derivatives are wanted, at the very first point alone.
+    """
+    first = asked[0][0]
+    columns = [(objective, point) for objective, points in asked for point in points]
+    raw = [objective.shifted_units(point) for objective, point in columns]
+    scan = GradientScan(
+        first.model.family, first.classes, np.stack([W for W, _ in raw]), np.stack([b for _, b in raw]), first.shift, hessian, first.split,
+        None if first.split is None else np.array([objective.held_out for objective, _ in columns]))
+    sums: GradientSums = first.scanner.run(scan, title)
+    found = iter([objective.found(point, sums, k) for k, (objective, point) in enumerate(columns)])
+    return [[next(found) for _ in points] for _, points in asked]
 
 
 def _hold_common_shift(H: Array) -> None:

@@ -9,16 +9,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamlr.admission import check_classes, check_target, refuse_absurd
 from streamlr.checkpoint import Checkpoint, CheckpointWriter, flatten, load_checkpoint, unflatten
 from streamlr.config import TrainConfig, load_config
 from streamlr.config_tree import flat_settings
-from streamlr.data.class_weights import class_factors, with_class_weights
 from streamlr.data.rows import labels_of, rows_of
 from streamlr.data.source import ArraySource, Rows, Source
 from streamlr.data.store import ZarrSource
@@ -26,13 +24,9 @@ from streamlr.errors import ConfigError, RunDirectoryError, WriteError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import Engine, blas_core, one_blas_thread
-from streamlr.execution.scanner import Scanner
-from streamlr.kernels.families import FAMILIES, family_of
-from streamlr.kernels.labels import LabelScan, LabelSums
-from streamlr.kernels.survey import SurveyScan, SurveySums
+from streamlr.first_look import FirstLook
 from streamlr.model import Model
 from streamlr.objective import Moments, Objective, data_coordinates
-from streamlr.plan import check_plan, make_plan, workers_of
 from streamlr.run_directory import RunDirectory
 from streamlr.solvers import GradientDescent, Lbfgs, Newton, Outcome, Solver, State, minimize
 from streamlr.solvers.gradient_descent import GradientDescentState
@@ -136,12 +130,10 @@ class _Run:
                  start: Model | None = None) -> None:
         self.settings = settings
         self.start = start
-        self.source = source
-        self.engine = engine
+        self.look = FirstLook(settings, source, engine, publish)
         self.directory = directory
         self.checkpoints = None if directory is None else CheckpointWriter(directory.checkpoints)
         self.publish = publish
-        self._make_plan(1)
         self.history: list[dict[str, Any]] = []
         self.started = self.pass_started = time.monotonic()
         self.seconds_before = 0.0
@@ -150,41 +142,8 @@ class _Run:
         self.committed = 0
         self.reached: tuple[int, State] | None = None
 
-    def _make_plan(self, n_outputs: int) -> None:
-        workers = workers_of(self.settings.cluster, self.engine.n_threads, self.engine.memory_of_workers(peak=False))
-        self.plan = make_plan(self.settings, self.source, workers, n_outputs)
-        check_plan(self.plan)
-        if self.plan.threads < workers.threads:
-            self.engine.limit_threads(self.plan.threads // workers.processes)
-        self.scanner = Scanner(self.engine, self.source, self.publish, self.plan.partition)
-
-    def _list_labels(self) -> NDArray[Any]:
-        """The classes, with what follows from them; none where the target is a number."""
-        classes, factors = np.empty(0), None
-        if FAMILIES[self.settings.model.family].labelled:
-            labels: LabelSums = self.scanner.run(LabelScan(self.source.describe("target"), self._weights_name()), "labels")
-            classes = check_classes(labels, self.source.describe("target"))
-            if self.settings.model.class_weight is not None:
-                factors = class_factors(self.settings.model.class_weight, labels)
-        self._use_classes(classes, factors)
-        return classes
-
-    def _use_classes(self, classes: NDArray[Any], factors: NDArray[np.float64] | None) -> None:
-        """What follows from the classes and their weights: the source, the family, and a plan for as many outputs as it has."""
-        self.class_factors = factors
-        self.model = replace(self.settings.model, family=cast(Any, family_of(self.settings.model.family, classes).name))
-        if factors is not None:
-            self.source = with_class_weights(self.source, classes, factors)
-            self._make_plan(1)
-        if self.model.family == "softmax":
-            if self.source.has_offset:
-                raise ConfigError(f"{self.source.describe('target')} holds {len(classes)} classes, and an offset common to all of them changes nothing; "
-                                  "remove data.offset")
-            self._make_plan(len(classes))
-            self.publish(Note(f"{len(classes)} classes, {self.plan.solver}: {self.plan.reason}"))
-
     def finish(self, resume: bool) -> TrainResult:
-        self._tell_plan()
+        self.look.tell_plan()
         saved = None
         if self.directory is not None:
             saved = load_checkpoint(self.directory.checkpoints, self._fingerprint()) if resume else None
@@ -194,7 +153,7 @@ class _Run:
             raise WriteError(f"{error}; {self._what_is_safe()}") from error
         try:
             if saved is None:
-                for number in range(1, self.scanner.passes + 1):
+                for number in range(1, self.look.scanner.passes + 1):
                     self._pass_done(number, state, problem)
             state, outcome = minimize(problem.objective, problem.solver, state, len(self.history), self.settings.solver.max_passes,
                                       lambda number, reached: self._pass_done(number, reached, problem))
@@ -220,37 +179,21 @@ class _Run:
         except WriteError as error:
             log.warning("%s; %s", error, self._what_is_safe())
 
-    def _tell_plan(self) -> None:
-        plan = self.plan
-        slabs = f"{plan.partition.n_slabs:,} slab{'s' * (plan.partition.n_slabs != 1)}"
-        held = f", {plan.partition.held_slabs:,} of them kept in memory" if plan.partition.held_slabs else ""
-        self.publish(Note(f"{self.source.n_rows:,} rows, {plan.features:,} features, {plan.dtype}: {_size(plan.data_bytes)} in {slabs}{held}, "
-                          f"on {self.engine.description}"))
-        if self.engine.dashboard_link:
-            self.publish(Note(f"dashboard: {self.engine.dashboard_link}"))
-        self.publish(Note(f"solver {plan.solver}: {plan.reason}"))
-        if plan.fitted:
-            self.publish(Note(plan.fitted))
-        log.info("solver %s: %s", plan.solver, plan.reason)
-
     def _begin(self) -> tuple[_Problem, State]:
         """List the labels, survey the data (pass 1), and set the solver up; with an offset or a start, of which the survey knows too
         little, one pass more."""
-        classes = self._list_labels()
+        classes = self.look.list_labels()
         self.pass_started = time.monotonic()
-        self.sample_fraction = self.plan.sample_fraction
-        survey: SurveySums = self.scanner.run(self._survey(classes, self.sample_fraction), "pass 1")
-        check_target(self.source, self.model.family, survey)
-        moments = Moments.from_sums(survey)
-        refuse_absurd(self.source, self.plan.partition, moments)
-        self._tell_constant_features(moments)
+        self.sample_fraction = self.look.plan.sample_fraction
+        survey = self.look.survey(classes, self.sample_fraction)
+        moments = self.look.take(survey)
         self._tell_changed_data(moments)
         problem = self._problem(classes, moments)
         parts = list(survey.sample)
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
         point = _start_point(problem, self.start)
-        unknown = self.source.has_offset or self.start is not None
+        unknown = self.look.source.has_offset or self.start is not None
         start = problem.objective.evaluate(point[None, :], "pass 2")[0] if unknown else problem.objective.without_features(point)
         if isinstance(problem.solver, Lbfgs) and sample is not None:
             solver, state = start_from_sample(problem.objective, problem.solver, sample, start)
@@ -259,34 +202,20 @@ class _Run:
 
     def _problem(self, classes: NDArray[Any], moments: Moments) -> _Problem:
         """The objective in the coordinates of the solver that was asked for; ``auto`` is L-BFGS, which `_begin` gives a sample to start from."""
-        wanted, model = self.settings.solver, self.model
+        wanted, model = self.settings.solver, self.look.model
         if wanted.name == "gradient_descent":
-            objective = Objective(self.scanner, model, classes, moments, data_coordinates(moments, model.fit_intercept))
+            objective = Objective(self.look.scanner, model, classes, moments, data_coordinates(moments, model.fit_intercept))
             return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, objective.penalized))
-        objective = Objective(self.scanner, model, classes, moments)
+        objective = Objective(self.look.scanner, model, classes, moments)
         return _Problem(objective, Newton(objective, wanted.tolerance) if wanted.name == "newton" else Lbfgs(objective, wanted.tolerance))
-
-    def _survey(self, classes: NDArray[Any], sample_fraction: float) -> SurveyScan:
-        return SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family)
-
-    def _weights_name(self) -> str:
-        return self.source.describe("weights") if self.source.weighted else ""
-
-    def _tell_constant_features(self, moments: Moments) -> None:
-        constant = np.flatnonzero(moments.spread == 0)
-        if len(constant):
-            names = self.source.feature_names
-            first = ", ".join(repr(names[j]) if names is not None else str(j) for j in constant[:5])
-            self.publish(Note(f"{len(constant)} of {self.source.n_features} features are constant (first: {first})"
-                              + ("; their coefficients stay 0" if self.settings.model.fit_intercept else ""), warning=True))
 
     def _tell_changed_data(self, moments: Moments) -> None:
         """Hold the data against those of the run that is being replaced: a flipped bit without a checksum shows only so."""
         before = None if self.directory is None else self.directory.previous_summary
-        dtype = str(self.source.dtype)
+        dtype = str(self.look.source.dtype)
         if before is None or (before.get("data_fingerprint", moments.fingerprint), before.get("dtype", dtype)) == (moments.fingerprint, dtype):
             return
-        if before.get("store") == self.settings.data.shown_store and before.get("rows") == self.source.n_rows:
+        if before.get("store") == self.settings.data.shown_store and before.get("rows") == self.look.source.n_rows:
             self.publish(Note(f"the data in {self.settings.data.shown_store} are not those that the run being replaced was trained on (fingerprint "
                               f"{moments.fingerprint[:12]}, {dtype}; was {before['data_fingerprint'][:12]}, {before.get('dtype', dtype)}); "
                               "if nobody changed the store, it is damaged", warning=True))
@@ -294,8 +223,8 @@ class _Run:
     def _pass_done(self, number: int, state: State, problem: _Problem) -> None:
         now = time.monotonic()
         event = PassFinished(number, state.loss, state.value, state.gradient_max, state.step, now - self.pass_started,
-                             self.scanner.bytes_read - self.bytes_told)
-        self.pass_started, self.bytes_told = now, self.scanner.bytes_read
+                             self.look.scanner.bytes_read - self.bytes_told)
+        self.pass_started, self.bytes_told = now, self.look.scanner.bytes_read
         self.history.append(event.as_line())
         if self.directory is not None:
             if number == 1:
@@ -312,10 +241,10 @@ class _Run:
     def _save(self, number: int, state: State, problem: _Problem) -> None:
         assert self.checkpoints is not None
         arrays, values = flatten(state, "state.")
-        factors = {} if self.class_factors is None else {"class_factors": self.class_factors}
+        factors = {} if self.look.class_factors is None else {"class_factors": self.look.class_factors}
         moment_arrays, moment_values = flatten(problem.objective.moments, "moments.")
         values |= {**moment_values, "sample_fraction": self.sample_fraction, "solver": problem.solver.name, "history": self.history[:number],
-                   "modified": self.source.modified, "seconds": self.seconds_before + time.monotonic() - self.started}
+                   "modified": self.look.source.modified, "seconds": self.seconds_before + time.monotonic() - self.started}
         self.checkpoints.save(Checkpoint(number, self._fingerprint(), {**arrays, **moment_arrays, **factors, "classes": problem.objective.classes}, values))
         self.committed = number
 
@@ -324,7 +253,7 @@ class _Run:
         assert self.directory is not None
         moments = unflatten(Moments, "moments.", saved)
         classes = saved.arrays["classes"]
-        self._use_classes(classes, saved.arrays.get("class_factors"))
+        self.look.use_classes(classes, saved.arrays.get("class_factors"))
         problem = self._problem(classes, moments)
         state = unflatten(_STATES[problem.solver.name], "state.", saved)
         self.history = list(saved.values["history"])
@@ -340,21 +269,21 @@ class _Run:
 
     def _require_same_data(self, classes: NDArray[Any], moments: Moments, saved: Checkpoint) -> None:
         """Hold the data against those of the checkpoint: by when they were written, or if that does not tell, by reading them once."""
-        if self.source.modified is not None and self.source.modified == saved.values["modified"]:
+        if self.look.source.modified is not None and self.look.source.modified == saved.values["modified"]:
             return
-        survey: SurveySums = self.scanner.run(self._survey(classes, 0.0), "compare")
-        self.bytes_told, self.pass_started = self.scanner.bytes_read, time.monotonic()
+        survey = self.look.survey(classes, 0.0, "compare")
+        self.bytes_told, self.pass_started = self.look.scanner.bytes_read, time.monotonic()
         if survey.fingerprint.hex() != moments.fingerprint:
             raise RunDirectoryError(f"the checkpoint was made with data of fingerprint {moments.fingerprint[:12]}, those in "
-                                    f"{self.source.describe('features')} have {survey.fingerprint.hex()[:12]}; bring back the data that it was made with, "
+                                    f"{self.look.source.describe('features')} have {survey.fingerprint.hex()[:12]}; bring back the data that it was made with, "
                                     "or start anew with --overwrite")
 
     def _with_sample(self, problem: _Problem, state: State) -> _Problem:
         """Draw the sample again where its curvature is the metric, which no checkpoint holds: one more read of the data."""
         if not (isinstance(problem.solver, Lbfgs) and isinstance(state, LbfgsState) and len(state.curvature_at)):
             return problem
-        survey: SurveySums = self.scanner.run(self._survey(problem.objective.classes, self.sample_fraction), "sample")
-        self.bytes_told, self.pass_started = self.scanner.bytes_read, time.monotonic()
+        survey = self.look.survey(problem.objective.classes, self.sample_fraction, "sample")
+        self.bytes_told, self.pass_started = self.look.scanner.bytes_read, time.monotonic()
         parts = list(survey.sample)
         del survey
         sample = join_sample(parts)
@@ -364,24 +293,24 @@ class _Run:
     def _fingerprint(self) -> dict[str, str]:
         """What must be the same for a checkpoint to be continued: all keys that the bits depend on, and the shape of the data."""
         flat = {key: repr(value) for key, value in flat_settings(self.settings.to_public_dict()) if not key.startswith(_BITS_DO_NOT_DEPEND_ON)}
-        data = {"data shape": f"({self.source.n_rows}, {self.source.n_features})", "data dtype": str(self.source.dtype),
-                "data chunk rows": str(self.source.chunk_rows), "data bytes": str(self.source.stored_bytes)}
+        data = {"data shape": f"({self.look.source.n_rows}, {self.look.source.n_features})", "data dtype": str(self.look.source.dtype),
+                "data chunk rows": str(self.look.source.chunk_rows), "data bytes": str(self.look.source.stored_bytes)}
         return {**flat, **data}
 
     def _result(self, problem: _Problem, state: State, outcome: Outcome) -> TrainResult:
         objective, solver = problem.objective, problem.solver
         with np.errstate(over="ignore", invalid="ignore"):
             W, b = objective.coordinates.to_data_units(solver.result(state))
-        model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.source.feature_names, self.model.family)
+        model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.look.source.feature_names, self.look.model.family)
         summary = {
             "status": outcome.status, "reason": outcome.reason, "passes": len(self.history), "objective": state.value, "loss": state.loss,
             "gradient_max": state.gradient_max, "seconds": self.seconds_before + time.monotonic() - self.started,
-            "peak_memory_bytes": self.engine.peak_memory_bytes(), "projected_memory_bytes": self.plan.peak_bytes,
-            "worker_peak_memory_bytes": self.engine.memory_of_workers(peak=True), "projected_worker_memory_bytes": self.plan.worker_peak_bytes,
-            "bytes_read": sum(line["bytes_read"] for line in self.history), "read_retries": self.engine.read_retries,
-            "store": self.settings.data.shown_store or None, "rows": self.source.n_rows, "features": self.source.n_features,
-            "dtype": str(self.source.dtype), "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
-            "family": self.model.family, "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.engine.description,
+            "peak_memory_bytes": self.look.engine.peak_memory_bytes(), "projected_memory_bytes": self.look.plan.peak_bytes,
+            "worker_peak_memory_bytes": self.look.engine.memory_of_workers(peak=True), "projected_worker_memory_bytes": self.look.plan.worker_peak_bytes,
+            "bytes_read": sum(line["bytes_read"] for line in self.history), "read_retries": self.look.engine.read_retries,
+            "store": self.settings.data.shown_store or None, "rows": self.look.source.n_rows, "features": self.look.source.n_features,
+            "dtype": str(self.look.source.dtype), "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
+            "family": self.look.model.family, "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.look.engine.description,
             "python": platform.python_version(), "numpy": np.__version__, "blas": blas_core()}
         summary = {key: finite(value) for key, value in summary.items()}
         if self.directory is not None:
@@ -394,7 +323,3 @@ def _start_point(problem: _Problem, model: Model | None) -> NDArray[np.float64]:
     if model is not None:
         return problem.objective.coordinates.from_data_units(model.coef_.T, model.intercept_)
     return np.zeros(problem.objective.size) if isinstance(problem.solver, GradientDescent) else problem.objective.start()
-
-
-def _size(nbytes: int) -> str:
-    return f"{nbytes / 1e9:.3g} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.3g} MB"

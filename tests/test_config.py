@@ -16,7 +16,7 @@ from streamlr.errors import ConfigError
 TOP = Path(__file__).parents[1]
 
 CONTRACT: dict[str, Any] = {  # every key, and what it is where nothing is said; the store and the run directory have no value of their own
-    "data.features": "X", "data.target": "y", "data.weights": None, "data.offset": None, "data.exposure": None,
+    "data.features": "X", "data.target": "y", "data.weights": None, "data.offset": None, "data.exposure": None, "data.groups": None,
     "data.sample_axis": 0, "data.missing_chunks": "error",
     "model.family": "logistic", "model.fit_intercept": True, "model.standardize": False,
     "model.penalty.l2": 0.0, "model.penalty.l1": 0.0, "model.class_weight": None,
@@ -26,7 +26,8 @@ CONTRACT: dict[str, Any] = {  # every key, and what it is where nothing is said;
     "run.checkpoint_every": 1, "run.seed": 0,
 }
 OTHER_VALUES: dict[str, Any] = {  # one allowed value of every key that is not its default
-    "data.store": "there.zarr", "data.features": "counts", "data.target": "label", "data.weights": "w", "data.offset": "o", "data.sample_axis": 1,
+    "data.store": "there.zarr", "data.features": "counts", "data.target": "label", "data.weights": "w", "data.offset": "o", "data.groups": "g",
+    "data.sample_axis": 1,
     "data.missing_chunks": "fill", "model.fit_intercept": False, "model.standardize": True, "model.penalty.l2": 0.25,
     "model.class_weight": {0: 1.5, "yes": 2.0},
     "solver.name": "newton", "solver.tolerance": 1e-5, "solver.max_passes": 7, "solver.learning_rate": 0.125,

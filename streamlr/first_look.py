@@ -1,0 +1,146 @@
+"""The data as a run has them at hand: a plan for reading them, a scanner that does, and the first look at what they hold."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.admission import check_classes, check_target, refuse_absurd
+from streamlr.config import TrainConfig
+from streamlr.data.class_weights import class_factors, with_class_weights
+from streamlr.data.source import Source
+from streamlr.errors import ConfigError
+from streamlr.events import Note, Subscriber
+from streamlr.execution.engine import Engine
+from streamlr.execution.scanner import Scanner
+from streamlr.kernels.families import FAMILIES, family_of
+from streamlr.kernels.labels import LabelScan, LabelSums
+from streamlr.kernels.survey import SurveyScan, SurveySums
+from streamlr.objective import Moments
+from streamlr.plan import check_plan, make_plan, workers_of
+
+log = logging.getLogger(__name__)
+
+
+class FirstLook:
+    """Plans the reading of the data, lists their labels and surveys them.
+
+    Parameters
+    ----------
+    settings
+        The configuration.
+    source
+        The data.
+    engine
+        Where sums are taken; of its threads only as many go on as the plan has room for.
+    publish
+        Told of what a person should know.
+
+    Attributes
+    ----------
+    plan, scanner
+        What will be read and kept, and what reads it; made anew when the number of outputs is known.
+    model
+        The configured model, with the family that the classes ask for.
+    class_factors
+        What the weights of each class are multiplied by, (c,); None for nothing.
+
+    Raises
+    ------
+    MemoryLimitError
+        For a plan over its limit.
+    """
+
+    def __init__(self, settings: TrainConfig, source: Source, engine: Engine, publish: Subscriber) -> None:
+        self.settings = settings
+        self.source = source
+        self.engine = engine
+        self.publish = publish
+        self.model = settings.model
+        self.class_factors: NDArray[np.float64] | None = None
+        self._make_plan(1)
+
+    def _make_plan(self, n_outputs: int) -> None:
+        workers = workers_of(self.settings.cluster, self.engine.n_threads, self.engine.memory_of_workers(peak=False))
+        self.plan = make_plan(self.settings, self.source, workers, n_outputs)
+        check_plan(self.plan)
+        if self.plan.threads < workers.threads:
+            self.engine.limit_threads(self.plan.threads // workers.processes)
+        self.scanner = Scanner(self.engine, self.source, self.publish, self.plan.partition)
+
+    def list_labels(self) -> NDArray[Any]:
+        """The classes, with what follows from them; none where the target is a number."""
+        classes, factors = np.empty(0), None
+        if FAMILIES[self.settings.model.family].labelled:
+            labels: LabelSums = self.scanner.run(LabelScan(self.source.describe("target"), self._weights_name()), "labels")
+            classes = check_classes(labels, self.source.describe("target"))
+            if self.settings.model.class_weight is not None:
+                factors = class_factors(self.settings.model.class_weight, labels)
+        self.use_classes(classes, factors)
+        return classes
+
+    def use_classes(self, classes: NDArray[Any], factors: NDArray[np.float64] | None) -> None:
+        """What follows from the classes and their weights: the source, the family, and a plan for as many outputs as it has."""
+        self.class_factors = factors
+        self.model = replace(self.settings.model, family=cast(Any, family_of(self.settings.model.family, classes).name))
+        if factors is not None:
+            self.source = with_class_weights(self.source, classes, factors)
+            self._make_plan(1)
+        if self.model.family == "softmax":
+            if self.source.has_offset:
+                raise ConfigError(f"{self.source.describe('target')} holds {len(classes)} classes, and an offset common to all of them changes nothing; "
+                                  "remove data.offset")
+            self._make_plan(len(classes))
+            self.publish(Note(f"{len(classes)} classes, {self.plan.solver}: {self.plan.reason}"))
+
+    def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1") -> SurveySums:
+        """Moments, fingerprint and a sample of the rows: one pass."""
+        sums: SurveySums = self.scanner.run(SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family), title)
+        return sums
+
+    def take(self, survey: SurveySums) -> Moments:
+        """The moments of a survey, when the data may be trained on.
+
+        Raises
+        ------
+        DataError
+            When they may not.
+        """
+        check_target(self.source, self.model.family, survey)
+        moments = Moments.from_sums(survey)
+        refuse_absurd(self.source, self.plan.partition, moments)
+        self._tell_constant_features(moments)
+        return moments
+
+    def tell_plan(self) -> None:
+        """Say what will be read, where and how."""
+        plan = self.plan
+        slabs = f"{plan.partition.n_slabs:,} slab{'s' * (plan.partition.n_slabs != 1)}"
+        held = f", {plan.partition.held_slabs:,} of them kept in memory" if plan.partition.held_slabs else ""
+        self.publish(Note(f"{self.source.n_rows:,} rows, {plan.features:,} features, {plan.dtype}: {_size(plan.data_bytes)} in {slabs}{held}, "
+                          f"on {self.engine.description}"))
+        if self.engine.dashboard_link:
+            self.publish(Note(f"dashboard: {self.engine.dashboard_link}"))
+        self.publish(Note(f"solver {plan.solver}: {plan.reason}"))
+        if plan.fitted:
+            self.publish(Note(plan.fitted))
+        log.info("solver %s: %s", plan.solver, plan.reason)
+
+    def _weights_name(self) -> str:
+        return self.source.describe("weights") if self.source.weighted else ""
+
+    def _tell_constant_features(self, moments: Moments) -> None:
+        constant = np.flatnonzero(moments.spread == 0)
+        if len(constant):
+            names = self.source.feature_names
+            first = ", ".join(repr(names[j]) if names is not None else str(j) for j in constant[:5])
+            self.publish(Note(f"{len(constant)} of {self.source.n_features} features are constant (first: {first})"
+                              + ("; their coefficients stay 0" if self.settings.model.fit_intercept else ""), warning=True))
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.3g} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.3g} MB"
