@@ -45,14 +45,14 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
     intercept_: Any
 
     def _train(self, X: NDArray[Any] | Rows, y: NDArray[Any], weights: NDArray[np.float64] | None, l2: float,
-               classes: NDArray[Any] | None = None) -> TrainResult:
+               classes: NDArray[Any] | None = None, l1: float = 0.0) -> TrainResult:
         """Fit to features that have been checked, and keep the model and how the solve ended."""
         if len(y) != X.shape[0]:
             raise ShapeError(f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]} rows and y has {len(y)}; they must agree")
         start = self._start(X.shape[1], classes)
         result = self._untrained(X.shape[1], classes, start) if self.max_iter == 0 else train(
-            {"model": {"family": self._family, "fit_intercept": _plain(self.fit_intercept), "penalty": {"l2": l2}},
-             "solver": {"name": self._solver_for(X, weights, l2), "tolerance": _plain(self.tol), "max_passes": _plain(self.max_iter)},
+            {"model": {"family": self._family, "fit_intercept": _plain(self.fit_intercept), "penalty": {"l2": l2, "l1": l1}},
+             "solver": {"name": self._solver_for(X, weights, l2 + l1), "tolerance": _plain(self.tol), "max_passes": _plain(self.max_iter)},
              "cluster": self._cluster_for(X)}, X=X, y=y, sample_weight=weights, start=start, subscribers=[Console()] if self.verbose else [])
         names = getattr(self, "feature_names_in_", None)
         self.model_ = dataclasses.replace(
@@ -78,7 +78,7 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
         coef = self.coef_.toarray() if sparse.issparse(self.coef_) else self.coef_
         return dataclasses.replace(model, coef_=_unrounded(coef, model.coef_), intercept_=_unrounded(self.intercept_, model.intercept_))
 
-    def _solver_for(self, X: NDArray[Any] | Rows, weights: NDArray[np.float64] | None, l2: float) -> str:
+    def _solver_for(self, X: NDArray[Any] | Rows, weights: NDArray[np.float64] | None, penalty: float) -> str:
         """The solver that was asked for; plain L-BFGS where there are more parameters than rows and no penalty.
 
         Of the many optima there it finds the one with the smallest norm in standardised units: its steps never leave the span of the rows, as those
@@ -86,7 +86,7 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
         """
         n_rows = X.shape[0] if weights is None else np.count_nonzero(weights)
         wanted = _SOLVERS.get(self.solver, self.solver)
-        if wanted == "auto" and l2 == 0 and n_rows < X.shape[1] + bool(self.fit_intercept):
+        if wanted == "auto" and penalty == 0 and n_rows < X.shape[1] + bool(self.fit_intercept):
             return "lbfgs"
         return wanted
 
