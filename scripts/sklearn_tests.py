@@ -36,11 +36,9 @@ MODULES = ("tests.test_logistic", "tests.test_base", "_glm.tests.test_glm")
 REPLACED = ("LogisticRegression", "LogisticRegressionCV", "LinearRegression", "PoissonRegressor")
 """Those that streamlr has not (yet) stay scikit-learn's."""
 
-_L1 = "an l1 penalty"
 _PENALTY = "penalty is not deprecated here, nor l1_ratio=None"
 _PASSES = "max_iter counts passes over the data, of which the first looks at them and the next may end at the optimum of a sample"
 _WORDS = "the warning has the category of scikit-learn's, but not the words of that solver"
-_BOUNDS = "bounds on the coefficients (positive)"
 _OUTPUTS = "a target of one axis is what is fitted"
 _CALLBACKS = "scikit-learn's callbacks, new in 1.9, are not taken; streamlr.train has events of its own"
 _CV = "it compares with scikit-learn's LogisticRegressionCV, at its tolerance of 1e-4"
@@ -58,7 +56,6 @@ EXPECTED = {
     "test_logistic.py::test_large_sparse_matrix*": "no name of a solver forbids sparse matrices with 64-bit indices",
     "test_logistic.py::test_liblinear_with_large_values*": "a feature of 1e100 is fitted; liblinear would not end",
     "test_logistic.py::test_liblinear_dual_random_state*": "it wants other coefficients for another random_state; here nothing is random",
-    "test_logistic.py::test_multinomial_logistic_regression_string_inputs*": "a class whose examples weigh 0 has no finite intercept, and is refused",
     "test_logistic.py::test_logistic_cv_multinomial_score*": "it hands all parameters to a private function of scikit-learn's, which knows no cluster",
     "test_logistic.py::test_logistic_cv[[]*": _CV,
     "test_logistic.py::test_LogisticRegressionCV_GridSearchCV_elastic_net*": _CV,
@@ -67,16 +64,7 @@ EXPECTED = {
     "test_logistic.py::test_l1_ratio_non_elasticnet*": _PENALTY,
     "test_logistic.py::test_lr_penalty_l1ratio_incompatible*": _PENALTY,
     "test_logistic.py::test_logistic_regression_callback*": _CALLBACKS,
-    "test_logistic.py::test_LogisticRegression_elastic_net_objective*": _L1,
-    "test_logistic.py::test_elastic_net_*": _L1,
-    "test_logistic.py::test_logreg_l1*": _L1,
-    "test_logistic.py::test_saga_vs_liblinear*1]": _L1,
-    "test_logistic.py::test_sample_and_class_weight_equivalence_liblinear*": _L1,
-    "test_logistic.py::test_logistic_regression_cv_refit*": _L1,
-    "test_logistic.py::test_logisticregression_liblinear_sample_weight*": _L1,
-    "test_logistic.py::test_liblinear_not_stuck*": _L1,
-    "test_logistic.py::test_scores_attribute_layout_elasticnet*": _L1,
-    "test_base.py::test_*positive*": _BOUNDS,
+    "test_base.py::test_raises_value_error_if_positive_and_sparse*": "sparse features may have coefficients that are not negative",
     "test_base.py::test_linear_regression*multiple_outcome*": _OUTPUTS,
     "test_base.py::test_inplace_data_preprocessing*": _OUTPUTS,
     "test_base.py::test_linear_regression_sample_weight_consistency*X_shape2]": _SINGULAR,

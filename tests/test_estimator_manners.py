@@ -47,8 +47,7 @@ def test_every_solver_of_scikit_learns_is_a_name_for_the_same_optimum(solver: st
 
 
 @pytest.mark.parametrize(("kind", "reference", "without"), [
-    (LogisticRegression, Reference, {"penalty", "multi_class", "l1_ratio"}), (LinearRegression, LinearReference, {"positive"}),
-    (PoissonRegressor, PoissonReference, set())])
+    (LogisticRegression, Reference, {"multi_class"}), (LinearRegression, LinearReference, set()), (PoissonRegressor, PoissonReference, set())])
 def test_what_scikit_learns_estimator_is_told_can_be_told_here(kind: Any, reference: Any, without: set[str]) -> None:
     told = {name: value for name, value in reference().get_params().items() if name not in without}
     X, y = data({LogisticRegression: "logistic", LinearRegression: "linear", PoissonRegressor: "poisson"}[kind])
@@ -163,6 +162,25 @@ def test_no_iterations_of_three_classes_are_three_equal_probabilities() -> None:
     with pytest.warns(ConvergenceWarning):
         found = LogisticRegression(max_iter=0).fit(X, np.where(X[:, 1] > 0.5, "perhaps", y))
     np.testing.assert_array_equal(found.predict_proba(X), np.full((ROWS, 3), 1 / 3))
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_least_squares_without_coefficients_below_0_are_those_of_scikit_learn(weighted: bool, intercept: bool) -> None:
+    X, y = data("linear")
+    omega = np.random.default_rng(1).uniform(0.1, 3.0, ROWS) if weighted else None
+    found = LinearRegression(positive=True, fit_intercept=intercept).fit(X, y, omega)
+    oracle = LinearReference(positive=True, fit_intercept=intercept).fit(X, y, omega)  # the active set method of Lawson and Hanson
+    assert (oracle.coef_ == 0).any()
+    np.testing.assert_array_equal(found.coef_ == 0, oracle.coef_ == 0)
+    np.testing.assert_allclose(found.coef_, oracle.coef_, rtol=0, atol=1e-7)  # gradients of 1e-8 in units of the target's spread, on a Hessian of about 1
+    assert found.intercept_ == pytest.approx(oracle.intercept_, abs=1e-7)
+
+
+def test_a_solver_of_what_is_smooth_refuses_bounds() -> None:
+    X, y = data("linear")
+    with pytest.raises(ConfigError, match=r"Solver newton supports only 'l2' or None penalties, got bounds \(positive=True\); set solver='auto'"):
+        LinearRegression(positive=True, solver="newton").fit(X, y)
 
 
 def test_a_square_system_is_solved() -> None:

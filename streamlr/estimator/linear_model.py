@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,9 +16,10 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from streamlr.config import ClusterConfig
+from streamlr.config_penalty import SMOOTH_SOLVERS
 from streamlr.data.rows import DaskRows, read_all_by_blocks
 from streamlr.data.source import Rows
-from streamlr.errors import ShapeError
+from streamlr.errors import ConfigError, ShapeError
 from streamlr.estimator.checks import features_of
 from streamlr.model import Model
 from streamlr.reporting.console import Console
@@ -26,6 +28,18 @@ from streamlr.training import TrainResult, train
 _SMALL_BYTES = 32 * 2**20
 _SOLVERS = {"lbfgs": "lbfgs", "newton-cholesky": "newton", "newton-cg": "auto", "sag": "auto", "saga": "auto", "liblinear": "auto"}
 """scikit-learn's names of solvers, and the method that stands for each: one of the same kind, or else the quickest; the optimum is one and the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restraints:
+    """What keeps coefficients from going where the data alone would have them."""
+
+    l2: float = 0.0
+    """Strength of half the square of the coefficients beside the mean loss."""
+    l1: float = 0.0
+    """Strength of their absolute values."""
+    positive: bool = False
+    """Whether none may be below 0."""
 
 
 class LinearModel(BaseEstimator):  # type: ignore[misc]
@@ -44,15 +58,16 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
     coef_: Any
     intercept_: Any
 
-    def _train(self, X: NDArray[Any] | Rows, y: NDArray[Any], weights: NDArray[np.float64] | None, l2: float,
-               classes: NDArray[Any] | None = None, l1: float = 0.0) -> TrainResult:
+    def _train(self, X: NDArray[Any] | Rows, y: NDArray[Any], weights: NDArray[np.float64] | None, restraints: Restraints,
+               classes: NDArray[Any] | None = None) -> TrainResult:
         """Fit to features that have been checked, and keep the model and how the solve ended."""
         if len(y) != X.shape[0]:
             raise ShapeError(f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]} rows and y has {len(y)}; they must agree")
         start = self._start(X.shape[1], classes)
         result = self._untrained(X.shape[1], classes, start) if self.max_iter == 0 else train(
-            {"model": {"family": self._family, "fit_intercept": _plain(self.fit_intercept), "penalty": {"l2": l2, "l1": l1}},
-             "solver": {"name": self._solver_for(X, weights, l2 + l1), "tolerance": _plain(self.tol), "max_passes": _plain(self.max_iter)},
+            {"model": {"family": self._family, "fit_intercept": _plain(self.fit_intercept), "penalty": {"l2": restraints.l2, "l1": restraints.l1},
+                       "bounds": {"lower": 0.0 if restraints.positive else None}},
+             "solver": {"name": self._solver_for(X, weights, restraints), "tolerance": _plain(self.tol), "max_passes": _plain(self.max_iter)},
              "cluster": self._cluster_for(X)}, X=X, y=y, sample_weight=weights, start=start, subscribers=[Console()] if self.verbose else [])
         names = getattr(self, "feature_names_in_", None)
         self.model_ = dataclasses.replace(
@@ -78,7 +93,7 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
         coef = self.coef_.toarray() if sparse.issparse(self.coef_) else self.coef_
         return dataclasses.replace(model, coef_=_unrounded(coef, model.coef_), intercept_=_unrounded(self.intercept_, model.intercept_))
 
-    def _solver_for(self, X: NDArray[Any] | Rows, weights: NDArray[np.float64] | None, penalty: float) -> str:
+    def _solver_for(self, X: NDArray[Any] | Rows, weights: NDArray[np.float64] | None, restraints: Restraints) -> str:
         """The solver that was asked for; plain L-BFGS where there are more parameters than rows and no penalty.
 
         Of the many optima there it finds the one with the smallest norm in standardised units: its steps never leave the span of the rows, as those
@@ -86,7 +101,10 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
         """
         n_rows = X.shape[0] if weights is None else np.count_nonzero(weights)
         wanted = _SOLVERS.get(self.solver, self.solver)
-        if wanted == "auto" and penalty == 0 and n_rows < X.shape[1] + bool(self.fit_intercept):
+        if wanted in SMOOTH_SOLVERS and (restraints.l1 > 0 or restraints.positive):
+            asked = "an l1 penalty" if restraints.l1 > 0 else "bounds (positive=True)"
+            raise ConfigError(f"Solver {self.solver} supports only 'l2' or None penalties, got {asked}; set solver='auto'")
+        if wanted == "auto" and restraints == Restraints() and n_rows < X.shape[1] + bool(self.fit_intercept):
             return "lbfgs"
         return wanted
 

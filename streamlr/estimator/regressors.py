@@ -13,7 +13,7 @@ from sklearn.metrics import d2_tweedie_score, r2_score
 from streamlr.config import ClusterConfig
 from streamlr.errors import ConfigError, LabelError
 from streamlr.estimator.checks import features_of, target_of, weights_of
-from streamlr.estimator.linear_model import LinearModel, shown
+from streamlr.estimator.linear_model import LinearModel, Restraints, shown
 
 
 class _Regressor(RegressorMixin, LinearModel):  # type: ignore[misc]
@@ -31,11 +31,11 @@ class _Regressor(RegressorMixin, LinearModel):  # type: ignore[misc]
         sample_weight
             Weight of each example, (m,).
         """
-        l2 = self._l2()
+        restraints = self._restraints()
         rows = features_of(self, X, reset=True)
         target = target_of(self, y, numeric=True)
         self._check_target(target)
-        result = self._train(rows, target, weights_of(self, sample_weight, len(target)), l2)
+        result = self._train(rows, target, weights_of(self, sample_weight, len(target)), restraints)
         self.coef_, self.intercept_ = shown(result.model.coef_[0], rows.dtype), float(result.model.intercept_[0])
         self.n_iter_ = result.passes
         return self
@@ -43,9 +43,8 @@ class _Regressor(RegressorMixin, LinearModel):  # type: ignore[misc]
     def _check_target(self, target: NDArray[Any]) -> None:
         """Refuse numbers that the family does not know."""
 
-    def _l2(self) -> float:
-        """Strength of the penalty beside the mean loss."""
-        return 0.0
+    def _restraints(self) -> Restraints:
+        return Restraints()
 
     def predict(self, X: Any) -> Any:
         """Mean of the target, (m,); of a Dask array a Dask array."""
@@ -59,6 +58,8 @@ class LinearRegression(_Regressor):
     ----------
     fit_intercept
         Whether the model has an intercept.
+    positive
+        Whether no coefficient may be below 0; the intercept may.
     warm_start
         Whether a fit starts from the coefficients of the last one.
     tol
@@ -90,9 +91,11 @@ class LinearRegression(_Regressor):
 
     _family = "linear"
 
-    def __init__(self, *, fit_intercept: bool = True, warm_start: bool = False, tol: float = 1e-8, max_iter: int = 100, solver: str = "auto",
-                 copy_X: bool = True, n_jobs: int | None = None, verbose: int = 0, cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
+    def __init__(self, *, fit_intercept: bool = True, positive: bool = False, warm_start: bool = False, tol: float = 1e-8, max_iter: int = 100,
+                 solver: str = "auto", copy_X: bool = True, n_jobs: int | None = None, verbose: int = 0,
+                 cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
         self.fit_intercept = fit_intercept
+        self.positive = positive
         self.warm_start = warm_start
         self.tol = tol
         self.max_iter = max_iter
@@ -101,6 +104,9 @@ class LinearRegression(_Regressor):
         self.n_jobs = n_jobs
         self.verbose = verbose
         self.cluster = cluster
+
+    def _restraints(self) -> Restraints:
+        return Restraints(positive=bool(self.positive))
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
         """R², the share of the variance that is explained."""
@@ -158,10 +164,10 @@ class PoissonRegressor(_Regressor):
         self.verbose = verbose
         self.cluster = cluster
 
-    def _l2(self) -> float:
+    def _restraints(self) -> Restraints:
         if not self.alpha >= 0:
             raise ConfigError(f"alpha is {self.alpha}; it must be 0 or above (0 for no penalty)")
-        return float(self.alpha)
+        return Restraints(l2=float(self.alpha))
 
     def _check_target(self, target: NDArray[Any]) -> None:
         if target.size and target.min() < 0:
