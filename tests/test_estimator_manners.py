@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import dask.array
 import numpy as np
 import pytest
 import scipy.sparse
@@ -175,6 +176,28 @@ def test_least_squares_without_coefficients_below_0_are_those_of_scikit_learn(we
     np.testing.assert_array_equal(found.coef_ == 0, oracle.coef_ == 0)
     np.testing.assert_allclose(found.coef_, oracle.coef_, rtol=0, atol=1e-7)  # gradients of 1e-8 in units of the target's spread, on a Hessian of about 1
     assert found.intercept_ == pytest.approx(oracle.intercept_, abs=1e-7)
+
+
+@pytest.mark.parametrize("n_outputs", [1, 3])
+@pytest.mark.parametrize("positive", [False, True])
+def test_least_squares_of_many_outputs_is_one_fit_for_each(positive: bool, n_outputs: int) -> None:
+    X, y = data("linear")
+    targets = np.column_stack([y, -2 * y + X[:, 3], np.arange(ROWS)])[:, :n_outputs]
+    model, each = LinearRegression(positive=positive, warm_start=True).fit(X, targets), []
+    for k in range(n_outputs):
+        each.append(LinearRegression(positive=positive).fit(X, targets[:, k]))
+        assert model.coef_[k].tobytes() == each[k].coef_.tobytes()
+        assert model.intercept_[k] == each[k].intercept_
+    assert (model.coef_.shape, model.intercept_.shape, model.status_) == ((n_outputs, FEATURES), (n_outputs,), "converged")
+    assert model.n_iter_ == sum(one.n_iter_ for one in each)
+    predicted = np.column_stack([one.predict(X) for one in each])
+    # a product with a matrix of coefficients may be summed in another order than those with its rows
+    np.testing.assert_allclose(model.predict(X), predicted, rtol=1e-13, atol=1e-13)
+    np.testing.assert_array_equal(model.predict(dask.array.from_array(X, chunks=(70, FEATURES))).compute().shape, (ROWS, n_outputs))
+    assert model.score(X, targets) == pytest.approx(LinearReference(positive=positive).fit(X, targets).score(X, targets), abs=1e-9)
+    before = model.coef_.copy()
+    np.testing.assert_allclose(model.fit(X, targets).coef_, before, rtol=0, atol=1e-6)  # started where it ended, it stays within its tolerance
+    assert model.fit(X, y).coef_.tobytes() == each[0].coef_.tobytes() or n_outputs == 1  # three outputs are no start for one
 
 
 def test_a_solver_of_what_is_smooth_refuses_bounds() -> None:

@@ -115,7 +115,9 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         self._check_solver(classes)
         weights = self._weights(codes, classes, weights_of(self, sample_weight, len(labels)))
         present = _with_weight(codes, classes, weights)
-        result = self._train(rows, _among(present)[codes], weights, self._restraints(share, codes, weights, present), classes[present])
+        start = self._start(len(classes) if len(classes) > 2 else 1, rows.shape[1], classes)
+        result = self._train(rows, _among(present)[codes], weights, self._restraints(share, codes, weights, present), classes[present],
+                             start if present.all() else None)
         self.model_ = _with_absent(self.model_, classes, present)
         self.coef_, self.intercept_ = shown(self.model_.coef_, rows.dtype), shown(self.model_.intercept_, rows.dtype)
         self.classes_ = classes

@@ -59,11 +59,10 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
     intercept_: Any
 
     def _train(self, X: NDArray[Any] | Rows, y: NDArray[Any], weights: NDArray[np.float64] | None, restraints: Restraints,
-               classes: NDArray[Any] | None = None) -> TrainResult:
-        """Fit to features that have been checked, and keep the model and how the solve ended."""
+               classes: NDArray[Any] | None = None, start: Model | None = None) -> TrainResult:
+        """Fit to features that have been checked, from a model or else from a sample, and keep the model and how the solve ended."""
         if len(y) != X.shape[0]:
             raise ShapeError(f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]} rows and y has {len(y)}; they must agree")
-        start = self._start(X.shape[1], classes)
         result = self._untrained(X.shape[1], classes, start) if self.max_iter == 0 else train(
             {"model": {"family": self._family, "fit_intercept": _plain(self.fit_intercept), "penalty": {"l2": restraints.l2, "l1": restraints.l1},
                        "bounds": {"lower": 0.0 if restraints.positive else None}},
@@ -115,10 +114,10 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
             return {"kind": "serial"} if small else {}
         return dataclasses.asdict(self.cluster) if isinstance(self.cluster, ClusterConfig) else self.cluster
 
-    def _start(self, n_features: int, classes: NDArray[Any] | None) -> Model | None:
-        """The model of the last fit, where it is to be started from and is one of the same features and classes."""
+    def _start(self, n_outputs: int, n_features: int, classes: NDArray[Any] | None = None) -> Model | None:
+        """The model of the last fit, where it is to be started from and is one of the same outputs, features and classes."""
         last = self._shown_model() if self.warm_start and hasattr(self, "model_") else None
-        if last is None or last.coef_.shape[1] != n_features or (classes is not None and not np.array_equal(classes, last.classes_)):
+        if last is None or last.coef_.shape != (n_outputs, n_features) or (classes is not None and not np.array_equal(classes, last.classes_)):
             return None
         same = np.isfinite(last.coef_).all() and np.isfinite(last.intercept_).all()
         return last if same else None
