@@ -115,7 +115,7 @@ def test_max_iter_bounds_the_passes_and_the_status_says_so() -> None:
 
 # parameters -----------------------------------------------------------------------------------------------------------
 
-OTHERS: dict[str, Any] = {"C": 0.25, "penalty": None, "l1_ratio": 0.0, "class_weight": "balanced", "warm_start": True, "fit_intercept": False,
+OTHERS: dict[str, Any] = {"C": 0.25, "penalty": None, "l1_ratio": 0.25, "class_weight": "balanced", "warm_start": True, "fit_intercept": False,
                           "tol": 1e-5, "max_iter": 7, "solver": "newton", "dual": True, "intercept_scaling": 2.0, "random_state": 0, "n_jobs": 1, "verbose": 1,
                           "cluster": {"kind": "serial"}}
 

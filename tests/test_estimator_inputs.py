@@ -384,7 +384,7 @@ def test_no_penalty_is_an_infinite_c() -> None:
 
 
 @pytest.mark.parametrize(("parameters", "message"), [
-    ({"penalty": "elasticnet"}, "penalty='elasticnet' needs l1_ratio"), ({"l1_ratio": 1.5}, r"l1_ratio is 1\.5; .* from 0 to 1"),
+    ({"penalty": "elasticnet", "l1_ratio": None}, "penalty='elasticnet' needs l1_ratio"), ({"l1_ratio": 1.5}, r"l1_ratio is 1\.5; .* from 0 to 1"),
     ({"penalty": "l1", "solver": "lbfgs"}, "Solver lbfgs supports only 'l2' or None penalties, got an l1 penalty; set solver='auto'")])
 def test_an_l1_penalty_that_cannot_be_meant_is_refused(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

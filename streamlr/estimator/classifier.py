@@ -36,8 +36,8 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
     penalty
         ``l2``, ``l1``, ``elasticnet``, or None for none; ``deprecated``, which is what scikit-learn has here since 1.8, is ``l2``.
     l1_ratio
-        Share of the l1 norm in the penalty, from 0 to 1; with ``elasticnet`` it has to be given, ``l2`` with a share above 0 is one too, and ``l1`` has
-        the share 1 whatever is said here.
+        Share of the l1 norm in the penalty, from 0 to 1; ``l2`` with a share above 0 is an elastic net too, and ``l1`` has the share 1 whatever is said here.
+        None is 0, but for an ``elasticnet``, which refuses it.
     fit_intercept
         Whether the model has an intercept.
     class_weight
@@ -76,7 +76,7 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
 
     _family = "logistic"
 
-    def __init__(self, C: float = 1.0, *, penalty: str | None = "l2", l1_ratio: float | None = None, fit_intercept: bool = True,
+    def __init__(self, C: float = 1.0, *, penalty: str | None = "l2", l1_ratio: float | None = 0.0, fit_intercept: bool = True,
                  class_weight: str | Mapping[Any, float] | None = None, warm_start: bool = False, tol: float = 1e-8, max_iter: int = 100,
                  solver: str = "auto", dual: bool = False, intercept_scaling: float = 1.0, random_state: Any = None, n_jobs: int | None = None,
                  verbose: int = 0, cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
