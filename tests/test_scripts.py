@@ -73,7 +73,9 @@ SELECTED = [f"test_{name}*" for name in (
     "logistic.py::test_write_parameters", "logistic.py::test_logistic_regression_solvers[[]", "logistic.py::test_logistic_regression_solver_",
     "logistic.py::test_logreg_", "logistic.py::test_max_iter", "logistic.py::test_dtype_match",
     "logistic.py::test_zero_max_iter", "logistic.py::test_c_inf_", "logistic.py::test_penalty_none",
-    "logistic.py::test_large_sparse_matrix", "base.py::test_linear_regression_sparse", "base.py::test_linear_regression_pd", "base.py::test_fit_intercept",
+    "logistic.py::test_large_sparse_matrix", "logistic.py::test_elastic_net_l1_l2", "logistic.py::test_l1_ratio",
+    "logistic.py::test_multinomial_logistic_regression_string_inputs", "base.py::test_linear_regression_positive", "base.py::test_linear_regression_sparse",
+    "base.py::test_linear_regression_pd", "base.py::test_fit_intercept",
     "glm.py::test_glm_regression[[]*Poisson", "glm.py::test_glm_family_argument", "glm.py::test_glm_wrong_y_range")]
 
 
@@ -98,6 +100,20 @@ def test_a_test_of_scikit_learns_that_fails_is_told() -> None:
     assert done.returncode == 1, done.stderr
     assert "FAILED test_logistic.py::test_liblinear_with_large_values\n      Failed: DID NOT RAISE" in done.stdout
     assert re.search(r"test_logistic.py +1 +0 +1 +0", done.stdout)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sklearn.linear_model.tests") is None, reason="scikit-learn was installed without its tests")
+@pytest.mark.parametrize(("outcomes", "idle"), [(["passed", "passed"], True), (["passed", "failed"], False), (["skipped"], False), ([], False)])
+def test_a_reason_is_idle_where_all_its_tests_pass(outcomes: list[str], idle: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("sklearn_tests", SCRIPTS / "sklearn_tests.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "sklearn_tests", script)
+    spec.loader.exec_module(script)
+    pattern = next(iter(script.EXPECTED))
+    results = [script.Result(pattern.replace("*", f"[{k}]"), outcome, True, "", "") for k, outcome in enumerate(outcomes)]
+    assert script.idle_patterns(results) == ([pattern] if idle else [])
 
 
 def test_chaos_kills_workers_and_clients_and_finds_the_same_bits() -> None:
