@@ -74,7 +74,7 @@ SELECTED = [f"test_{name}*" for name in (
     "logistic.py::test_logreg_", "logistic.py::test_max_iter", "logistic.py::test_dtype_match",
     "logistic.py::test_zero_max_iter", "logistic.py::test_c_inf_", "logistic.py::test_penalty_none",
     "logistic.py::test_large_sparse_matrix", "logistic.py::test_elastic_net_l1_l2", "logistic.py::test_l1_ratio",
-    "logistic.py::test_multinomial_logistic_regression_string_inputs", "base.py::test_linear_regression_positive", "base.py::test_linear_regression_sparse",
+    "base.py::test_linear_regression_positive", "base.py::test_linear_regression_sparse",
     "base.py::test_linear_regression_pd", "base.py::test_fit_intercept",
     "glm.py::test_glm_regression[[]*Poisson", "glm.py::test_glm_family_argument", "glm.py::test_glm_wrong_y_range")]
 
