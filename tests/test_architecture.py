@@ -47,7 +47,7 @@ ARROWS: dict[str, set[str]] = {
                   "covariance", "distributions", "inference_table"},
     "training": {"errors", "config", "config_tree", "events", "kernels", "data", "execution", "objective", "solvers", "warm_start", "first_look", "model",
                  "checkpoint", "run_directory", "reporting"},
-    "estimator": {"errors", "config", "data", "model", "training", "reporting"},
+    "estimator": {"errors", "config", "config_penalty", "data", "model", "training", "reporting"},
     "streamlr": {"config", "model", "scoring", "training", "estimator", "errors", "inference", "inference_table"},  # the package's own __init__
     "cli": {"errors", "events", "config", "data", "execution", "plan", "reporting", "scoring", "inference", "training", "streamlr"},
 }
