@@ -190,6 +190,8 @@ def test_a_class_without_weight_is_never_predicted_and_the_others_are_fitted_as_
     if "l1_ratio" not in penalty:  # as a softmax has it
         np.testing.assert_allclose(model.coef_.sum(axis=0), 0, rtol=0, atol=1e-7)
     again = model.coef_.copy()
+    model.set_params(class_weight=None).fit(X, y, weights())  # whose model of all classes is no start for fewer
+    model.set_params(class_weight=known)
     np.testing.assert_allclose(model.fit(X, y, weights() if spelling == "class_weight" else omega).coef_, again, rtol=0, atol=1e-7)
 
 

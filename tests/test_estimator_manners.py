@@ -197,6 +197,7 @@ def test_least_squares_of_many_outputs_is_one_fit_for_each(positive: bool, n_out
     assert model.score(X, targets) == pytest.approx(LinearReference(positive=positive).fit(X, targets).score(X, targets), abs=1e-9)
     before = model.coef_.copy()
     np.testing.assert_allclose(model.fit(X, targets).coef_, before, rtol=0, atol=1e-6)  # started where it ended, it stays within its tolerance
+    assert model.n_iter_ == 2 * n_outputs  # a look at the data, and one at the start, which is the optimum of its own output
     assert model.fit(X, y).coef_.tobytes() == each[0].coef_.tobytes() or n_outputs == 1  # three outputs are no start for one
 
 
