@@ -133,7 +133,8 @@ def read_batch(source: Source, scan: Scan, start: int, stop: int, buffer: Buffer
     target = weights = groups = None
     if scan.reads_target:
         target, weights, groups = source.read_target(start, stop), source.read_weights(start, stop), source.read_groups(start, stop)
-    return Batch(start, X, target, weights, source.read_offset(start, stop), groups)
+    offset = source.read_offset(start, stop) if scan.reads_features or scan.reads_target else None
+    return Batch(start, X, target, weights, offset, groups)
 
 
 def _refuse_non_finite(source: Source, batch: Batch) -> None:
