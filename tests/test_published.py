@@ -56,6 +56,8 @@ class Published:
     """Units of the last digit by which what was printed may be off."""
     baseline: int = 0
     """The class that the others are compared with, where there are more than two."""
+    l2: float = 0.0
+    """Strength of the penalty."""
 
 
 def indicators(codes: NDArray[np.intp], levels: int) -> Array:
@@ -190,6 +192,9 @@ PUBLISHED = {
         ".66308184 .84966724 1.3944392 2.3892844 2.8385094 2.9103532", "-4.7249242"),
     "executions": Published("Gill (2001); by R, in statsmodels' tests (results_glm.py)", "poisson", executions,
                             "2.611017e-04 7.781801e-02 -9.493111e-02 2.969349e-01 2.301183e+00 -1.872207e+01", "-6.801480e+00", "18.591641759529", units=1),
+    "four counts, penalised": Published("R's glmnet (alpha = 0, lambda = 1, thresh = 1e-10), in scikit-learn's tests (test_poisson_glmnet)", "poisson",
+                                        lambda: Table(np.array([[-2.0, 0], [-1, 0], [1, 1], [2, 1]]), np.array([0, 1, 1, 2])),
+                                        "0.29019208 0.03741173", "-0.12889387", l2=1.0, units=2),  # its lambdas are a grid, and 1 lies between two
     "longley": Published("NIST Statistical Reference Datasets, Longley, certified values", "linear", longley,
                          "15.0618722713733 -0.358191792925910E-01 -2.02022980381683 -1.03322686717359 -0.511041056535807E-01 1829.15146461355",
                          "-3482258.63459582", "836424.055505915"),
@@ -256,7 +261,7 @@ def test_a_fit_from_a_store_has_the_published_digits(name: str, solver: str, tmp
     result = train({
         "data": {"store": str(tmp_path / "s.zarr"), "weights": None if table.weights is None else "weights",
                  "exposure": None if table.exposure is None else "exposure"},
-        "model": {"family": fit.family, "fit_intercept": fit.intercept is not None},
+        "model": {"family": fit.family, "fit_intercept": fit.intercept is not None, "penalty": {"l2": fit.l2}},
         "solver": {"name": solver, "tolerance": 1e-12}, "cluster": {"kind": "serial"}})
     # rounding may keep a gradient above 1e-12; what is held here are the digits
     assert result.status in ("converged", "stalled"), result.reason
@@ -268,11 +273,11 @@ def test_a_fit_from_a_store_has_the_published_digits(name: str, solver: str, tmp
         assert_printed([[deviance(fit.family, table, mean)]], fit.deviance, 0.5, "deviance")
 
 
-ESTIMATORS: dict[str, Callable[[bool], Any]] = {
-    "logistic": lambda intercept: LogisticRegression(penalty=None, tol=1e-11, fit_intercept=intercept),
-    "softmax": lambda intercept: LogisticRegression(penalty=None, tol=1e-11, fit_intercept=intercept),
-    "poisson": lambda intercept: PoissonRegressor(alpha=0.0, tol=1e-11, fit_intercept=intercept),
-    "linear": lambda intercept: LinearRegression(tol=1e-11, fit_intercept=intercept),
+ESTIMATORS: dict[str, Callable[[Published], Any]] = {
+    "logistic": lambda fit: LogisticRegression(penalty=None, tol=1e-11, fit_intercept=fit.intercept is not None),
+    "softmax": lambda fit: LogisticRegression(penalty=None, tol=1e-11),
+    "poisson": lambda fit: PoissonRegressor(alpha=fit.l2, tol=1e-11),
+    "linear": lambda fit: LinearRegression(tol=1e-11),
 }
 
 
@@ -280,7 +285,7 @@ ESTIMATORS: dict[str, Callable[[bool], Any]] = {
 def test_an_estimator_has_the_published_digits(name: str) -> None:
     fit = PUBLISHED[name]
     table = fit.table()
-    model = ESTIMATORS[fit.family](fit.intercept is not None).fit(table.X, table.y, sample_weight=table.weights)
+    model = ESTIMATORS[fit.family](fit).fit(table.X, table.y, sample_weight=table.weights)
     assert_published(fit, np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_))
 
 
