@@ -11,7 +11,7 @@ from streamlr.config import load_config
 from streamlr.data.info import describe_store
 from streamlr.data.ingest import IngestSpec, ingest
 from streamlr.data.store import ZarrSource
-from streamlr.data.synth import DTYPES, SynthSpec, synthesize
+from streamlr.data.synth import DRAWS, DTYPES, SynthSpec, synthesize
 from streamlr.data.tables import Columns
 from streamlr.execution.local import available_cores
 from streamlr.reporting.console import RowCounter, plain
@@ -26,6 +26,7 @@ _quiet = click.option("--quiet", is_flag=True, help="Show warnings and errors al
 @click.argument("store")
 @click.option("--rows", type=int, required=True, help="Number of examples.")
 @click.option("--features", type=int, required=True, help="Number of features.")
+@click.option("--family", type=click.Choice(tuple(DRAWS)), default="logistic", show_default=True, help="Family that the targets are drawn from.")
 @click.option("--classes", type=int, default=2, show_default=True, help="Number of classes.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Type of the features.")
 @_chunk_rows
@@ -34,10 +35,10 @@ _quiet = click.option("--quiet", is_flag=True, help="Show warnings and errors al
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
 @_overwrite
 @_quiet
-def synth_command(store: str, rows: int, features: int, classes: int, dtype: str, chunk_rows: int | None, compressor: Any, sample_axis: str,
-                  seed: int, overwrite: bool, quiet: bool) -> None:
-    """Write a STORE with known coefficients: features correlated and of different scales, labels drawn from the model."""
-    spec = SynthSpec(rows, features, classes, dtype, seed, chunk_rows, compressor, int(sample_axis))
+def synth_command(store: str, rows: int, features: int, family: str, classes: int, dtype: str, chunk_rows: int | None, compressor: Any,
+                  sample_axis: str, seed: int, overwrite: bool, quiet: bool) -> None:
+    """Write a STORE with known coefficients: features correlated and of different scales, targets drawn from the model."""
+    spec = SynthSpec(rows, features, classes, dtype, seed, chunk_rows, compressor, int(sample_axis), family)
     with RowCounter("synth", rows, quiet=quiet) as counter:
         synthesize(store, spec, overwrite=overwrite, threads=available_cores(), rows_done=counter)
     if not quiet:
