@@ -473,6 +473,29 @@ def test_groups_taken_a_few_at_a_time_give_the_counts_of_all_at_once(monkeypatch
     assert sorted_sizes == [2 * weighty] * 3
 
 
+@pytest.mark.parametrize("kept", [5, 40, 700, 10**6])
+@pytest.mark.parametrize(("groups", "kind"), [(1, "distinct"), (1, "tied"), (7, "distinct"), (7, "tied"), (7, "saturated")])
+def test_sorting_scores_of_equal_weight_gives_the_counts_of_ordering_the_examples(groups: int, kind: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "SCORES_KEPT", kept)
+    rng = np.random.default_rng(kept)
+    values = rng.random((groups, 300))
+    values = np.round(values, 1) if kind == "tied" else np.where(values > 0.5, 1.0, -0.0) if kind == "saturated" else values
+    codes = rng.integers(-1, groups + 2, 300) + 3  # some are hits in groups that stand elsewhere
+    once, twice = (score_counts(values, codes, np.full(300, weight), first_group=3) for weight in (1.0, 2.0))
+    assert bits(once) == bits(replace(twice, positive=twice.positive / 2, negative=twice.negative / 2))
+    assert (once.dropped_bits == 0) == (kept > values.size or (kind == "saturated" and kept > 2 * groups) or (kind == "tied" and kept > 11 * groups))
+    for group in range(groups):
+        at = once.of(group + 3)
+        shifted = np.uint64(once.dropped_bits)
+        keys = (values[group] + 0.0).view(np.uint64)
+        expected = np.unique(keys >> shifted)
+        assert once.keys[once.group == group + 3].tolist() == expected.tolist()
+        for i, key in enumerate(expected):
+            here = keys >> shifted == key
+            hits = np.count_nonzero(codes[here] == group + 3)
+            assert (at.positive[i], at.negative[i], at.spread[i]) == (hits, np.count_nonzero(here) - hits, len(np.unique(keys[here])) > 1)
+
+
 def test_weights_that_are_all_zero_in_a_block_add_nothing() -> None:
     data = scored(3, "any")
     nothing = replace(data, weights=np.zeros(ROWS)).sums()

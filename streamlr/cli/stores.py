@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -14,7 +13,7 @@ from streamlr.data.store import ZarrSource
 from streamlr.data.synth import DRAWS, DTYPES, SynthSpec, synthesize
 from streamlr.data.tables import Columns
 from streamlr.execution.local import available_cores
-from streamlr.reporting.console import RowCounter, plain
+from streamlr.reporting.console import RowCounter, json_text, plain
 
 _chunk_rows = click.option("--chunk-rows", type=int, help="Rows of a chunk [default: chunks of at most 8 MiB].")
 _compressor = click.option("--compressor", type=click.Choice(["lz4", "zstd", "none"]), default="lz4", show_default=True, help="Compression of the chunks.")
@@ -81,7 +80,7 @@ def info_command(store: str, overrides: tuple[str, ...], as_json: bool) -> None:
     config = load_config({"data": {"store": store}}, overrides)
     found = describe_store(ZarrSource(config.data))
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json_text(found))
         return
     click.echo(plain(_info_text(found)), err=True)
 
