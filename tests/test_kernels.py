@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -342,6 +343,18 @@ def numbered(n_rows: int, first_row: int = 0) -> Batch:
     """A batch whose first feature is the number of the row."""
     rows = np.arange(first_row, first_row + n_rows)
     return Batch(first_row, rows[None, :].astype(np.float64), rows % 2, rows.astype(np.float64))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_sums_of_non_finite_features_tell_of_them_without_a_warning(value: float) -> None:
+    batch = batch_of("float64", "rows", True)
+    X = batch.X.copy()
+    X[1, [3, 20, 40]] = value
+    X[2, [3, 20, 40]] = [np.inf, -np.inf, np.nan]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = survey(replace(batch, X=X), 20)
+    assert np.isfinite(found.probe).tolist() == [True, False, False, *[True] * (len(found.probe) - 3)]
 
 
 def drawn_rows(sums: SurveySums) -> NDArray[np.int64]:
