@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from streamlr.config_penalty import OF_FEATURES, BoundsConfig, PenaltyConfig, check_penalty, read_feature_values
 from streamlr.config_tree import apply_override, copy_tree, may_be_secret, read_tree
 from streamlr.errors import ConfigError
 
@@ -45,6 +46,8 @@ class DataConfig:
     """Name of the array of offsets, which are added to Z, if there is one."""
     exposure: str | None = None
     """Name of the array of exposures, whose logarithms are added to Z, if there is one; for ``poisson``."""
+    groups: str | None = None
+    """Name of the array of groups, if there is one: rows of one group are never split between folds, and errors may be clustered by it."""
     sample_axis: Literal[0, 1] = 0
     """The axis of the feature array along which the examples lie."""
     missing_chunks: Literal["error", "fill"] = "error"
@@ -66,16 +69,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class PenaltyConfig:
-    """Strengths of the penalty ``(l2/2) |W|^2 + l1 |W|_1``; the intercept is never penalised."""
-
-    l2: float = 0.0
-    """Strength of the squared norm; scikit-learn's ``C`` is ``l2 = 1 / (C * sum of weights)``."""
-    l1: float = 0.0
-    """Strength of the sum of absolute values."""
-
-
-@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """What is fitted."""
 
@@ -87,6 +80,8 @@ class ModelConfig:
     """Whether the penalty applies to the coefficients of standardised features (as glmnet and Spark mean it)."""
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     """The penalty."""
+    bounds: BoundsConfig = field(default_factory=BoundsConfig)
+    """Bounds on the coefficients."""
     class_weight: str | dict[Any, float] | None = None
     """What the examples of each label weigh: ``balanced``, or a weight for each label (1 for those that are not named)."""
 
@@ -95,7 +90,7 @@ class ModelConfig:
 class SolverConfig:
     """How the optimum is found, and when it counts as found."""
 
-    name: Literal["auto", "gradient_descent", "lbfgs", "newton"] = "auto"
+    name: Literal["auto", "gradient_descent", "lbfgs", "newton", "proximal"] = "auto"
     """The method."""
     tolerance: float = 1e-8
     """Largest absolute entry of the gradient, in standardised units, at which the solve has converged."""
@@ -258,6 +253,8 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         return _build(typing.cast(type, kind), value, key + ".")
     if key == "model.class_weight":
         return _class_weight(value, key)
+    if key in OF_FEATURES:
+        return read_feature_values(value, key)
     options = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
         return _choice(options, value, key)
@@ -335,13 +332,9 @@ def _check(config: TrainConfig) -> None:
     for key, number in positive.items():
         if not 0 < number < float("inf"):
             raise ConfigError(f"{key}: {number} is out of range; it must be above 0 and finite")
-    for key, number in {"model.penalty.l2": config.model.penalty.l2, "model.penalty.l1": config.model.penalty.l1}.items():
-        if not 0 <= number < float("inf"):
-            raise ConfigError(f"{key}: {number} is out of range; it must be 0 or above and finite")
     if config.run.seed < 0:
         raise ConfigError(f"run.seed: {config.run.seed} is out of range; it must be 0 or above")
-    if config.model.penalty.l1 > 0:
-        raise ConfigError("model.penalty.l1: no solver of this version handles l1; use model.penalty.l2, or set it to 0")
+    check_penalty(config.model.penalty, config.model.bounds, config.solver.name)
     _check_family(config)
     if config.cluster.kind == "address" and not config.cluster.address:
         raise ConfigError("cluster.address: missing; cluster.kind: address needs one, such as tcp://scheduler:8786")

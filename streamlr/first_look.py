@@ -21,6 +21,7 @@ from streamlr.kernels.families import FAMILIES, family_of
 from streamlr.kernels.labels import LabelScan, LabelSums
 from streamlr.kernels.survey import SurveyScan, SurveySums
 from streamlr.objective import Moments
+from streamlr.penalty import with_features_by_number
 from streamlr.plan import check_plan, make_plan, workers_of
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,8 @@ class FirstLook:
     def use_classes(self, classes: NDArray[Any], factors: NDArray[np.float64] | None) -> None:
         """What follows from the classes and their weights: the source, the family, and a plan for as many outputs as it has."""
         self.class_factors = factors
-        self.model = replace(self.settings.model, family=cast(Any, family_of(self.settings.model.family, classes).name))
+        model = with_features_by_number(self.settings.model, self.source.n_features, self.source.feature_names)
+        self.model = replace(model, family=cast(Any, family_of(model.family, classes).name))
         if factors is not None:
             self.source = with_class_weights(self.source, classes, factors)
             self._make_plan(1)

@@ -1,8 +1,8 @@
 """The function that is minimised, in coordinates that suit a solver.
 
-    J(W, b) = sum(ω loss) / sum(ω) + (l2/2) |r W|²
+    J(W, b) = sum(ω loss) / sum(ω) + (l2/2) Σ r (σ W)² + l1 Σ r |σ W|,   lower <= W <= upper
 
-The penalty's factors r are 1, or with ``standardize`` the spreads of the features. Solvers work on a vector of
+with the factors r of the features, and σ = 1 or, with ``standardize``, the spreads of the features. Solvers work on a vector of
 parameters: the coefficients of standardised features, V = scale * W, followed by the intercept at their means,
 u = b + meanᵀ W. Standardising is implicit: it is done to the parameters and the sums, never to the data.
 """
@@ -10,6 +10,7 @@ u = b + meanᵀ W. Standardising is implicit: it is done to the parameters and t
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,9 @@ from streamlr.errors import ShapeError
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.gradient import GradientScan, GradientSums
+from streamlr.kernels.split import Split
 from streamlr.kernels.survey import SurveySums
+from streamlr.penalty import Nonsmooth, Penalty
 
 log = logging.getLogger(__name__)
 
@@ -131,21 +134,34 @@ class Evaluation:
     value: float
     """The loss plus the penalty."""
     gradient: Array
-    """Of the value by the parameters, (d,)."""
+    """Of what is smooth in the value (all but l1) by the parameters, (d,)."""
     gradient_max: float
-    """Largest absolute entry of the gradient by the coefficients of standardised features and the intercept."""
+    """Largest absolute entry of the gradient by the coefficients of standardised features and the intercept; with l1 of the shortest subgradient, with
+    bounds of the gradient less what would leave them."""
     hessian: Array | None = None
     """Of the value by the parameters, (d, d), where it was asked for."""
     separates: bool = False
     """Whether the point classifies every single example correctly: a proof that without a penalty there is no optimum."""
+    held_loss: float = np.nan
+    """Mean loss of the rows that are held out; not a number where none are."""
 
 
 class Objective:
-    """Evaluates J and its derivatives at points; each call of `evaluate` is one pass over the data."""
+    """Evaluates J and its derivatives at points; each call of `evaluate` is one pass over the data.
+
+    Parameters
+    ----------
+    scanner, model, classes, moments, coordinates
+        The data, what is fitted to them, and what is known of them.
+    split, held_out
+        The part of the rows that is left out of J, if any; moments and coordinates are those of all rows, which changes no optimum.
+    """
 
     def __init__(self, scanner: Scanner, model: ModelConfig, classes: NDArray[np.generic], moments: Moments,
-                 coordinates: Coordinates | None = None) -> None:
+                 coordinates: Coordinates | None = None, split: Split | None = None, held_out: int = -1) -> None:
         self.scanner = scanner
+        self.split = split
+        self.held_out = held_out
         self.model = model
         self.classes = classes
         self.moments = moments
@@ -153,26 +169,73 @@ class Objective:
         self._standard = standard_coordinates(moments, model.fit_intercept)
         self.coordinates = coordinates or self._standard
         spread_in_penalty = self._standard.scale if model.standardize else np.ones_like(moments.mean)
-        self.penalty_scale = model.penalty.l2 * (spread_in_penalty / self.coordinates.scale) ** 2
+        penalty = Penalty.of(model, len(moments.mean))
+        self._penalty = penalty.per(self.coordinates.scale, spread_in_penalty)
+        self.penalty_scale = self._penalty.l2
+        self.nonsmooth = self._nonsmooth(self._penalty)
+        self._nonsmooth_by_standard = self._nonsmooth(penalty.per(self._standard.scale, spread_in_penalty))
         far = np.abs(moments.mean) > _FAR_FROM_ZERO * moments.spread
         self._shift = np.where(far, moments.mean, 0.0)
         spread_of_target = float(np.sqrt(moments.target_variance.max()))
         self._target_unit = spread_of_target if model.family == "linear" and spread_of_target > 0 else 1.0
 
+    def _nonsmooth(self, penalty: Penalty) -> Nonsmooth:
+        c = self.coordinates.n_outputs
+
+        def of_parameters(values: Array, intercept: float) -> Array:
+            return self.coordinates.join(np.repeat(values[:, None], c, axis=1), np.full(c, intercept))
+
+        return Nonsmooth(of_parameters(penalty.l1, 0.0), of_parameters(penalty.lower, -np.inf), of_parameters(penalty.upper, np.inf))
+
     @property
     def penalized(self) -> bool:
-        return self.model.penalty.l2 > 0
+        """Whether penalty and bounds hold every coefficient, so that the optimum is finite; a factor of 0 lets one go."""
+        return bool(self._penalty.held.all())
+
+    @property
+    def smooth(self) -> bool:
+        """Whether there is neither l1 nor a bound."""
+        return self.model.penalty.l1 == 0 and not self.model.bounds.given
+
+    @property
+    def penalty_curvature(self) -> Array:
+        """Second derivatives of the penalty by the parameters, (d,)."""
+        c = self.coordinates.n_outputs
+        return self.coordinates.join(np.repeat(self.penalty_scale[:, None], c, axis=1), np.zeros(c))
+
+    def free_to_grow(self, point: Array) -> bool:
+        """Whether the point's coefficients may grow without end at no cost."""
+        return self._penalty.free_to_grow(self.coordinates.split(point)[0])
+
+    def from_data_units(self, W: Array, b: Array) -> Array:
+        """The parameters of W, (n, c), and b, (c,), within the bounds."""
+        return self.nonsmooth.clip(self.coordinates.from_data_units(W, b))
+
+    def to_data_units(self, parameters: Array) -> tuple[Array, Array]:
+        """W, (n, c), and b, (c,), in the units of the data; at its bounds exactly where the parameters are, which a division by the scale need not be."""
+        W, b = self.coordinates.to_data_units(parameters)
+        if not self.model.bounds.given:
+            return W, b
+        V, bounds = self.coordinates.split(parameters)[0], Penalty.of(self.model, len(W))
+        lower, upper = bounds.lower[:, None], bounds.upper[:, None]
+        W = np.where(self._penalty.lower[:, None] >= V, lower, np.where(self._penalty.upper[:, None] <= V, upper, W))
+        return np.clip(W, lower, upper), b
 
     @property
     def size(self) -> int:
         """Number of parameters."""
         return self.coordinates.size
 
+    @property
+    def shift(self) -> Array | None:
+        """What is taken from every feature before it is used, (n,), where that keeps digits."""
+        return self._shift if self._shift.any() else None
+
     def start(self) -> Array:
         """The parameters at which no feature counts and the intercept fits the mean of the target (about, where there is an offset)."""
         c = self.coordinates.n_outputs
         u = self.family.link(self.moments.target_mean) - self.moments.offset_mean if self.model.fit_intercept else np.zeros(c)
-        return self.coordinates.join(np.zeros((len(self.moments.mean), c)), u)
+        return self.nonsmooth.clip(self.coordinates.join(np.zeros((len(self.moments.mean), c)), u))
 
     def diagonal(self) -> Array:
         """Diagonal of the Hessian at the start, (d,), which the moments give: spread² or so, times the curvature."""
@@ -205,27 +268,24 @@ class Objective:
         hessian
             Whether second derivatives are wanted.
         """
-        raw = [self._shifted_units(point) for point in points]
-        scan = GradientScan(
-            self.model.family, self.classes, np.stack([W for W, _ in raw]), np.stack([b for _, b in raw]),
-            self._shift if self._shift.any() else None, hessian)
-        sums: GradientSums = self.scanner.run(scan, title)
-        certain = self.family.certain_loss
-        return [
-            self._evaluation(
-                point, float(sums.loss_sum[k] / sums.weight_sum), sums.coefficient_sum[k] / sums.weight_sum,
-                sums.intercept_sum[k] / sums.weight_sum,
-                None if sums.hessian_sum is None or k > 0 else sums.hessian_sum / sums.weight_sum,
-                bool(sums.loss_max[k] < certain))
-            for k, point in enumerate(points)]
+        return evaluate_together([(self, points)], title, hessian=hessian)[0]
 
-    def _shifted_units(self, point: Array) -> tuple[Array, Array]:
+    def found(self, point: Array, sums: GradientSums, k: int) -> Evaluation:
+        """What the sums say of candidate ``k``, which is ``point``."""
+        held = float(sums.held_weight_sum[k])
+        weight = sums.weight_sum - held
+        return self._evaluation(
+            point, float(sums.loss_sum[k] / weight), sums.coefficient_sum[k] / weight, sums.intercept_sum[k] / weight,
+            None if sums.hessian_sum is None or k > 0 else sums.hessian_sum / weight, bool(sums.loss_max[k] < self.family.certain_loss),
+            float(sums.held_loss_sum[k]) / held if held > 0 else np.nan)
+
+    def shifted_units(self, point: Array) -> tuple[Array, Array]:
         """W, and the intercept that goes with features less their shift."""
         V, u = self.coordinates.split(point)
         W = V / self.coordinates.scale[:, None]
         return W, u - (self.coordinates.center - self._shift) @ W
 
-    def _evaluation(self, point: Array, loss: float, dW: Array, db: Array, hessian: Array | None, separates: bool) -> Evaluation:
+    def _evaluation(self, point: Array, loss: float, dW: Array, db: Array, hessian: Array | None, separates: bool, held_loss: float = np.nan) -> Evaluation:
         """From derivatives by W and b of features less their shift to those by the parameters."""
         V, _ = self.coordinates.split(point)
         if self.family.coupled:  # the sum over the classes is 0, but for rounding, which would move the point where nothing holds it
@@ -234,9 +294,14 @@ class Objective:
         gradient = self._gradient(self.coordinates, dW, db, penalty * V)
         in_standard = V * (self._standard.scale / self.coordinates.scale)[:, None]
         by_standard = penalty * (self.coordinates.scale / self._standard.scale)[:, None] ** 2 * in_standard
-        gradient_max = float(np.abs(self._gradient(self._standard, dW, db, by_standard)).max()) / self._target_unit
+        gradient_by_standard = self._gradient(self._standard, dW, db, by_standard)
         value = loss + 0.5 * float(np.sum(penalty * V**2))
-        return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates)
+        if not self.smooth:
+            value += self.nonsmooth.value(point)
+            scaled = self._standard.join(in_standard, np.zeros(len(db)))  # an intercept has neither threshold nor bound: any value will do
+            gradient_by_standard = self._nonsmooth_by_standard.subgradient(scaled, gradient_by_standard)
+        gradient_max = float(np.abs(gradient_by_standard).max()) / self._target_unit
+        return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates, held_loss)
 
     def _gradient(self, at: Coordinates, dW: Array, db: Array, penalty: Array) -> Array:
         by_V = (dW - np.outer(at.center - self._shift, db)) / at.scale[:, None]
@@ -258,18 +323,42 @@ class Objective:
             H[n, :, :n] = H[:n, :, n].transpose(2, 0, 1)
             H[n, :, n] = h0
         if self.family.coupled:
-            _hold_common_shift(H)
+            _hold_common_shift(H, np.append((self._penalty.l1 == 0) & np.isinf(self._penalty.lower) & np.isinf(self._penalty.upper), True))
         for output in range(c):
             H[np.arange(n), output, np.arange(n), output] += self.penalty_scale
         return H.reshape(at.size, at.size)
 
 
-def _hold_common_shift(H: Array) -> None:
+def evaluate_together(asked: Sequence[tuple[Objective, Array]], title: str, *, hessian: bool = False) -> list[list[Evaluation]]:
+    """Objectives of the same data, which differ in their penalty and in the rows that they leave out, each at its points, (K, d): one pass for all.
+
+    Parameters
+    ----------
+    asked
+        The objectives and their points; all of the same family, classes, moments and split.
+    title
+        What a person is told meanwhile.
+    hessian
+        Whether second derivatives are wanted, at the very first point alone.
+    """
+    first = asked[0][0]
+    columns = [(objective, point) for objective, points in asked for point in points]
+    raw = [objective.shifted_units(point) for objective, point in columns]
+    scan = GradientScan(
+        first.model.family, first.classes, np.stack([W for W, _ in raw]), np.stack([b for _, b in raw]), first.shift, hessian, first.split,
+        None if first.split is None else np.array([objective.held_out for objective, _ in columns]))
+    sums: GradientSums = first.scanner.run(scan, title)
+    found = iter([objective.found(point, sums, k) for k, (objective, point) in enumerate(columns)])
+    return [[next(found) for _ in points] for _, points in asked]
+
+
+def _hold_common_shift(H: Array, where: NDArray[np.bool_]) -> None:
     """Give a Hessian, (n + 1, c, n + 1, c), curvature where it has none: along a common shift of a feature's coefficients in all classes.
 
-    Points and gradients have no part there, so it changes no step; without it the Hessian had no inverse.
+    Points and gradients have no part there, so it changes no step; without it the Hessian had no inverse. Not of features with l1 or bounds (``where`` is
+    False, (n + 1,)): these tell where along the shift the optimum lies, and curvature that is not there would make the steps to it short.
     """
     n, c = H.shape[0], H.shape[1]
-    at = np.arange(n)
+    at = np.flatnonzero(where[:n])
     size = np.trace(H[at, :, at, :], axis1=1, axis2=2) / c
     H[at, :, at, :] += (np.where(size > 0, size, 1.0) / c)[:, None, None]

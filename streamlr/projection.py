@@ -35,6 +35,8 @@ HESSIANS_OF_THREAD = 3
 """The sum so far, that of a leaf and the product it is made of; or two and their sum."""
 HESSIANS_OF_INVERSE = 5
 """A Hessian, its Cholesky factor, the factor's inverse, and two copies that LAPACK works on."""
+METRICS_OF_MODEL = 2
+"""Of the proximal solver, beside its metric: the part of it that is corrected and solved, and the copy that LAPACK works on."""
 SAMPLES_SENT = 1
 """Times that the sample lies in the one worker that joins the rows of all, where it goes straight to the process that leads the run."""
 SAMPLES_FORWARDED = 3
@@ -74,6 +76,8 @@ class Demand:
     """Of a block of features."""
     labels: Footprint
     """Of the labels and weights of a block."""
+    proximal: bool = False
+    """Whether the metric is corrected and solved anew in every pass."""
 
     @property
     def row_bytes(self) -> int:
@@ -102,6 +106,12 @@ class Demand:
         return metric + STATE_VECTORS * (self.n_features + 1) * self.outputs * 8
 
     @property
+    def model_bytes(self) -> int:
+        """Of what is computed between two passes."""
+        newton = HESSIANS_OF_INVERSE * self.hessian_bytes * self.newton
+        return newton + METRICS_OF_MODEL * self.metric_bytes * (self.proximal and self.sample_rows > 0)
+
+    @property
     def held_bytes(self) -> int:
         return self.partition.held_rows * self.row_bytes
 
@@ -111,7 +121,7 @@ def local_peak(demand: Demand, threads: int, base: int) -> int:
     kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand)
     survey = threads * _survey_bytes(demand) + demand.sample_bytes
     solve = demand.sample_bytes + _sample_solve(demand, threads)
-    passes = max(threads * _pass_bytes(demand) + _waiting(demand, threads), HESSIANS_OF_INVERSE * demand.hessian_bytes * demand.newton)
+    passes = max(threads * _pass_bytes(demand) + _waiting(demand, threads), demand.model_bytes)
     return demand.held_bytes + round(MARGIN * (kept + max(survey, solve, demand.state_bytes + passes)))
 
 
@@ -131,7 +141,7 @@ def leader_peak(demand: Demand, threads: int, base: int) -> int:
     if demand.sample_rows:
         kept += threads * (FIRST_USE_OF_THREAD_BYTES + _sample_leaf(demand))
     solve = demand.sample_bytes + _sample_solve(demand, threads)
-    return round(MARGIN * (kept + max(solve, demand.state_bytes + (HESSIANS_OF_INVERSE + 1) * demand.hessian_bytes * demand.newton)))
+    return round(MARGIN * (kept + max(solve, demand.state_bytes + demand.model_bytes + demand.hessian_bytes * demand.newton)))
 
 
 def _leaf_bytes(demand: Demand) -> int:

@@ -136,7 +136,7 @@ def _open(run: str | Path, store: str, overrides: Sequence[str], *, labelled: bo
     path = Path(run) / CONFIG_NAME
     config = load_config(path if path.exists() else {}, overrides)
     options = {key: value for key, value in config.data.storage_options.items() if "://" in store}  # a path takes none
-    config = replace(config, data=replace(config.data, store=store, storage_options=options))
+    config = replace(config, data=replace(config.data, store=store, storage_options=options, groups=None))
     source = ZarrSource(config.data, labelled=labelled)
     source.check_chunks()
     if source.n_features != model.coef_.shape[1]:

@@ -28,15 +28,18 @@ from streamlr.first_look import FirstLook
 from streamlr.model import Model
 from streamlr.objective import Moments, Objective, data_coordinates
 from streamlr.run_directory import RunDirectory
-from streamlr.solvers import GradientDescent, Lbfgs, Newton, Outcome, Solver, State, minimize
+from streamlr.solvers import GradientDescent, Lbfgs, Newton, Outcome, Proximal, Solver, State, minimize
 from streamlr.solvers.gradient_descent import GradientDescentState
 from streamlr.solvers.lbfgs import LbfgsState
 from streamlr.solvers.newton import NewtonState
+from streamlr.solvers.proximal import ProximalState
 from streamlr.warm_start import join_sample, sampled_metric, start_from_sample
 
 log = logging.getLogger(__name__)
 
-_STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState}
+_STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState,
+                                  "proximal": ProximalState}
+_SOLVERS: dict[str, type[Lbfgs | Newton | Proximal]] = {"lbfgs": Lbfgs, "newton": Newton, "proximal": Proximal}
 _BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options")
 
 
@@ -193,21 +196,21 @@ class _Run:
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
         point = _start_point(problem, self.start)
-        unknown = self.look.source.has_offset or self.start is not None
+        unknown = self.look.source.has_offset or self.start is not None or bool(problem.objective.coordinates.split(point)[0].any())
         start = problem.objective.evaluate(point[None, :], "pass 2")[0] if unknown else problem.objective.without_features(point)
-        if isinstance(problem.solver, Lbfgs) and sample is not None:
+        if isinstance(problem.solver, Lbfgs | Proximal) and sample is not None:
             solver, state = start_from_sample(problem.objective, problem.solver, sample, start)
             return replace(problem, solver=solver), state
         return problem, problem.solver.init(problem.objective, start)
 
     def _problem(self, classes: NDArray[Any], moments: Moments) -> _Problem:
-        """The objective in the coordinates of the solver that was asked for; ``auto`` is L-BFGS, which `_begin` gives a sample to start from."""
+        """The objective in the coordinates of the solver that was asked for; ``auto`` is what the plan says, which `_begin` gives a sample to start from."""
         wanted, model = self.settings.solver, self.look.model
         if wanted.name == "gradient_descent":
             objective = Objective(self.look.scanner, model, classes, moments, data_coordinates(moments, model.fit_intercept))
-            return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, objective.penalized))
+            return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, bool(objective.penalty_scale.any())))
         objective = Objective(self.look.scanner, model, classes, moments)
-        return _Problem(objective, Newton(objective, wanted.tolerance) if wanted.name == "newton" else Lbfgs(objective, wanted.tolerance))
+        return _Problem(objective, _SOLVERS[self.look.plan.solver](objective, wanted.tolerance))
 
     def _tell_changed_data(self, moments: Moments) -> None:
         """Hold the data against those of the run that is being replaced: a flipped bit without a checksum shows only so."""
@@ -300,7 +303,7 @@ class _Run:
     def _result(self, problem: _Problem, state: State, outcome: Outcome) -> TrainResult:
         objective, solver = problem.objective, problem.solver
         with np.errstate(over="ignore", invalid="ignore"):
-            W, b = objective.coordinates.to_data_units(solver.result(state))
+            W, b = objective.to_data_units(solver.result(state))
         model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.look.source.feature_names, self.look.model.family)
         summary = {
             "status": outcome.status, "reason": outcome.reason, "passes": len(self.history), "objective": state.value, "loss": state.loss,
@@ -309,7 +312,8 @@ class _Run:
             "worker_peak_memory_bytes": self.look.engine.memory_of_workers(peak=True), "projected_worker_memory_bytes": self.look.plan.worker_peak_bytes,
             "bytes_read": sum(line["bytes_read"] for line in self.history), "read_retries": self.look.engine.read_retries,
             "store": self.settings.data.shown_store or None, "rows": self.look.source.n_rows, "features": self.look.source.n_features,
-            "dtype": str(self.look.source.dtype), "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
+            "dtype": str(self.look.source.dtype), "classes": objective.classes.tolist(), "nonzero": int(np.count_nonzero(W)),
+            "data_fingerprint": objective.moments.fingerprint,
             "family": self.look.model.family, "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.look.engine.description,
             "python": platform.python_version(), "numpy": np.__version__, "blas": blas_core()}
         summary = {key: finite(value) for key, value in summary.items()}
@@ -321,5 +325,5 @@ class _Run:
 def _start_point(problem: _Problem, model: Model | None) -> NDArray[np.float64]:
     """The model's, if there is one; else zero for gradient descent, as its formulas have it, and the best intercept for the others."""
     if model is not None:
-        return problem.objective.coordinates.from_data_units(model.coef_.T, model.intercept_)
+        return problem.objective.from_data_units(model.coef_.T, model.intercept_)
     return np.zeros(problem.objective.size) if isinstance(problem.solver, GradientDescent) else problem.objective.start()

@@ -20,18 +20,20 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
     "config_tree": {"errors"},
-    "config": {"errors", "config_tree"},
+    "config_penalty": {"errors"},
+    "config": {"errors", "config_tree", "config_penalty"},
     "kernels": {"errors"},
     "data": {"errors", "config", "kernels"},
     "execution": {"errors", "config", "events", "kernels", "data"},
-    "objective": {"errors", "config", "kernels", "execution"},
-    "solvers": {"errors", "objective"},
+    "penalty": {"errors", "config", "config_penalty"},
+    "objective": {"errors", "config", "kernels", "execution", "penalty"},
+    "solvers": {"errors", "objective", "penalty"},
     "sample_curvature": {"errors", "kernels", "data", "execution", "objective"},
     "warm_start": {"errors", "kernels", "data", "execution", "objective", "solvers", "sample_curvature"},
     "projection": {"data"},
     "plan": {"errors", "config", "data", "execution", "warm_start", "projection"},
     "admission": {"errors", "data", "kernels", "objective"},
-    "first_look": {"errors", "config", "events", "kernels", "data", "execution", "objective", "plan", "admission"},
+    "first_look": {"errors", "config", "events", "kernels", "data", "execution", "objective", "penalty", "plan", "admission"},
     "model": {"errors", "kernels", "data"},
     "checkpoint": {"errors", "data"},
     "run_directory": {"errors", "config", "data", "model"},
@@ -155,7 +157,7 @@ def test_solvers_know_an_objective_and_no_data_paths_or_schedulers(module: str) 
     for name, line in imports(module):
         top = name.split(".")[0]
         if top == "streamlr":
-            assert unit(name) in ("solvers", "objective", "errors"), f"line {line}: {name}"
+            assert unit(name) in ("solvers", "objective", "penalty", "errors"), f"line {line}: {name}"
         else:
             assert top in ("numpy", "scipy") or (top in sys.stdlib_module_names and top not in NOT_IN_SOLVERS), f"line {line}: {name}"
 

@@ -108,6 +108,9 @@ class WeightedByClass:
     def read_offset(self, start: int, stop: int) -> NDArray[np.float64] | None:
         return self.source.read_offset(start, stop)
 
+    def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
+        return self.source.read_groups(start, stop)
+
 
 def with_class_weights(source: Source, classes: NDArray[Any], factors: NDArray[np.float64]) -> Source:
     """The source with sample weights multiplied by the weight of the class; arrays in memory stay such."""

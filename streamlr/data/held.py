@@ -34,6 +34,7 @@ class HeldRows:
         self._target: dict[tuple[int, int], NDArray[Any]] = {}
         self._weights: dict[tuple[int, int], NDArray[np.float64] | None] = {}
         self._offset: dict[tuple[int, int], NDArray[np.float64] | None] = {}
+        self._groups: dict[tuple[int, int], NDArray[np.uint64] | None] = {}
 
     @property
     def n_rows(self) -> int:
@@ -118,8 +119,16 @@ class HeldRows:
             self._offset[start, stop] = offset
         return offset
 
+    def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
+        if (start, stop) in self._groups:
+            return self._groups[start, stop]
+        groups = self._source.read_groups(start, stop)
+        if self._first_row <= start and stop <= self._stop_row:
+            self._groups[start, stop] = groups
+        return groups
+
     def __sizeof__(self) -> int:
         """Bytes held, which is what Dask asks when it accounts for a worker's memory."""
         arrays = [*self._features.values(), *self._target.values(), *(w for w in self._weights.values() if w is not None),
-                  *(o for o in self._offset.values() if o is not None)]
+                  *(o for o in self._offset.values() if o is not None), *(g for g in self._groups.values() if g is not None)]
         return sys.getsizeof(self._features) + sum(array.nbytes for array in arrays)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from streamlr.data.footprint import IN_MEMORY, Footprint
 from streamlr.errors import DtypeError, NonFiniteError, ShapeError
 from streamlr.kernels.memory import page_memory
+from streamlr.kernels.split import group_keys
 
 _MEMORY_CHUNK_BYTES = 16 * 2**20
 
@@ -63,7 +64,7 @@ class Source(Protocol):
         ...
 
     def describe(self, what: str) -> str:
-        """How messages name ``features``, ``target``, ``weights`` or ``offset``."""
+        """How messages name ``features``, ``target``, ``weights``, ``offset`` or ``groups``."""
         ...
 
     def footprint(self, rows: int) -> Footprint:
@@ -88,6 +89,10 @@ class Source(Protocol):
 
     def read_offset(self, start: int, stop: int) -> NDArray[np.float64] | None:
         """What is added to Z, (stop - start,); None for nothing."""
+        ...
+
+    def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
+        """Key of the group of each example, (stop - start,); None where there are no groups."""
         ...
 
 
@@ -203,6 +208,8 @@ class ArraySource:
     """Rows of the larger source."""
     offset: NDArray[np.float64] | None = None
     """What is added to Z, (m,)."""
+    groups: NDArray[Any] | None = None
+    """The group of each example, (m,), of any type that labels may have."""
 
     def __post_init__(self) -> None:
         if len(self.X.shape) != 2 or 0 in self.X.shape:
@@ -213,6 +220,8 @@ class ArraySource:
             raise ShapeError(f"y has {len(self.y)} entries and sample_weight has shape {self.sample_weight.shape}; they must agree")
         if self.offset is not None and self.offset.shape != self.y.shape:
             raise ShapeError(f"y has {len(self.y)} entries and offset has shape {self.offset.shape}; they must agree")
+        if self.groups is not None and self.groups.shape != self.y.shape:
+            raise ShapeError(f"y has {len(self.y)} entries and groups has shape {self.groups.shape}; they must agree")
         check_feature_dtype(self.X.dtype, "X")
 
     @property
@@ -252,15 +261,16 @@ class ArraySource:
         return None
 
     def describe(self, what: str) -> str:
-        return {"features": "X", "target": "y", "weights": "sample_weight", "offset": "offset"}[what]
+        return {"features": "X", "target": "y", "weights": "sample_weight", "offset": "offset", "groups": "groups"}[what]
 
     def part(self, start: int, stop: int) -> ArraySource:
         """The same source holding only some of its rows, which keep their numbers."""
         here = slice(start - self.first_row, stop - self.first_row)
         weight = None if self.sample_weight is None else self.sample_weight[here]
         offset = None if self.offset is None else self.offset[here]
+        groups = None if self.groups is None else self.groups[here]
         X = self.X[here] if isinstance(self.X, np.ndarray) else self.X.part(here.start, here.stop)
-        return ArraySource(X, self.y[here], weight, self.feature_names, start, self.n_rows, offset)
+        return ArraySource(X, self.y[here], weight, self.feature_names, start, self.n_rows, offset, groups)
 
     def footprint(self, rows: int) -> Footprint:
         return IN_MEMORY if isinstance(self.X, np.ndarray) else Footprint(rows * self.n_features * self.dtype.itemsize, 0, 0)
@@ -284,3 +294,6 @@ class ArraySource:
         if self.offset is None:
             return None
         return refuse_bad_offset(self.offset[start - self.first_row : stop - self.first_row], start, "offset")
+
+    def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
+        return None if self.groups is None else group_keys(self.groups[start - self.first_row : stop - self.first_row])

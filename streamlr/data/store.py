@@ -22,6 +22,7 @@ from streamlr.data.records import holds_pickles, local_store
 from streamlr.data.retries import retried
 from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
+from streamlr.kernels.split import group_keys
 
 _MISSING_NAMED = 3
 MISSING_COUNTED = 1000
@@ -66,6 +67,9 @@ class ZarrSource:
         if offset is not None:
             key = "data.offset" if config.offset else "data.exposure"
             self.offset = StoredArray(_member(group, offset, key, config), **how)
+        self.groups = None
+        if labelled and config.groups is not None:
+            self.groups = StoredArray(_member(group, config.groups, "data.groups", config), **how)
         self._check_shapes()
         self._check_dtypes()
         self._identity = tuple(array.identity for array in self.arrays)
@@ -123,12 +127,12 @@ class ZarrSource:
 
     @property
     def arrays(self) -> list[StoredArray]:
-        """Features and, where they are read, target, weights and offset."""
-        return [array for array in (self.features, self.target, self.weights, self.offset) if array is not None]
+        """Features and, where they are read, target, weights, offset and groups."""
+        return [array for array in (self.features, self.target, self.weights, self.offset, self.groups) if array is not None]
 
     def describe(self, what: str) -> str:
         name = {"features": self.config.features, "target": self.config.target, "weights": self.config.weights,
-                "offset": self.config.offset or self.config.exposure}[what]
+                "offset": self.config.offset or self.config.exposure, "groups": self.config.groups}[what]
         return f"{name} in {self.config.shown_store}"
 
     def check_chunks(self) -> None:
@@ -178,6 +182,9 @@ class ZarrSource:
         check = refuse_bad_offset if self.config.offset is not None else log_of_exposure
         return check(values, start, self.describe("offset"))
 
+    def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
+        return None if self.groups is None else group_keys(self.groups.read_labels(start, stop))
+
     def _check_shapes(self) -> None:
         if 0 in self.features.shape:
             raise ShapeError(f"{self.describe('features')} has shape {self.features.shape}: there is nothing to train on")
@@ -196,6 +203,8 @@ class ZarrSource:
             raise DtypeError(f"{self.describe('weights')} has dtype {self.weights.dtype}; weights must be numbers")
         if self.offset is not None and self.offset.dtype.kind not in "biuf":
             raise DtypeError(f"{self.describe('offset')} has dtype {self.offset.dtype}; offsets and exposures must be numbers")
+        if self.groups is not None and self.groups.dtype.kind not in "biufUTSO":
+            raise DtypeError(f"{self.describe('groups')} has dtype {self.groups.dtype}; groups must be integers, bools, floats or strings")
 
 
 @functools.lru_cache(maxsize=4)

@@ -51,6 +51,7 @@ def _hold_slab(source: Source, partition: Partition, slab: int) -> HeldRows:
         held.read_target(start, stop)
         held.read_weights(start, stop)
         held.read_offset(start, stop)
+        held.read_groups(start, stop)
     return held
 
 

@@ -128,11 +128,11 @@ def read_batch(source: Source, scan: Scan, start: int, stop: int, buffer: Buffer
     X: NDArray[Any] = np.empty((0, stop - start))
     if scan.reads_features:
         X = source.read_features(start, stop, buffer)
-    target = weights = None
+    target = weights = groups = None
     if scan.reads_target:
-        target, weights = source.read_target(start, stop), source.read_weights(start, stop)
+        target, weights, groups = source.read_target(start, stop), source.read_weights(start, stop), source.read_groups(start, stop)
     offset = source.read_offset(start, stop) if scan.reads_features else None
-    return Batch(start, X, target, weights, offset)
+    return Batch(start, X, target, weights, offset, groups)
 
 
 def _refuse_non_finite(source: Source, batch: Batch) -> None:

@@ -28,6 +28,8 @@ class Batch:
     """Sample weights, (k,); None where every example weighs 1."""
     offset: NDArray[np.float64] | None = None
     """What is added to Z, (k,); None for nothing."""
+    groups: NDArray[np.uint64] | None = None
+    """Key of the group that each example belongs to, (k,); None where every example is its own."""
 
     def leaves(self, leaf_rows: int) -> Iterator[slice]:
         """Consecutive runs of at most ``leaf_rows`` examples."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.hessian import hessian_leaf_rows, hessian_of
+from streamlr.kernels.split import Split
 
 Array = NDArray[np.float64]
 
@@ -31,10 +32,14 @@ class GradientSums:
     """Rows summed."""
     weight_sum: float
     """Their weight."""
+    held_weight_sum: Array
+    """Weight of those that are held out, (K,)."""
+    held_loss_sum: Array
+    """Weighted loss of those that are held out, (K,)."""
     loss_sum: Array
-    """Weighted loss, (K,)."""
+    """Weighted loss, (K,), without that of the rows that are held out."""
     loss_max: Array
-    """Largest loss of a single example that has weight, (K,)."""
+    """Largest loss of a single example that has weight and is not held out, (K,)."""
     coefficient_sum: Array
     """X · dZᵀ, (K, n, c)."""
     intercept_sum: Array
@@ -51,7 +56,8 @@ class GradientSums:
         if self.hessian_sum is not None and other.hessian_sum is not None:
             hessian = self.hessian_sum + other.hessian_sum
         return GradientSums(
-            self.n_rows + other.n_rows, self.weight_sum + other.weight_sum, self.loss_sum + other.loss_sum,
+            self.n_rows + other.n_rows, self.weight_sum + other.weight_sum, self.held_weight_sum + other.held_weight_sum,
+            self.held_loss_sum + other.held_loss_sum, self.loss_sum + other.loss_sum,
             np.maximum(self.loss_max, other.loss_max), self.coefficient_sum + other.coefficient_sum,
             self.intercept_sum + other.intercept_sum, hessian)
 
@@ -75,6 +81,10 @@ class GradientScan:
     """Taken from every feature before it is used, (n,): keeps digits where a mean is far larger than a spread."""
     hessian: bool = False
     """Whether the Hessian at the first candidate is wanted."""
+    split: Split | None = None
+    """Tells the parts of the rows, where some are held out."""
+    held_out: NDArray[np.intp] | None = None
+    """The part that is held out of each candidate's sums, (K,); -1 for none."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> GradientSums:
         """The sums over a batch: its leaves, added from first to last."""
@@ -97,18 +107,40 @@ class GradientScan:
                 Z += offset
             loss, A = family.loss_and_activation(Z.reshape(K, c, -1), Y)
             dZ = np.subtract(A, Y, out=Z.reshape(K, c, -1)).reshape(K * c, -1)
-            loss = loss.reshape(-1, X.shape[1])
-            if weights is not None:
-                dZ *= weights
+            loss = loss.reshape(K, -1, X.shape[1])
+            counted, held = weights, None
+            if self.split is not None:
+                counted, held = self._shared_out(batch, leaf, weights)
+            if counted is not None:
+                by_candidate = dZ.reshape(K, c, -1)
+                by_candidate *= counted if held is None else counted[:, None, :]
             dW = X @ dZ.T
             db = dZ.sum(axis=1)
-            loss_sum = loss.sum(axis=1) if weights is None else loss @ weights
+        nothing = np.zeros(K)
         return GradientSums(
-            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), loss_sum.reshape(K, -1).sum(axis=1),
-            _largest(loss, weights).reshape(K, -1).max(axis=1), dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
-            hessian_of(X, A[0], family, weights) if self.hessian else None)
+            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), nothing if held is None else held.sum(axis=1),
+            nothing if held is None else _weighted(loss, held), _weighted(loss, counted), _largest(loss, counted),
+            dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
+            hessian_of(X, A[0], family, counted if held is None or counted is None else counted[0]) if self.hessian else None)
+
+    def _shared_out(self, batch: Batch, leaf: slice, weights: Array | None) -> tuple[Array, Array]:
+        """The weights that count in each candidate's sums, and those of the rows that are held out of them, (K, k) each."""
+        assert self.split is not None
+        assert self.held_out is not None
+        out = self.split.parts(batch, leaf) == self.held_out[:, None]
+        omega = np.ones(out.shape[1]) if weights is None else weights
+        return np.where(out, 0.0, omega), np.where(out, omega, 0.0)
+
+
+def _weighted(loss: Array, weights: Array | None) -> Array:
+    """Sum of the loss, (K, ., k), over outputs and examples, with weights (k,) or (K, k), if any: (K,)."""
+    if weights is None:
+        return loss.sum(axis=2).sum(axis=1)
+    return (loss @ weights if weights.ndim == 1 else np.einsum("kij,kj->ki", loss, weights)).sum(axis=1)
 
 
 def _largest(loss: Array, weights: Array | None) -> Array:
-    """Largest loss of an example that has weight, for each row of (K c, k); 0 where none has."""
-    return (loss if weights is None else np.where(weights > 0, loss, 0.0)).max(axis=1)
+    """Largest loss, of (K, ., k), of an example that has weight, (k,) or (K, k): (K,); 0 where none has."""
+    if weights is None:
+        return loss.max(axis=(1, 2))
+    return np.where((weights if weights.ndim == 1 else weights[:, None, :]) > 0, loss, 0.0).max(axis=(1, 2))

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
+from streamlr.kernels.split import hashed
 
 Array = NDArray[np.float64]
 _LEAST_SQUARES = 1e-250
 """Below, squares lose their digits to the range of float64."""
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +206,7 @@ def row_is_drawn(first_row: int, n_rows: int, fraction: float, seed: int) -> NDA
     """
     if not 0.0 < fraction < 1.0:
         return np.full(n_rows, fraction > 0.0)
-    with np.errstate(over="ignore"):
-        z = np.arange(first_row, first_row + n_rows, dtype=np.uint64)
-        z = (z + np.uint64(1)) * _GOLDEN + np.uint64(seed) * np.uint64(0xD1342543DE82EF95)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-    return z < np.uint64(int(fraction * 2.0**64))
+    return hashed(np.arange(first_row, first_row + n_rows, dtype=np.uint64), seed) < np.uint64(int(fraction * 2.0**64))
 
 
 def locate_non_finite(X: NDArray[np.generic]) -> tuple[int, int, int] | None:

@@ -6,5 +6,6 @@ from streamlr.solvers.base import Outcome, Solver, State, minimize
 from streamlr.solvers.gradient_descent import GradientDescent
 from streamlr.solvers.lbfgs import Lbfgs
 from streamlr.solvers.newton import Newton
+from streamlr.solvers.proximal import Proximal
 
-__all__ = ["GradientDescent", "Lbfgs", "Newton", "Outcome", "Solver", "State", "minimize"]
+__all__ = ["GradientDescent", "Lbfgs", "Newton", "Outcome", "Proximal", "Solver", "State", "minimize"]

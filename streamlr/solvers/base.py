@@ -130,7 +130,8 @@ def minimize(objective: Objective, solver: Solver, state: State, passes: int, ma
                           "solver.max_passes, or accept the model as it is")
 
 
-def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step: Array | None, waited: int = 0) -> tuple[Outcome | None, int]:
+def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step: Array | None, waited: int = 0,
+            decrement: float | None = None) -> tuple[Outcome | None, int]:
     """Whether a solve ends at this evaluation.
 
     The gradient decides. Where a solver can tell how far the optimum is (``newton_step``), it has to be near as well: on
@@ -145,13 +146,15 @@ def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step:
         Where the solver believes the optimum to be, relative to the point, (d,).
     waited
         Passes in a row for which the gradient has been within the tolerance and the optimum still far.
+    decrement
+        By how much the objective would fall along the step, to first order, where the gradient alone does not tell.
 
     Returns
     -------
     outcome, waited
         How the solve ends, or None; and the new count.
     """
-    if at.separates and not objective.penalized:
+    if at.separates and objective.free_to_grow(at.point):
         return Outcome(DIVERGED, SEPARABLE), 0
     if not np.isfinite(at.value) or not np.isfinite(at.gradient_max):
         return Outcome(DIVERGED, "the objective is no longer finite; the steps are too long"), 0
@@ -159,7 +162,8 @@ def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step:
         return None, waited
     size = max(0.1, float(np.abs(at.point).max()))
     reach = 0.0
-    if newton_step is not None and at.gradient_max > _NOTHING and -float(at.gradient @ newton_step) > _NO_DECREMENT:
+    if newton_step is not None and at.gradient_max > _NOTHING and (
+            -float(at.gradient @ newton_step) if decrement is None else decrement) > _NO_DECREMENT:
         reach = float(np.abs(newton_step).max())
     far = reach > _FAR * size
     if far and waited + 1 >= _PATIENCE and not objective.penalized:

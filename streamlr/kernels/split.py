@@ -1,0 +1,69 @@
+"""Which part of a split every row belongs to: parts are held out of a fit, and tell how well it does on rows that it has not seen.
+
+The part follows from a hash of the row's absolute number, or of its group, so it depends on neither chunks nor engines, needs no
+memory, and rows of one group stay together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.kernels.batch import Batch
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_SPLIT = 0x5851F42D4C957F2D
+"""Keeps the split of a seed apart from the sample of the same seed, which hashes rows too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Shares of the rows."""
+
+    shares: tuple[float, ...]
+    """Share of the rows in each part, in order; the rest, if any, is in a last part."""
+    seed: int
+    """Seed of the hash."""
+
+    @property
+    def seed_of_hash(self) -> int:
+        return self.seed ^ _SPLIT
+
+    def parts(self, batch: Batch, leaf: slice) -> NDArray[np.intp]:
+        """The part of each example of a leaf, (k,): by its group where there are groups, else by its number."""
+        numbers = np.arange(batch.first_row + leaf.start, batch.first_row + leaf.stop, dtype=np.uint64)
+        keys = numbers if batch.groups is None else batch.groups[leaf]
+        bounds = (np.cumsum(self.shares) * 2.0**53).round().astype(np.uint64)
+        return np.searchsorted(bounds, hashed(keys, self.seed_of_hash) >> np.uint64(11), side="right")
+
+
+def folds(n_folds: int, seed: int) -> Split:
+    """Folds of about the same size."""
+    return Split((1.0 / n_folds,) * (n_folds - 1), seed)
+
+
+def hashed(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
+    """A hash of each key (splitmix64; Steele, Lea and Flood 2014): (k,)."""
+    with np.errstate(over="ignore"):
+        z = (keys + np.uint64(1)) * _GOLDEN + np.uint64(seed % 2**64) * np.uint64(0xD1342543DE82EF95)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return z
+
+
+def group_keys(values: NDArray[Any]) -> NDArray[np.uint64]:
+    """A key for each group's name, (k,): integers are their own, also where they are stored as floats; of texts it is a digest."""
+    if values.dtype.kind in "biu":
+        return values.astype(np.int64).view(np.uint64) if values.dtype.kind != "u" else values.astype(np.uint64)
+    if values.dtype.kind == "f":
+        numbers = values.astype(np.float64) + 0.0
+        whole = (np.abs(numbers) < 2.0**63) & (numbers == np.rint(numbers))
+        return np.where(whole, np.where(whole, numbers, 0.0).astype(np.int64).view(np.uint64), numbers.view(np.uint64))
+    names, at = np.unique(values.astype(np.str_), return_inverse=True)
+    keys = [int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") for name in names.tolist()]
+    return np.array(keys, dtype=np.uint64)[at]
