@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tracemalloc
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -406,6 +407,16 @@ def test_neighbouring_rows_and_seeds_are_drawn_independently() -> None:
 def test_a_fraction_of_one_draws_every_row_and_of_zero_none() -> None:
     assert row_is_drawn(5, 100, 1.0, 0).all()
     assert not row_is_drawn(5, 100, 0.0, 0).any()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_where_no_row_or_every_row_is_drawn_none_is_hashed(fraction: float) -> None:
+    tracemalloc.start()
+    try:
+        row_is_drawn(5, 10**5, fraction, 0)
+        assert tracemalloc.get_traced_memory()[1] < 2 * 10**5  # a byte a row; a hash alone has eight
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(("small", "large"), [(0.1, 0.2), (0.5, 0.51)])
