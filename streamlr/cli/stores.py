@@ -73,12 +73,13 @@ def ingest_command(sources: tuple[str, ...], store: str, target: str, weights: s
 
 @click.command("info")
 @click.argument("store")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="How the store names its arrays, such as data.target=label.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="How the store names its arrays, such as data.target=label, and what the target is for, such as model.family=poisson.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
 def info_command(store: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show what STORE holds: shape, chunks, codecs, classes, problems."""
+    """Show what STORE holds: shape, chunks, codecs, classes or range of the target, problems."""
     config = load_config({"data": {"store": store}}, overrides)
-    found = describe_store(ZarrSource(config.data))
+    found = describe_store(ZarrSource(config.data), config.model.family)
     if as_json:
         click.echo(json_text(found))
         return
@@ -93,7 +94,17 @@ def _info_text(found: dict[str, Any]) -> str:
         shards = f" in shards of {tuple(array['shards'])}" if array["shards"] else ""
         lines.append(f"  {array['name']}: {tuple(array['shape'])} {array['dtype']}, {array['n_chunks']:,} chunks of {tuple(array['chunks'])}{shards}, "
                      f"{' + '.join(array['codecs'])}, Zarr {array['zarr_format']}, read {array['read']}")
+    if found["target"] is not None and len(found["classes"]) != 2:
+        lines.append(f"  target: {_target_text(found['target'], bool(found['classes']))}")
     for entry in found["classes"]:
         lines.append(f"  class {entry['label']!r}: {entry['rows']:,} rows")
     lines += [f"  problem: {problem}" for problem in found["problems"]] or ["  no problems found"]
     return "\n".join(lines)
+
+
+def _target_text(target: dict[str, Any], classes: bool) -> str:
+    kind = "whole numbers" if target["whole_numbers"] else "numbers"
+    counts = target["whole_numbers"] and target["least"] >= 0
+    means = [*["classes"] * classes, *["counts (model.family: poisson)"] * counts, "a quantity (model.family: linear)"]
+    distinct = "" if target["distinct"] is None else f", {target['distinct']:,} distinct"
+    return f"{kind} from {target['least']:.6g} to {target['largest']:.6g}, mean {target['mean']:.6g}{distinct}: {' or '.join(means)}"
