@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -18,6 +19,9 @@ from streamlr.cli.main import cli
 from streamlr.config import DataConfig
 from streamlr.data.info import describe_store
 from streamlr.data.store import ZarrSource
+from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.fold import fold
+from streamlr.kernels.target import TargetScan
 
 
 def describe(config: DataConfig, family: str = "logistic") -> dict[str, Any]:
@@ -179,3 +183,24 @@ def test_what_is_read_through_zarr_says_so(tmp_path: Path) -> None:
     config = write_store(tmp_path / "s", X, y, (100, 6), zarr_format=2, order="F")
     features = describe(config)["arrays"][0]
     assert (features["read"], features["checksummed"]) == ("through zarr", None)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_is_told_of_numbers_does_not_depend_on_the_partition(weighted: bool) -> None:
+    rng = np.random.default_rng(3)
+    y, weights = rng.gamma(2.0, 3.0, 2500), rng.random(2500) if weighted else None
+    if weights is not None:
+        weights[:700] = 0.0
+    cuts = [0, 300, 600, 601, 1700, 2500]  # the first blocks weigh nothing, and none but one has more values than there can be classes
+    parts = [TargetScan("linear").sums(Batch(a, np.empty((0, b - a)), y[a:b], None if weights is None else weights[a:b]), 64, Workspace())
+             for a, b in itertools.pairwise(cuts)]
+    found = fold(parts)
+    assert found.labels is None
+    assert found.numbers is not None
+    assert (found.numbers.least, found.numbers.largest, found.numbers.whole) == (y.min(), y.max(), False)
+    assert found.numbers.mean == pytest.approx(np.average(y, weights=weights), rel=2500 * np.finfo(float).eps)
+    halves = [TargetScan("linear").sums(Batch(a, np.empty((0, 600)), np.arange(a, a + 600), None), 64, Workspace()) for a in (0, 600)]
+    assert fold(halves).labels is None  # each has few enough
+    same = fold([halves[0], halves[0]]).labels
+    assert same is not None
+    np.testing.assert_array_equal(same.row_counts, 2)
