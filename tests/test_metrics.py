@@ -141,7 +141,7 @@ def test_what_is_told_of_probabilities_of_many_classes_is_what_scikit_learn_tell
     found, y, P, given = data.report(), data.codes, data.probabilities, {"sample_weight": data.weights}
     assert_is(found["log_loss"], sk.log_loss(y, P, **given), "log-loss")
     one_hot = np.eye(C)[y]
-    assert_is(found["brier_score"], np.average(((P - one_hot) ** 2).sum(axis=1), weights=data.weights), "Brier score")
+    assert_is(found["brier_score"], np.average(((P - one_hot) ** 2).sum(axis=1), weights=data.weights), "Brier score")  # of Brier's own scale: 0 to 2
     for average, name in (("macro", "auc"), ("weighted", "auc_weighted")):
         assert_is(found[name], sk.roc_auc_score(y, P, multi_class="ovr", average=average, **given), name)
     for average, name in (("macro", "average_precision"), ("weighted", "average_precision_weighted")):
@@ -165,6 +165,28 @@ def test_calibration_is_the_curve_of_scikit_learn(C: int, kind: str, strategy: s
     weight = np.array([row["weight"] for row in found[strategy]])
     assert weight.sum() == rows
     assert_is(found["error" if strategy == "uniform" else "quantile_error"], np.average(np.abs(rate - mean), weights=weight), "expected error")
+
+
+@pytest.mark.parametrize("weights", ["whole", "any"])
+@pytest.mark.parametrize("strategy", ["uniform", "quantile"])
+@pytest.mark.parametrize(("C", "kind"), [(2, "distinct"), (2, "tied"), (5, "distinct")])
+def test_weighted_calibration_is_that_of_the_rows_of_each_bin(C: int, kind: str, strategy: str, weights: str) -> None:
+    """scikit-learn's curve knows no weights: with whole ones the quantiles are those of repeated rows, with others the lowest scores that reach a tenth."""
+    data = scored(C, weights, kind)
+    top, right, omega = data.probabilities.max(axis=1) if C > 2 else data.A[0], data.codes if C == 2 else data.predicted == data.codes, data.omega
+    edges = np.linspace(0, 1, 11)[1:-1]
+    if strategy == "quantile" and weights == "whole":
+        edges = np.percentile(np.repeat(top, omega.astype(int)), edges * 100)
+    elif strategy == "quantile":
+        there = np.sort(top[omega > 0])
+        edges = np.array([next(score for score in there if omega[top <= score].sum() >= share * omega.sum()) for share in edges])
+    of = np.array([np.count_nonzero(edges < score) for score in top])
+    bins = [(omega[of == k].sum(), np.average(right[of == k], weights=omega[of == k]), np.average(top[of == k], weights=omega[of == k]))
+            for k in range(10) if omega[of == k].sum() > 0]
+    found = data.report()["calibration"]
+    assert_is([[row["weight"], row["observed_rate"], row["mean_predicted"]] for row in found[strategy]], bins, strategy)
+    error = sum(weight * abs(rate - mean) for weight, rate, mean in bins) / omega.sum()
+    assert_is(found["error" if strategy == "uniform" else "quantile_error"], error, "expected error")
 
 
 @pytest.mark.parametrize("C", [2, 4])
