@@ -9,10 +9,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.admission import check_classes, check_target, refuse_absurd
+from streamlr.admission import check_classes, check_held_out, check_target, refuse_absurd
 from streamlr.config import TrainConfig
 from streamlr.data.class_weights import class_factors, with_class_weights
 from streamlr.data.source import Source
+from streamlr.data.validation import split_of
 from streamlr.errors import ConfigError
 from streamlr.events import Note, Subscriber
 from streamlr.execution.engine import Engine
@@ -47,6 +48,8 @@ class FirstLook:
         What will be read and kept, and what reads it; made anew when the number of outputs is known.
     model
         The configured model, with the family that the classes ask for.
+    split
+        Tells the rows that are held out of the fit; None where none are.
     class_factors
         What the weights of each class are multiplied by, (c,); None for nothing.
 
@@ -62,6 +65,7 @@ class FirstLook:
         self.engine = engine
         self.publish = publish
         self.model = settings.model
+        self.split = split_of(settings)
         self.class_factors: NDArray[np.float64] | None = None
         self._make_plan(1)
 
@@ -77,8 +81,8 @@ class FirstLook:
         """The classes, with what follows from them; none where the target is a number."""
         classes, factors = np.empty(0), None
         if FAMILIES[self.settings.model.family].labelled:
-            labels: LabelSums = self.scanner.run(LabelScan(self.source.describe("target"), self._weights_name()), "labels")
-            classes = check_classes(labels, self.source.describe("target"))
+            labels: LabelSums = self.scanner.run(LabelScan(self.source.describe("target"), self._weights_name(), self.split), "labels")
+            classes = check_classes(labels, self.source.describe("target"), held_out=self.split is not None)
             if self.settings.model.class_weight is not None:
                 factors = class_factors(self.settings.model.class_weight, labels)
         self.use_classes(classes, factors)
@@ -101,7 +105,7 @@ class FirstLook:
 
     def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1") -> SurveySums:
         """Moments, fingerprint and a sample of the rows: one pass."""
-        sums: SurveySums = self.scanner.run(SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family), title)
+        sums: SurveySums = self.scanner.run(SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family, self.split), title)
         return sums
 
     def take(self, survey: SurveySums) -> Moments:
@@ -112,10 +116,13 @@ class FirstLook:
         DataError
             When they may not.
         """
+        check_held_out(self.source, self.settings.validation, survey)
         check_target(self.source, self.model.family, survey)
         moments = Moments.from_sums(survey)
         refuse_absurd(self.source, self.plan.partition, moments)
         self._tell_constant_features(moments)
+        if self.split is not None:
+            self.publish(Note(f"validation: {moments.held_rows:,} of {survey.n_rows:,} rows are held out of the fit"))
         return moments
 
     def tell_plan(self) -> None:

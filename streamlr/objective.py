@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ _FAR_FROM_ZERO = 1e4
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What the survey tells of the data."""
+    """What the survey tells of the data, but for the rows that it was told to hold out."""
 
     n_rows: int
     """Rows."""
@@ -55,13 +55,28 @@ class Moments:
     """Weighted variance of Y (divisor: the weight), (c,)."""
     offset_mean: float = 0.0
     """Weighted mean of the offset; 0 where there is none."""
+    held_rows: int = 0
+    """Rows that are held out."""
+    held_weight_sum: float = 0.0
+    """Their weight."""
+    held_target_mean: Array | None = None
+    """Weighted mean of their Y, (c,); None where none are held out."""
+    held_target_variance: Array | None = None
+    """Weighted variance of their Y, (c,); None where none are held out."""
+    held_digest: str = ""
+    """Of which rows they are."""
 
     @classmethod
     def from_sums(cls, sums: SurveySums) -> Moments:
         spread = np.sqrt(sums.square_sum / sums.weight_sum)
         spread[spread <= _CONSTANT * np.abs(sums.mean)] = 0.0
-        return cls(sums.n_rows, sums.weight_sum, sums.mean, spread, sums.target_mean, sums.comoment / sums.weight_sum,
-                   sums.fingerprint.hex(), sums.target_square_sum / sums.weight_sum, sums.offset_mean)
+        held = sums.held_out
+        known = cls(sums.n_rows, sums.weight_sum, sums.mean, spread, sums.target_mean, sums.comoment / sums.weight_sum,
+                    sums.fingerprint.hex(), sums.target_square_sum / sums.weight_sum, sums.offset_mean)
+        if held is None or not held.weight_sum > 0:
+            return known
+        return replace(known, n_rows=sums.n_rows - held.n_rows, held_rows=held.n_rows, held_weight_sum=held.weight_sum, held_target_mean=held.target_mean,
+                       held_target_variance=held.target_square_sum / held.weight_sum, held_digest=held.digest.hex())
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +169,8 @@ class Objective:
     scanner, model, classes, moments, coordinates
         The data, what is fitted to them, and what is known of them.
     split, held_out
-        The part of the rows that is left out of J, if any; moments and coordinates are those of all rows, which changes no optimum.
+        The part of the rows that is left out of J, if any. Moments and coordinates may be those of all rows all the same, which changes no optimum but
+        where the penalty is by the spreads.
     """
 
     def __init__(self, scanner: Scanner, model: ModelConfig, classes: NDArray[np.generic], moments: Moments,
@@ -254,7 +270,10 @@ class Objective:
         m = self.moments
         db = self.family.activate(u[:, None])[:, 0] - m.target_mean
         dW = np.outer(m.mean - self._shift, db) - m.comoment
-        return self._evaluation(point, self.family.mean_loss(m.target_mean, u, m.target_variance), dW, db, None, False)
+        held = np.nan
+        if m.held_target_mean is not None and m.held_target_variance is not None:
+            held = self.family.mean_loss(m.held_target_mean, u, m.held_target_variance)
+        return self._evaluation(point, self.family.mean_loss(m.target_mean, u, m.target_variance), dW, db, None, False, held)
 
     def evaluate(self, points: Array, title: str, *, hessian: bool = False) -> list[Evaluation]:
         """The objective at each row of ``points``, (K, d); the Hessian, where asked for, at the first alone. One pass.

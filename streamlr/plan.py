@@ -162,7 +162,8 @@ def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, o
     partition = plan_slabs(source, threads, outputs)
     demand = Demand(
         partition, source.n_features, source.dtype.itemsize, outputs, _CANDIDATES.get(solver, _MOST_CANDIDATES), solver == "newton",
-        math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows), solver == "proximal")
+        math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
+        proximal=solver == "proximal", held_out=config.validation.array is not None or config.validation.fraction > 0)
     if demand.newton and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand

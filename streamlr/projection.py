@@ -31,6 +31,8 @@ MOST_PACKED_BYTES = 8 * 2**20
 """Of a leaf that BLAS copies into an order of its own for a product, at most."""
 DRAW_BYTES = 17
 """Of each row of a block, while the hash of its number decides whether it belongs to the sample."""
+SPLIT_BYTES = 40
+"""Of each row of a leaf, while it is found out whether it is held out: its number or group, their hash and what it is held against."""
 HESSIANS_OF_THREAD = 3
 """The sum so far, that of a leaf and the product it is made of; or two and their sum."""
 HESSIANS_OF_INVERSE = 5
@@ -78,6 +80,8 @@ class Demand:
     """Of the labels and weights of a block."""
     proximal: bool = False
     """Whether the metric is corrected and solved anew in every pass."""
+    held_out: bool = False
+    """Whether some rows are held out."""
 
     @property
     def row_bytes(self) -> int:
@@ -159,6 +163,8 @@ def _thread_bytes(demand: Demand) -> int:
     leaf = demand.partition.leaf_rows * demand.n_features * 8
     workspace = max(_leaf_bytes(demand), _sample_leaf(demand), leaf)
     vectors = LEAF_VECTORS * demand.candidates * demand.outputs * demand.partition.leaf_rows * 8
+    if demand.held_out:
+        vectors += (2 * 8 * demand.candidates + SPLIT_BYTES) * demand.partition.leaf_rows
     packed = min(_leaf_bytes(demand), MOST_PACKED_BYTES)
     return FIRST_USE_OF_THREAD_BYTES + reading + demand.labels.kept_bytes + workspace + vectors + packed
 

@@ -7,5 +7,6 @@ from streamlr.solvers.gradient_descent import GradientDescent
 from streamlr.solvers.lbfgs import Lbfgs
 from streamlr.solvers.newton import Newton
 from streamlr.solvers.proximal import Proximal
+from streamlr.solvers.watched import Watched
 
-__all__ = ["GradientDescent", "Lbfgs", "Newton", "Outcome", "Proximal", "Solver", "State", "minimize"]
+__all__ = ["GradientDescent", "Lbfgs", "Newton", "Outcome", "Proximal", "Solver", "State", "Watched", "minimize"]

@@ -7,7 +7,7 @@ state is all there is: written down it is a checkpoint, built by hand it is a wa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -71,6 +71,14 @@ class State:
     """How the solve has ended, or an empty text."""
     reason: str
     """Why it has ended."""
+    held_loss: float = field(default=np.nan, kw_only=True)
+    """Loss at the point of the rows that are held out; this and what follows is what `Watched` remembers."""
+    best_held_loss: float = field(default=np.inf, kw_only=True)
+    """Smallest of these so far."""
+    best_held_point: Array | None = field(default=None, kw_only=True)
+    """Where that was, (d,), if the run is to end there."""
+    steps_without_gain: int = field(default=0, kw_only=True)
+    """Steps since it last became smaller."""
 
 
 class Solver(Protocol):
