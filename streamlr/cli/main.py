@@ -12,6 +12,7 @@ from types import FrameType
 import click
 
 import streamlr
+from streamlr.cli.inference import summary_command
 from streamlr.cli.stores import info_command, ingest_command, synth_command
 from streamlr.config import load_config
 from streamlr.data.validation import open_store
@@ -45,6 +46,7 @@ def cli(verbose: bool) -> None:
 cli.add_command(synth_command)
 cli.add_command(ingest_command)
 cli.add_command(info_command)
+cli.add_command(summary_command)
 
 
 @cli.command("plan")
