@@ -48,8 +48,6 @@ ENGINES = {
     "processes": "kind: processes, workers: 2, stall_seconds: 4",
     "held": "kind: processes, workers: 2, stall_seconds: 4, memory_limit: 1GB",  # all slabs stay in the workers' memory
 }
-NEIGHBOURS = 2
-"""Undisturbed runs before a trial, and after it, whose median its time is held against."""
 GOING_SECONDS = 20.0
 """For processes that are on their way out when the run has ended."""
 
@@ -61,6 +59,8 @@ class Session:
     folder: Path
     passes: int
     dice: random.Random
+    neighbours: int = 2
+    """Undisturbed runs before a trial, and after it, whose median its time is held against."""
     usual: dict[str, list[float]] = field(default_factory=dict)
     """Seconds of each undisturbed run so far, by engine."""
 
@@ -88,7 +88,7 @@ class Trial:
 
     def usual(self, session: Session) -> float:
         """The median of the undisturbed runs next to it."""
-        near = session.usual[self.engine][max(0, self.undisturbed - NEIGHBOURS) : self.undisturbed + NEIGHBOURS]
+        near = session.usual[self.engine][max(0, self.undisturbed - session.neighbours) : self.undisturbed + session.neighbours]
         return statistics.median(near)
 
 
@@ -219,7 +219,7 @@ def kill_all(session: Session, options: argparse.Namespace, expected: str) -> li
         if len(trials) > 3 * options.kills + 10:
             raise SystemExit(f"only {kills} of {len(trials)} moments were in time; use more --rows or --passes")
         engine, kind = next(cards)
-        usual = statistics.median(session.usual[engine][-NEIGHBOURS:])
+        usual = statistics.median(session.usual[engine][-session.neighbours :])
         run = session.folder / f"run-{len(trials)}"
         trial = attempt(session, engine, kind, session.dice.uniform(0.0, usual), run, options.hang * usual)
         if not trial.wrong and fingerprint(run) != expected:
@@ -265,15 +265,16 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000, help="rows of 20 features")
     parser.add_argument("--passes", type=int, default=60, help="passes of a run; a checkpoint follows each")
     parser.add_argument("--every", type=int, default=9, help="trials between undisturbed runs")
+    parser.add_argument("--neighbours", type=int, default=2, help="undisturbed runs before a trial, and after it, whose median its time is held against")
     parser.add_argument("--most", type=float, default=3.0, help="times the undisturbed run that a trial may take")
     parser.add_argument("--hang", type=float, default=10.0, help="times the undisturbed run after which one is given up as hung")
     options = parser.parse_args()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # started in the background, children would inherit that it is ignored
     with tempfile.TemporaryDirectory() as name:
-        session = Session(Path(name), options.passes, random.Random(options.seed))
+        session = Session(Path(name), options.passes, random.Random(options.seed), options.neighbours)
         subprocess.run([*COMMAND, "synth", str(session.store), "--rows", str(options.rows), "--features", "20"], check=True, capture_output=True)
         expected = None
-        for _ in range(NEIGHBOURS):
+        for _ in range(session.neighbours):
             for engine in ENGINES:
                 expected = undisturbed(session, engine, expected)
         trials = kill_all(session, options, str(expected))

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -64,7 +64,8 @@ class Signaller:
     def __call__(self, slab: int) -> None:
         if not self.told:
             for victim in self.victims:
-                os.kill(victim, self.what)
+                with suppress(ProcessLookupError):  # on a busy machine it may have been slow enough to be replaced
+                    os.kill(victim, self.what)
         self.told.append(slab)
 
 
