@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from streamlr.config_path import LAMBDAS, PathConfig, check_path, read_lambdas
 from streamlr.config_tree import apply_override, copy_tree, may_be_secret, read_tree
 from streamlr.errors import ConfigError
 
@@ -161,10 +162,13 @@ class TrainConfig:
     solver: SolverConfig = field(default_factory=SolverConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    path: PathConfig | None = None
+    """For ``streamlr path`` alone."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain mappings, complete, in the order of the contract."""
-        return dataclasses.asdict(self)
+        """The configuration as plain mappings, complete, in the order of the contract; a path that is not asked for is left out."""
+        tree = dataclasses.asdict(self)
+        return {name: section for name, section in tree.items() if section is not None}
 
     def to_public_dict(self) -> dict[str, Any]:
         """The same without what may be secret: the values of the storage options, and parts of the store's URL."""
@@ -260,6 +264,8 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         return _build(typing.cast(type, kind), value, key + ".")
     if key == "model.class_weight":
         return _class_weight(value, key)
+    if key == LAMBDAS:
+        return read_lambdas(value, key)
     options = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
         return _choice(options, value, key)
@@ -345,6 +351,8 @@ def _check(config: TrainConfig) -> None:
     if config.model.penalty.l1 > 0:
         raise ConfigError("model.penalty.l1: no solver of this version handles l1; use model.penalty.l2, or set it to 0")
     _check_family(config)
+    if config.path is not None:
+        check_path(config.path, config.model.penalty.l1, config.model.penalty.l2, config.solver.name)
     if config.cluster.kind == "address" and not config.cluster.address:
         raise ConfigError("cluster.address: missing; cluster.kind: address needs one, such as tcp://scheduler:8786")
     if config.cluster.tls is not None:

@@ -97,9 +97,9 @@ class FirstLook:
             self._make_plan(len(classes))
             self.publish(Note(f"{len(classes)} classes, {self.plan.solver}: {self.plan.reason}"))
 
-    def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1") -> SurveySums:
-        """Moments, fingerprint and a sample of the rows: one pass."""
-        sums: SurveySums = self.scanner.run(SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family), title)
+    def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1", *, keyed: bool = False) -> SurveySums:
+        """Moments, fingerprint and a sample of the rows, with the keys of their parts where they are asked for: one pass."""
+        sums: SurveySums = self.scanner.run(SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family, keyed), title)
         return sums
 
     def take(self, survey: SurveySums) -> Moments:

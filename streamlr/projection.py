@@ -49,6 +49,12 @@ DENSE_PARAMETERS = 2048
 """Of several outputs, up to this many parameters the metric is a matrix."""
 CONJUGATE_VECTORS = 20
 """Vectors of conjugate gradients, which solve for a step where it is none."""
+MOST_CURVATURE_BYTES = 256 * 2**20
+"""Of the Hessians that the models of a path keep as their metrics."""
+ANCHORS = 8
+"""Hessians of the sample from which those are made, at most."""
+SUMS_OF_THREAD = 4
+"""Sums of many models: so far, of a leaf, and as they are turned and added."""
 NEWTON_PARAMETERS = 256
 """Up to this many the sample is solved in one level, without a metric to start from."""
 
@@ -74,6 +80,8 @@ class Demand:
     """Of a block of features."""
     labels: Footprint
     """Of the labels and weights of a block."""
+    models: int = 1
+    """Models that are fitted together; 1 where there is no path."""
 
     @property
     def row_bytes(self) -> int:
@@ -99,7 +107,17 @@ class Demand:
     @property
     def state_bytes(self) -> int:
         metric = self.metric_bytes if self.sample_rows else 0
-        return metric + STATE_VECTORS * (self.n_features + 1) * self.outputs * 8
+        return self.curvatures * metric + self.models * STATE_VECTORS * (self.n_features + 1) * self.outputs * 8
+
+    @property
+    def curvatures(self) -> int:
+        """Metrics that are kept: one, or of a path as many as have room."""
+        return max(1, min(self.models, MOST_CURVATURE_BYTES // self.metric_bytes))
+
+    @property
+    def sums_bytes(self) -> int:
+        """Of the sums of all candidates of a path; those of a few are nothing beside a block."""
+        return 0 if self.models == 1 else 8 * self.candidates * (self.n_features + 1) * self.outputs
 
     @property
     def held_bytes(self) -> int:
@@ -162,16 +180,15 @@ def _survey_bytes(demand: Demand) -> int:
 def _pass_bytes(demand: Demand) -> int:
     """What comes and goes with a block of a later pass, with the sums of the blocks of its slab before it."""
     if not demand.newton:
-        return demand.reading.passing_bytes
+        before = math.ceil(math.log2(demand.partition.slab_blocks)) + SUMS_OF_THREAD
+        return demand.reading.passing_bytes + before * demand.sums_bytes
     before = math.ceil(math.log2(demand.partition.slab_blocks)) * demand.hessian_bytes
     return before + max(demand.reading.passing_bytes, HESSIANS_OF_THREAD * demand.hessian_bytes)
 
 
 def _waiting(demand: Demand, threads: int) -> int:
     """Sums that wait for others to be added to."""
-    if not demand.newton:
-        return 0
-    return _levels(demand.partition.n_slabs) * demand.hessian_bytes
+    return _levels(demand.partition.n_slabs) * (demand.hessian_bytes if demand.newton else demand.sums_bytes)
 
 
 def _levels(n_slabs: int) -> int:
@@ -198,4 +215,6 @@ def _sample_solve(demand: Demand, threads: int) -> int:
     busy = min(threads, partition.n_blocks)
     tree = HESSIANS_OF_THREAD * busy + _levels(partition.n_blocks)
     metric = demand.n_features * demand.outputs > NEWTON_PARAMETERS
+    if demand.models > 1:
+        return (max(tree, HESSIANS_OF_INVERSE) + min(ANCHORS, demand.models)) * demand.metric_bytes + demand.state_bytes
     return (max(tree, HESSIANS_OF_INVERSE) + metric) * demand.metric_bytes

@@ -37,7 +37,7 @@ from streamlr.warm_start import join_sample, sampled_metric, start_from_sample
 log = logging.getLogger(__name__)
 
 _STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState}
-_BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options")
+_BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options", "path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +86,12 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
     DataError
         When the store or the data cannot be trained on.
     """
-    settings = load_config(config, overrides)
+    settings = replace(load_config(config, overrides), path=None)
     if resume and overwrite:
         raise ConfigError("resume and overwrite exclude each other: one goes on with a run, the other drops it")
     publish = publisher(subscribers)
     with ExitStack() as stack:
-        source = _open_source(settings, X, y, sample_weight, offset)
+        source = open_source(settings, X, y, sample_weight, offset)
         where = settings.run.directory
         directory = None if where is None else stack.enter_context(RunDirectory(where, resume=resume, overwrite=overwrite))
         if settings.cluster.kind == "address":
@@ -101,7 +101,9 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
         return _Run(settings, source, engine, directory, publish, start).finish(resume)
 
 
-def _open_source(settings: TrainConfig, X: ArrayLike | Rows | None, y: ArrayLike | None, sample_weight: ArrayLike | None, offset: ArrayLike | None) -> Source:
+def open_source(settings: TrainConfig, X: ArrayLike | Rows | None, y: ArrayLike | None, sample_weight: ArrayLike | None, offset: ArrayLike | None,
+                groups: ArrayLike | None = None) -> Source:
+    """The store, or the arrays in its place."""
     if X is None and y is None:
         source = ZarrSource(settings.data)
         source.check_chunks()
@@ -110,7 +112,7 @@ def _open_source(settings: TrainConfig, X: ArrayLike | Rows | None, y: ArrayLike
         raise ConfigError("X and y go together: one was given without the other")
     weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     beside = None if offset is None else np.asarray(offset, dtype=np.float64)
-    return ArraySource(rows_of(X), labels_of(y), weights, offset=beside)
+    return ArraySource(rows_of(X), labels_of(y), weights, offset=beside, groups=None if groups is None else np.asarray(groups))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
     "config_tree": {"errors"},
-    "config": {"errors", "config_tree"},
+    "config_path": {"errors"},
+    "config": {"errors", "config_tree", "config_path"},
     "kernels": {"errors"},
     "data": {"errors", "config", "kernels"},
     "execution": {"errors", "config", "events", "kernels", "data"},
@@ -28,6 +29,8 @@ ARROWS: dict[str, set[str]] = {
     "solvers": {"errors", "objective"},
     "sample_curvature": {"errors", "kernels", "data", "execution", "objective"},
     "warm_start": {"errors", "kernels", "data", "execution", "objective", "solvers", "sample_curvature"},
+    "path_grid": {"config", "config_path", "objective"},
+    "path_start": {"errors", "kernels", "data", "execution", "objective", "solvers", "sample_curvature", "warm_start"},
     "projection": {"data"},
     "plan": {"errors", "config", "data", "execution", "warm_start", "projection"},
     "admission": {"errors", "data", "kernels", "objective"},
@@ -39,9 +42,12 @@ ARROWS: dict[str, set[str]] = {
     "scoring": {"errors", "config", "events", "kernels", "data", "execution", "model", "run_directory"},
     "training": {"errors", "config", "config_tree", "events", "data", "execution", "objective", "solvers", "warm_start", "first_look", "model",
                  "checkpoint", "run_directory", "reporting"},
+    "path_run": {"errors", "config", "config_path", "events", "kernels", "data", "execution", "objective", "solvers", "warm_start", "first_look", "model",
+                 "checkpoint", "run_directory", "path_grid", "path_start", "training"},
     "estimator": {"errors", "config", "data", "model", "training"},
-    "streamlr": {"config", "model", "scoring", "training", "estimator", "errors"},  # the package's own __init__
-    "cli": {"errors", "events", "config", "data", "execution", "plan", "reporting", "scoring", "training", "streamlr"},
+    "streamlr": {"config", "model", "scoring", "training", "path_run", "estimator", "errors"},  # the package's own __init__
+    "cli": {"errors", "events", "config", "data", "execution", "plan", "reporting", "run_directory", "scoring", "training", "path_run",
+            "streamlr"},
 }
 ALLOWED_OUTSIDE = {  # who alone may import a library
     "zarr": {"data", "scoring"}, "numcodecs": {"data"}, "google_crc32c": {"data"}, "pyarrow": {"data"},

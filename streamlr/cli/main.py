@@ -13,6 +13,7 @@ from types import FrameType
 import click
 
 import streamlr
+from streamlr.cli.paths import path_command
 from streamlr.cli.stores import info_command, ingest_command, synth_command
 from streamlr.config import load_config
 from streamlr.data.store import ZarrSource
@@ -46,6 +47,7 @@ def cli(verbose: bool) -> None:
 cli.add_command(synth_command)
 cli.add_command(ingest_command)
 cli.add_command(info_command)
+cli.add_command(path_command)
 
 
 @cli.command("plan")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.split import hashed
+from streamlr.kernels.split import hashed, split_keys
 
 Array = NDArray[np.float64]
 _LEAST_SQUARES = 1e-250
@@ -36,6 +36,8 @@ class SampledRows:
     """Sample weights, (s,)."""
     offset: Array | None = None
     """What is added to Z, (s,)."""
+    keys: NDArray[np.uint64] | None = None
+    """By which `streamlr.kernels.split` tells the part of each, (s,): its group, or its absolute number; None where nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,8 @@ class SurveyScan:
     """Seed of the draw."""
     family: str = "logistic"
     """Name of the family."""
+    keyed: bool = False
+    """Whether the sampled rows are to come with the keys of their parts."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> SurveySums:
         """The sums over a batch: its leaves, added from first to last."""
@@ -133,7 +137,8 @@ class SurveyScan:
         if not len(drawn):
             return ()
         return (SampledRows(np.ascontiguousarray(batch.X[:, drawn].T), batch.target[drawn],
-                            None if batch.weights is None else batch.weights[drawn], None if batch.offset is None else batch.offset[drawn]),)
+                            None if batch.weights is None else batch.weights[drawn], None if batch.offset is None else batch.offset[drawn],
+                            split_keys(batch)[drawn] if self.keyed else None),)
 
 
 def _moments_about_zero(X: Array, Y: Array) -> tuple[Array, Array, Array] | None:
