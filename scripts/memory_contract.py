@@ -45,7 +45,8 @@ class Cell:
     solver: str = "auto"
     kind: str = "threads"
     layout: str = "plain"
-    """``plain``, ``sharded``, ``axis 1``, ``narrow`` (chunked along the features too), ``zip`` (read through zarr) or ``weights``."""
+    """``plain``, ``sharded``, ``axis 1``, ``narrow`` (chunked along the features too), ``zip`` (read through zarr), ``weights`` or ``held out``
+    (a share of the rows, for validation)."""
     chunks: int = 6
     workers: int = 2
     limit_mb: float | None = None
@@ -98,6 +99,7 @@ def settings(cell: Cell, store: Path, run: Path, address: str | None) -> dict[st
     return {
         "data": {"store": str(store), "sample_axis": 1 if cell.layout == "axis 1" else 0, "weights": "w" if cell.layout == "weights" else None},
         "model": {"penalty": {"l2": 1e-4}}, "solver": {"name": cell.solver, "max_passes": cell.max_passes, "learning_rate": 0.1},
+        "validation": {"fraction": 0.2 if cell.layout == "held out" else 0.0},
         "cluster": {"kind": cell.kind, "workers": cell.workers, "threads_per_worker": cell.workers_threads, "address": address,
                     "memory_limit": None if cell.limit_mb is None else round(cell.limit_mb * MB)},
         "run": {"directory": str(run)}}
@@ -141,8 +143,10 @@ def grid() -> Iterator[Cell]:
             yield from (Cell(features, "float32", 32, solver=solver, kind=kind, workers=workers) for features in (10, 100, 1000, 4000))
     for codec, chunk_mb in itertools.product(CODECS, (8, 100, 500)):
         yield Cell(100, "int16", chunk_mb, codec, "lbfgs", chunks=3)
-    for layout, codec, chunk_mb in itertools.product(("sharded", "axis 1", "narrow", "zip", "weights"), ("raw", "lz4", "zstd"), (4, 60)):
+    for layout, codec, chunk_mb in itertools.product(("sharded", "axis 1", "narrow", "zip", "weights", "held out"), ("raw", "lz4", "zstd"), (4, 60)):
         yield Cell(200, "float32", chunk_mb, codec, "lbfgs", layout=layout, chunks=8)
+    for features, solver in itertools.product((10, 100), ("auto", "lbfgs", "newton")):
+        yield Cell(features, "float32", 16, solver=solver, layout="held out")
     for kind, solver, limit_mb in itertools.product(("serial", "threads", "processes"), ("auto", "lbfgs"), (500, 700, 2000)):
         yield Cell(100, "float32", 16, solver=solver, kind=kind, chunks=32, limit_mb=limit_mb)
     yield Cell(100, "float32", 32, solver="lbfgs", kind="processes", workers=1, workers_threads=2)

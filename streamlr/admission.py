@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.config import ValidationConfig
 from streamlr.data.partition import Partition
 from streamlr.data.source import Buffer, Source
-from streamlr.errors import LabelError, NonFiniteError
+from streamlr.errors import ConfigError, LabelError, NonFiniteError
 from streamlr.kernels.labels import LabelSums
 from streamlr.kernels.survey import SurveySums
 from streamlr.objective import Moments
@@ -19,7 +20,7 @@ _SMALLEST = 1e-150
 _LARGEST_WEIGHT = 1e290
 
 
-def check_classes(labels: LabelSums, where: str) -> NDArray[Any]:
+def check_classes(labels: LabelSums, where: str, *, held_out: bool = False) -> NDArray[Any]:
     """The classes, two or more.
 
     Raises
@@ -37,6 +38,9 @@ def check_classes(labels: LabelSums, where: str) -> NDArray[Any]:
     total = float(labels.weight_sums.sum())
     if total > 0 and not 1 / _LARGEST_WEIGHT < total < _LARGEST_WEIGHT:
         raise NonFiniteError(f"{where}: the weights of all examples add up to {total:.3g}, which leaves float64 no room to compute; scale them to about 1 each")
+    if held_out and (labels.weight_sums <= 0).any():
+        raise LabelError(f"{where}: no example of the class {found[int(np.argmin(labels.weight_sums))].item()!r} that weighs anything is left in the fit "
+                         "beside the rows that validation holds out; hold out fewer, or others")
     if (labels.weight_sums <= 0).any():
         raise LabelError(f"{where}: all examples of the class {found[int(np.argmin(labels.weight_sums))].item()!r} weigh 0; every class needs weight")
     return found
@@ -53,6 +57,24 @@ def check_target(source: Source, family: str, survey: SurveySums) -> None:
         raise NonFiniteError(f"{source.describe('weights')} are all 0: there is nothing to fit")
     if family == "poisson" and not survey.target_mean.max() > 0:
         raise LabelError(f"{source.describe('target')} is 0 at every example that has weight; there is no finite rate to fit")
+
+
+def check_held_out(source: Source, validation: ValidationConfig, survey: SurveySums) -> None:
+    """Refuse a split of which one side weighs nothing.
+
+    Raises
+    ------
+    ConfigError
+    """
+    held = survey.held_out
+    if held is None:
+        return
+    key = f"validation.fraction: {validation.fraction:g}" if validation.array is None else f"validation.array: {source.describe('groups')}"
+    count = f"{held.n_rows:,} of {survey.n_rows:,} rows"
+    if not held.weight_sum > 0:
+        raise ConfigError(f"{key} holds out {count}, which weigh nothing, so there is nothing to validate on; hold out more")
+    if not survey.weight_sum > 0:
+        raise ConfigError(f"{key} holds out {count}, and the others weigh nothing, so there is nothing to fit; hold out fewer")
 
 
 def refuse_absurd(source: Source, partition: Partition, moments: Moments) -> None:

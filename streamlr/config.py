@@ -7,18 +7,17 @@ nearest known one; so is a value of the wrong kind. Nothing here touches the dat
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-import types
-import typing
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from streamlr.config_path import LAMBDAS, PathConfig, check_path, read_lambdas
-from streamlr.config_tree import apply_override, copy_tree, may_be_secret, read_tree
+from streamlr.config_path import PathConfig, check_path
+from streamlr.config_penalty import BoundsConfig, PenaltyConfig, check_penalty
+from streamlr.config_tree import apply_override, copy_tree, read_tree
+from streamlr.config_values import build
 from streamlr.errors import ConfigError
 
 HIDDEN = "***"
@@ -26,8 +25,6 @@ HIDDEN = "***"
 NOT_KEPT = "(not kept)"
 """What stands in ``config.yaml`` for the value of a storage option."""
 _LEAST_SECRET = 4
-_BYTE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12,
-               "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +66,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class PenaltyConfig:
-    """Strengths of the penalty ``(l2/2) |W|^2 + l1 |W|_1``; the intercept is never penalised."""
-
-    l2: float = 0.0
-    """Strength of the squared norm; scikit-learn's ``C`` is ``l2 = 1 / (C * sum of weights)``."""
-    l1: float = 0.0
-    """Strength of the sum of absolute values."""
-
-
-@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """What is fitted."""
 
@@ -90,15 +77,29 @@ class ModelConfig:
     """Whether the penalty applies to the coefficients of standardised features (as glmnet and Spark mean it)."""
     penalty: PenaltyConfig = field(default_factory=PenaltyConfig)
     """The penalty."""
+    bounds: BoundsConfig = field(default_factory=BoundsConfig)
+    """Bounds on the coefficients."""
     class_weight: str | dict[Any, float] | None = None
     """What the examples of each label weigh: ``balanced``, or a weight for each label (1 for those that are not named)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationConfig:
+    """Rows that are held out of the fit, to tell at every pass how well the model does on rows that it has not seen."""
+
+    fraction: float = 0.0
+    """Share of the rows that is held out, by a hash of their number; with ``data.groups`` of their group, so that no group is split."""
+    array: str | None = None
+    """Name of an array that is 1 (or true) for the rows that are held out and 0 for the others, in the place of a share."""
+    patience: int | None = None
+    """Steps without a lower validation loss after which the run stops, with the model that had the lowest; null: it does not stop by that."""
 
 
 @dataclass(frozen=True, slots=True)
 class SolverConfig:
     """How the optimum is found, and when it counts as found."""
 
-    name: Literal["auto", "gradient_descent", "lbfgs", "newton"] = "auto"
+    name: Literal["auto", "gradient_descent", "lbfgs", "newton", "proximal"] = "auto"
     """The method."""
     tolerance: float = 1e-8
     """Largest absolute entry of the gradient, in standardised units, at which the solve has converged."""
@@ -159,6 +160,7 @@ class TrainConfig:
 
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     run: RunConfig = field(default_factory=RunConfig)
@@ -227,7 +229,7 @@ def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides:
     tree = _as_tree(source)
     for setting in overrides:
         apply_override(tree, setting)
-    config: TrainConfig = _build(TrainConfig, tree, "")
+    config: TrainConfig = build(TrainConfig, tree, "")
     _check(config)
     return config
 
@@ -236,97 +238,6 @@ def _as_tree(source: str | Path | Mapping[str, Any] | TrainConfig) -> dict[str, 
     if isinstance(source, TrainConfig):
         return source.to_dict()
     return copy_tree(source) if isinstance(source, Mapping) else read_tree(Path(source))
-
-
-def _build(record: type, tree: Any, prefix: str) -> Any:
-    if tree is None:
-        tree = {}
-    if not isinstance(tree, Mapping):
-        raise ConfigError(f"{prefix.rstrip('.')}: expected a section with keys, got {tree!r}")
-    kinds = typing.get_type_hints(record)
-    values = {}
-    for key, value in tree.items():
-        if key not in kinds:
-            raise ConfigError(_unknown_key(prefix, str(key), list(kinds)))
-        values[key] = _convert(kinds[key], value, prefix + str(key))
-    return record(**values)
-
-
-def _unknown_key(prefix: str, key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean {prefix + close[0]!r}?" if close else f"the nearest known key is {prefix + near[0]!r}."
-    return f"unknown key {prefix + key!r}; {hint} Known here: {', '.join(known)}"
-
-
-def _convert(kind: Any, value: Any, key: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _build(typing.cast(type, kind), value, key + ".")
-    if key == "model.class_weight":
-        return _class_weight(value, key)
-    if key == LAMBDAS:
-        return read_lambdas(value, key)
-    options = typing.get_args(kind)
-    if typing.get_origin(kind) is Literal:
-        return _choice(options, value, key)
-    if isinstance(kind, types.UnionType):
-        if value is None:
-            return None
-        return _convert(next(option for option in options if option is not type(None)), value, key)
-    if key == "cluster.memory_limit":
-        return _bytes(value, key)
-    return _scalar(kind, value, key)
-
-
-def _choice(options: tuple[Any, ...], value: Any, key: str) -> Any:
-    if value in options and not isinstance(value, bool):
-        return value
-    near = difflib.get_close_matches(str(value), [str(option) for option in options], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ConfigError(f"{key}: {value!r} is none of {', '.join(str(option) for option in options)}{hint}")
-
-
-def _scalar(kind: Any, value: Any, key: str) -> Any:
-    if kind is float and not isinstance(value, bool):
-        try:
-            return float(value)  # YAML 1.1 reads 1e-8, which lacks a point, as a string
-        except (TypeError, ValueError, OverflowError):
-            raise ConfigError(f"{key}: expected a number, got {value!r}") from None
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
-    origin = typing.get_origin(kind) or kind
-    if not isinstance(value, origin) or (kind is int and isinstance(value, bool)):
-        if kind is str and isinstance(value, Path):
-            return str(value)
-        hint = "; put it in quotes if it is meant as text" if kind is str else ""
-        got = type(value).__name__ if may_be_secret(key) and isinstance(value, str) else repr(value)
-        raise ConfigError(f"{key}: expected {_KIND_NAMES.get(origin, str(origin))}, got {got}{hint}")
-    return value
-
-
-_KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
-
-
-def _class_weight(value: Any, key: str) -> str | dict[Any, float] | None:
-    if value is None or value == "balanced":
-        return typing.cast(str | None, value)
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{key}: expected balanced, null, or a mapping of labels to weights, got {value!r}")
-    weights = {label: _scalar(float, weight, f"{key}.{label}") for label, weight in value.items()}
-    for label, weight in weights.items():
-        if not 0 < weight < float("inf"):
-            raise ConfigError(f"{key}.{label}: {weight} is out of range; it must be above 0 and finite")
-    return weights
-
-
-def _bytes(value: Any, key: str) -> int:
-    """Bytes of ``2000000000``, ``2GB`` or ``2 GiB``."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63:
-        return int(value)
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][0-9]+)?)\s*([a-zA-Z]*)\s*", str(value))
-    if match is None or match[2].lower() not in _BYTE_UNITS or float(match[1]) >= 2**63:
-        raise ConfigError(f"{key}: expected bytes such as 4GB or 512MiB, got {value!r}")
-    return int(float(match[1]) * _BYTE_UNITS[match[2].lower()])
 
 
 def _check(config: TrainConfig) -> None:
@@ -343,16 +254,15 @@ def _check(config: TrainConfig) -> None:
     for key, number in positive.items():
         if not 0 < number < float("inf"):
             raise ConfigError(f"{key}: {number} is out of range; it must be above 0 and finite")
-    for key, number in {"model.penalty.l2": config.model.penalty.l2, "model.penalty.l1": config.model.penalty.l1}.items():
-        if not 0 <= number < float("inf"):
-            raise ConfigError(f"{key}: {number} is out of range; it must be 0 or above and finite")
     if config.run.seed < 0:
         raise ConfigError(f"run.seed: {config.run.seed} is out of range; it must be 0 or above")
-    if config.model.penalty.l1 > 0:
-        raise ConfigError("model.penalty.l1: no solver of this version handles l1; use model.penalty.l2, or set it to 0")
+    check_penalty(config.model.penalty, config.model.bounds, config.solver.name)
     _check_family(config)
+    _check_validation(config.validation)
     if config.path is not None:
-        check_path(config.path, config.model.penalty.l1, config.model.penalty.l2, config.solver.name)
+        check_path(config.path, config.model.penalty, config.solver.name)
+        if config.validation.array is not None or config.validation.fraction:
+            raise ConfigError("validation: a path judges its models by folds (path.folds); remove the section validation")
     if config.cluster.kind == "address" and not config.cluster.address:
         raise ConfigError("cluster.address: missing; cluster.kind: address needs one, such as tcp://scheduler:8786")
     if config.cluster.tls is not None:
@@ -373,6 +283,17 @@ def _check_family(config: TrainConfig) -> None:
         raise ConfigError(f"data.exposure: only model.family: poisson has one, not {family}; give data.offset, or remove it")
     if config.data.offset is not None and family == "softmax":
         raise ConfigError("data.offset: an offset common to all classes changes nothing in a softmax; remove it")
+
+
+def _check_validation(validation: ValidationConfig) -> None:
+    if not 0 <= validation.fraction < 1:
+        raise ConfigError(f"validation.fraction: {validation.fraction} is out of range; it must be 0 or above and below 1")
+    if validation.array is not None and validation.fraction > 0:
+        raise ConfigError("validation.array: goes without validation.fraction; the array says which rows are held out")
+    if validation.patience is not None and validation.patience < 1:
+        raise ConfigError(f"validation.patience: {validation.patience} is out of range; it must be 1 or above")
+    if validation.patience is not None and validation.array is None and not validation.fraction:
+        raise ConfigError("validation.patience: no row is held out, so there is nothing to stop by; set validation.fraction or validation.array")
 
 
 def _check_tls(tls: TlsConfig, kind: str, address: str | None) -> None:

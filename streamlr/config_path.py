@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from streamlr.config_penalty import SMOOTH_SOLVERS, PenaltyConfig
 from streamlr.errors import ConfigError
 
 LAMBDAS = "path.lambdas"
@@ -43,7 +44,7 @@ def read_lambdas(value: Any, key: str) -> tuple[float, ...] | None:
     return found
 
 
-def check_path(path: PathConfig, l1: float, l2: float, solver: str) -> None:
+def check_path(path: PathConfig, penalty: PenaltyConfig, solver: str) -> None:
     """Ranges, and keys that only make sense together.
 
     Raises
@@ -61,11 +62,14 @@ def check_path(path: PathConfig, l1: float, l2: float, solver: str) -> None:
         raise ConfigError(f"path.alpha: {path.alpha} is out of range; it must be 0 to 1")
     if path.folds and not 2 <= path.folds <= _MOST_FOLDS:
         raise ConfigError(f"path.folds: {path.folds} is out of range; it must be 2 to {_MOST_FOLDS}, or 0 for none")
-    if l1 > 0 or l2 > 0:
-        raise ConfigError(f"model.penalty: l1 is {l1:g} and l2 is {l2:g}, and a path goes through penalties of its own (path.lambdas, path.alpha); "
-                          "set both to 0")
-    if solver not in ("auto", "lbfgs"):
-        raise ConfigError(f"solver.name: a path is fitted by auto or lbfgs, not {solver}")
+    if penalty.l1 > 0 or penalty.l2 > 0:
+        raise ConfigError(f"model.penalty: l1 is {penalty.l1:g} and l2 is {penalty.l2:g}, and a path goes through penalties of its own (path.lambdas, "
+                          "path.alpha); set both to 0")
+    if solver in ("gradient_descent", "newton"):
+        raise ConfigError(f"solver.name: a path is fitted by auto, lbfgs or proximal, not {solver}")
+    if path.alpha > 0 and solver in SMOOTH_SOLVERS:
+        raise ConfigError(f"solver.name: {solver} minimises what is smooth, and path.alpha is {path.alpha:g}; set solver.name: auto (or proximal), or "
+                          "path.alpha: 0")
 
 
 def _check_lambdas(lambdas: tuple[float, ...]) -> None:

@@ -100,5 +100,5 @@ def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, 
     """Dotted keys and values."""
     pairs: list[tuple[str, Any]] = []
     for key, value in tree.items():
-        pairs += flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else [(prefix + key, value)]
+        pairs += flat_settings(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else [(f"{prefix}{key}", value)]
     return pairs

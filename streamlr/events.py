@@ -66,10 +66,14 @@ class PassFinished(Event):
     """Time of the pass."""
     bytes_read: int
     """Bytes that it read from storage."""
+    validation_loss: float | None = None
+    """Weighted mean loss of the rows that are held out, at the same point; None where none are."""
 
     def as_line(self) -> dict[str, Any]:
         """The line as ``history.jsonl`` has it."""
         record = asdict(self)
+        if self.validation_loss is None:
+            del record["validation_loss"]
         return {"pass": record.pop("number"), **{key: finite(value) for key, value in record.items()}}
 
 

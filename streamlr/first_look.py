@@ -9,10 +9,11 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.admission import check_classes, check_target, refuse_absurd
+from streamlr.admission import check_classes, check_held_out, check_target, refuse_absurd
 from streamlr.config import TrainConfig
 from streamlr.data.class_weights import class_factors, with_class_weights
 from streamlr.data.source import Source
+from streamlr.data.validation import split_of
 from streamlr.errors import ConfigError
 from streamlr.events import Note, Subscriber
 from streamlr.execution.engine import Engine
@@ -21,6 +22,7 @@ from streamlr.kernels.families import FAMILIES, family_of
 from streamlr.kernels.labels import LabelScan, LabelSums
 from streamlr.kernels.survey import SurveyScan, SurveySums
 from streamlr.objective import Moments
+from streamlr.penalty import with_features_by_number
 from streamlr.plan import check_plan, make_plan, workers_of
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ class FirstLook:
         What will be read and kept, and what reads it; made anew when the number of outputs is known.
     model
         The configured model, with the family that the classes ask for.
+    split
+        Tells the rows that are held out of the fit; None where none are.
     class_factors
         What the weights of each class are multiplied by, (c,); None for nothing.
 
@@ -61,6 +65,7 @@ class FirstLook:
         self.engine = engine
         self.publish = publish
         self.model = settings.model
+        self.split = split_of(settings)
         self.class_factors: NDArray[np.float64] | None = None
         self._make_plan(1)
 
@@ -76,8 +81,8 @@ class FirstLook:
         """The classes, with what follows from them; none where the target is a number."""
         classes, factors = np.empty(0), None
         if FAMILIES[self.settings.model.family].labelled:
-            labels: LabelSums = self.scanner.run(LabelScan(self.source.describe("target"), self._weights_name()), "labels")
-            classes = check_classes(labels, self.source.describe("target"))
+            labels: LabelSums = self.scanner.run(LabelScan(self.source.describe("target"), self._weights_name(), self.split), "labels")
+            classes = check_classes(labels, self.source.describe("target"), held_out=self.split is not None)
             if self.settings.model.class_weight is not None:
                 factors = class_factors(self.settings.model.class_weight, labels)
         self.use_classes(classes, factors)
@@ -86,7 +91,8 @@ class FirstLook:
     def use_classes(self, classes: NDArray[Any], factors: NDArray[np.float64] | None) -> None:
         """What follows from the classes and their weights: the source, the family, and a plan for as many outputs as it has."""
         self.class_factors = factors
-        self.model = replace(self.settings.model, family=cast(Any, family_of(self.settings.model.family, classes).name))
+        model = with_features_by_number(self.settings.model, self.source.n_features, self.source.feature_names)
+        self.model = replace(model, family=cast(Any, family_of(model.family, classes).name))
         if factors is not None:
             self.source = with_class_weights(self.source, classes, factors)
             self._make_plan(1)
@@ -99,7 +105,8 @@ class FirstLook:
 
     def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1", *, keyed: bool = False) -> SurveySums:
         """Moments, fingerprint and a sample of the rows, with the keys of their parts where they are asked for: one pass."""
-        sums: SurveySums = self.scanner.run(SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family, keyed), title)
+        scan = SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family, self.split, keyed)
+        sums: SurveySums = self.scanner.run(scan, title)
         return sums
 
     def take(self, survey: SurveySums) -> Moments:
@@ -110,10 +117,13 @@ class FirstLook:
         DataError
             When they may not.
         """
+        check_held_out(self.source, self.settings.validation, survey)
         check_target(self.source, self.model.family, survey)
         moments = Moments.from_sums(survey)
         refuse_absurd(self.source, self.plan.partition, moments)
         self._tell_constant_features(moments)
+        if self.split is not None:
+            self.publish(Note(f"validation: {moments.held_rows:,} of {survey.n_rows:,} rows are held out of the fit"))
         return moments
 
     def tell_plan(self) -> None:

@@ -1,8 +1,8 @@
 """The function that is minimised, in coordinates that suit a solver.
 
-    J(W, b) = sum(ω loss) / sum(ω) + (l2/2) |r W|²
+    J(W, b) = sum(ω loss) / sum(ω) + (l2/2) Σ r (σ W)² + l1 Σ r |σ W|,   lower <= W <= upper
 
-The penalty's factors r are 1, or with ``standardize`` the spreads of the features. Solvers work on a vector of
+with the factors r of the features, and σ = 1 or, with ``standardize``, the spreads of the features. Solvers work on a vector of
 parameters: the coefficients of standardised features, V = scale * W, followed by the intercept at their means,
 u = b + meanᵀ W. Standardising is implicit: it is done to the parameters and the sums, never to the data.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.gradient import GradientScan, GradientSums
 from streamlr.kernels.split import Split
 from streamlr.kernels.survey import SurveySums
+from streamlr.penalty import Nonsmooth, Penalty
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ _FAR_FROM_ZERO = 1e4
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What the survey tells of the data."""
+    """What the survey tells of the data, but for the rows that it was told to hold out."""
 
     n_rows: int
     """Rows."""
@@ -54,13 +55,28 @@ class Moments:
     """Weighted variance of Y (divisor: the weight), (c,)."""
     offset_mean: float = 0.0
     """Weighted mean of the offset; 0 where there is none."""
+    held_rows: int = 0
+    """Rows that are held out."""
+    held_weight_sum: float = 0.0
+    """Their weight."""
+    held_target_mean: Array | None = None
+    """Weighted mean of their Y, (c,); None where none are held out."""
+    held_target_variance: Array | None = None
+    """Weighted variance of their Y, (c,); None where none are held out."""
+    held_digest: str = ""
+    """Of which rows they are."""
 
     @classmethod
     def from_sums(cls, sums: SurveySums) -> Moments:
         spread = np.sqrt(sums.square_sum / sums.weight_sum)
         spread[spread <= _CONSTANT * np.abs(sums.mean)] = 0.0
-        return cls(sums.n_rows, sums.weight_sum, sums.mean, spread, sums.target_mean, sums.comoment / sums.weight_sum,
-                   sums.fingerprint.hex(), sums.target_square_sum / sums.weight_sum, sums.offset_mean)
+        held = sums.held_out
+        known = cls(sums.n_rows, sums.weight_sum, sums.mean, spread, sums.target_mean, sums.comoment / sums.weight_sum,
+                    sums.fingerprint.hex(), sums.target_square_sum / sums.weight_sum, sums.offset_mean)
+        if held is None or not held.weight_sum > 0:
+            return known
+        return replace(known, n_rows=sums.n_rows - held.n_rows, held_rows=held.n_rows, held_weight_sum=held.weight_sum, held_target_mean=held.target_mean,
+                       held_target_variance=held.target_square_sum / held.weight_sum, held_digest=held.digest.hex())
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +149,10 @@ class Evaluation:
     value: float
     """The loss plus the penalty."""
     gradient: Array
-    """Of the value by the parameters, (d,)."""
+    """Of what is smooth in the value (all but l1) by the parameters, (d,)."""
     gradient_max: float
-    """Largest absolute entry of the gradient by the coefficients of standardised features and the intercept."""
+    """Largest absolute entry of the gradient by the coefficients of standardised features and the intercept; with l1 of the shortest subgradient, with
+    bounds of the gradient less what would leave them."""
     hessian: Array | None = None
     """Of the value by the parameters, (d, d), where it was asked for."""
     separates: bool = False
@@ -154,7 +171,8 @@ class Objective:
     scanner, model, classes, moments, coordinates
         The data, what is fitted to them, and what is known of them.
     split, held_out
-        The part of the rows that is left out of J, if any; moments and coordinates are those of all rows, which changes no optimum.
+        The part of the rows that is left out of J, if any. Moments and coordinates may be those of all rows all the same, which changes no optimum but
+        where the penalty is by the spreads.
     """
 
     def __init__(self, scanner: Scanner, model: ModelConfig, classes: NDArray[np.generic], moments: Moments,
@@ -169,15 +187,57 @@ class Objective:
         self._standard = standard_coordinates(moments, model.fit_intercept)
         self.coordinates = coordinates or self._standard
         spread_in_penalty = self._standard.scale if model.standardize else np.ones_like(moments.mean)
-        self.penalty_scale = model.penalty.l2 * (spread_in_penalty / self.coordinates.scale) ** 2
+        penalty = Penalty.of(model, len(moments.mean))
+        self._penalty = penalty.per(self.coordinates.scale, spread_in_penalty)
+        self.penalty_scale = self._penalty.l2
+        self.nonsmooth = self._nonsmooth(self._penalty)
+        self._nonsmooth_by_standard = self._nonsmooth(penalty.per(self._standard.scale, spread_in_penalty))
         far = np.abs(moments.mean) > _FAR_FROM_ZERO * moments.spread
         self._shift = np.where(far, moments.mean, 0.0)
         spread_of_target = float(np.sqrt(moments.target_variance.max()))
         self._target_unit = spread_of_target if model.family == "linear" and spread_of_target > 0 else 1.0
 
+    def _nonsmooth(self, penalty: Penalty) -> Nonsmooth:
+        c = self.coordinates.n_outputs
+
+        def of_parameters(values: Array, intercept: float) -> Array:
+            return self.coordinates.join(np.repeat(values[:, None], c, axis=1), np.full(c, intercept))
+
+        return Nonsmooth(of_parameters(penalty.l1, 0.0), of_parameters(penalty.lower, -np.inf), of_parameters(penalty.upper, np.inf))
+
     @property
     def penalized(self) -> bool:
-        return self.model.penalty.l2 > 0
+        """Whether penalty and bounds hold every coefficient, so that the optimum is finite; a factor of 0 lets one go."""
+        return bool(self._penalty.held.all())
+
+    @property
+    def smooth(self) -> bool:
+        """Whether there is neither l1 nor a bound."""
+        return self.model.penalty.l1 == 0 and not self.model.bounds.given
+
+    @property
+    def penalty_curvature(self) -> Array:
+        """Second derivatives of the penalty by the parameters, (d,)."""
+        c = self.coordinates.n_outputs
+        return self.coordinates.join(np.repeat(self.penalty_scale[:, None], c, axis=1), np.zeros(c))
+
+    def free_to_grow(self, point: Array) -> bool:
+        """Whether the point's coefficients may grow without end at no cost."""
+        return self._penalty.free_to_grow(self.coordinates.split(point)[0])
+
+    def from_data_units(self, W: Array, b: Array) -> Array:
+        """The parameters of W, (n, c), and b, (c,), within the bounds."""
+        return self.nonsmooth.clip(self.coordinates.from_data_units(W, b))
+
+    def to_data_units(self, parameters: Array) -> tuple[Array, Array]:
+        """W, (n, c), and b, (c,), in the units of the data; at its bounds exactly where the parameters are, which a division by the scale need not be."""
+        W, b = self.coordinates.to_data_units(parameters)
+        if not self.model.bounds.given:
+            return W, b
+        V, bounds = self.coordinates.split(parameters)[0], Penalty.of(self.model, len(W))
+        lower, upper = bounds.lower[:, None], bounds.upper[:, None]
+        W = np.where(self._penalty.lower[:, None] >= V, lower, np.where(self._penalty.upper[:, None] <= V, upper, W))
+        return np.clip(W, lower, upper), b
 
     @property
     def size(self) -> int:
@@ -193,7 +253,7 @@ class Objective:
         """The parameters at which no feature counts and the intercept fits the mean of the target (about, where there is an offset)."""
         c = self.coordinates.n_outputs
         u = self.family.link(self.moments.target_mean) - self.moments.offset_mean if self.model.fit_intercept else np.zeros(c)
-        return self.coordinates.join(np.zeros((len(self.moments.mean), c)), u)
+        return self.nonsmooth.clip(self.coordinates.join(np.zeros((len(self.moments.mean), c)), u))
 
     def diagonal(self) -> Array:
         """Diagonal of the Hessian at the start, (d,), which the moments give: spread² or so, times the curvature."""
@@ -212,7 +272,10 @@ class Objective:
         m = self.moments
         db = self.family.activate(u[:, None])[:, 0] - m.target_mean
         dW = np.outer(m.mean - self._shift, db) - m.comoment
-        return self._evaluation(point, self.family.mean_loss(m.target_mean, u, m.target_variance), dW, db, None, False)
+        held = np.nan
+        if m.held_target_mean is not None and m.held_target_variance is not None:
+            held = self.family.mean_loss(m.held_target_mean, u, m.held_target_variance)
+        return self._evaluation(point, self.family.mean_loss(m.target_mean, u, m.target_variance), dW, db, None, False, held)
 
     def evaluate(self, points: Array, title: str, *, hessian: bool = False) -> list[Evaluation]:
         """The objective at each row of ``points``, (K, d); the Hessian, where asked for, at the first alone. One pass.
@@ -253,8 +316,13 @@ class Objective:
         gradient = self._gradient(self.coordinates, dW, db, penalty * V)
         in_standard = V * (self._standard.scale / self.coordinates.scale)[:, None]
         by_standard = penalty * (self.coordinates.scale / self._standard.scale)[:, None] ** 2 * in_standard
-        gradient_max = float(np.abs(self._gradient(self._standard, dW, db, by_standard)).max()) / self._target_unit
+        gradient_by_standard = self._gradient(self._standard, dW, db, by_standard)
         value = loss + 0.5 * float(np.sum(penalty * V**2))
+        if not self.smooth:
+            value += self.nonsmooth.value(point)
+            scaled = self._standard.join(in_standard, np.zeros(len(db)))  # an intercept has neither threshold nor bound: any value will do
+            gradient_by_standard = self._nonsmooth_by_standard.subgradient(scaled, gradient_by_standard)
+        gradient_max = float(np.abs(gradient_by_standard).max()) / self._target_unit
         return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates, held_loss,
                           held_weight)
 
@@ -278,7 +346,7 @@ class Objective:
             H[n, :, :n] = H[:n, :, n].transpose(2, 0, 1)
             H[n, :, n] = h0
         if self.family.coupled:
-            _hold_common_shift(H)
+            _hold_common_shift(H, np.append((self._penalty.l1 == 0) & np.isinf(self._penalty.lower) & np.isinf(self._penalty.upper), True))
         for output in range(c):
             H[np.arange(n), output, np.arange(n), output] += self.penalty_scale
         return H.reshape(at.size, at.size)
@@ -307,12 +375,13 @@ def evaluate_together(asked: Sequence[tuple[Objective, Array]], title: str, *, h
     return [[next(found) for _ in points] for _, points in asked]
 
 
-def _hold_common_shift(H: Array) -> None:
+def _hold_common_shift(H: Array, where: NDArray[np.bool_]) -> None:
     """Give a Hessian, (n + 1, c, n + 1, c), curvature where it has none: along a common shift of a feature's coefficients in all classes.
 
-    Points and gradients have no part there, so it changes no step; without it the Hessian had no inverse.
+    Points and gradients have no part there, so it changes no step; without it the Hessian had no inverse. Not of features with l1 or bounds (``where`` is
+    False, (n + 1,)): these tell where along the shift the optimum lies, and curvature that is not there would make the steps to it short.
     """
     n, c = H.shape[0], H.shape[1]
-    at = np.arange(n)
+    at = np.flatnonzero(where[:n])
     size = np.trace(H[at, :, at, :], axis1=1, axis2=2) / c
     H[at, :, at, :] += (np.where(size > 0, size, 1.0) / c)[:, None, None]

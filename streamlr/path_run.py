@@ -32,7 +32,7 @@ from streamlr.path_start import start_plain, start_together
 from streamlr.run_directory import RunDirectory
 from streamlr.solvers import Problem, Standing, State, minimize_together
 from streamlr.solvers.base import CONVERGED
-from streamlr.training import open_source
+from streamlr.training import Arrays, open_source
 from streamlr.warm_start import join_sample
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def path(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike |
         settings = load_config(replace(settings, path=PathConfig()))
     publish = publisher(subscribers)
     with ExitStack() as stack:
-        source = open_source(settings, X, y, sample_weight, None, groups)
+        source = open_source(settings, Arrays(X, y, sample_weight, groups=groups))
         where = settings.run.directory
         directory = None if where is None else stack.enter_context(RunDirectory(where, overwrite=overwrite))
         if settings.cluster.kind == "address":

@@ -143,11 +143,11 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     name, fraction, reason = choose_solver(config, source, outputs)
     fitted = []
     if fraction and limit is not None:
-        smaller = _fitting_sample(config, source, fraction, outputs, limit)
+        smaller = _fitting_sample(config, source, name, fraction, outputs, limit)
         if smaller != fraction:
             fraction = smaller
             fitted.append(f"sample of {round(smaller * source.n_rows):,} rows" if smaller else "no sample")
-            reason = choose_reason(source, smaller)
+            reason = choose_reason(source, smaller, name)
     threads = workers.threads_per_process
     while limit is not None and threads > 1:
         if _peaks(_demand(config, source, name, fraction, outputs, threads * workers.processes), workers, threads)[1] <= limit:
@@ -174,7 +174,8 @@ def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, o
     partition = plan_slabs(source, threads, outputs * models)
     demand = Demand(
         partition, source.n_features, source.dtype.itemsize, outputs, max(models, _CANDIDATES.get(solver, _MOST_CANDIDATES)), solver == "newton",
-        math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows), models)
+        math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
+        solver == "proximal", config.validation.array is not None or config.validation.fraction > 0, models)
     if demand.newton and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand
@@ -197,12 +198,12 @@ def _peaks(demand: Demand, workers: Workers, threads: int) -> tuple[int, int]:
     return max(worker, leader_peak(demand, available_cores(), workers.base_bytes)), worker
 
 
-def _fitting_sample(config: TrainConfig, source: Source, fraction: float, outputs: int, limit: int) -> float:
+def _fitting_sample(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, limit: int) -> float:
     """The largest of fraction, fraction / 2, ... with which one thread fits, whatever the engine; 0 where none of use does."""
     least = sample_fraction(source.n_rows, source.n_features + config.model.fit_intercept, outputs, source.n_features * source.dtype.itemsize, least=True)
     share = 1.0
     while share >= _SMALLEST_SAMPLE and share * fraction >= least:
-        demand = _demand(config, source, "lbfgs", share * fraction, outputs, 1)
+        demand = _demand(config, source, solver, share * fraction, outputs, 1)
         if max(local_peak(demand, 1, _NOMINAL_BYTES), worker_peak(demand, 1, 1, _NOMINAL_BYTES)) <= limit:
             return share * fraction
         share /= 2
@@ -255,16 +256,19 @@ def choose_solver(config: TrainConfig, source: Source, outputs: int = 1) -> tupl
         return name, 0.0, "solver.name asks for it"
     n_features = source.n_features + config.model.fit_intercept
     fraction = sample_fraction(source.n_rows, n_features, outputs, source.n_features * source.dtype.itemsize)
+    with_l1 = config.model.penalty.l1 > 0 or (config.path is not None and config.path.alpha > 0)
+    method = "proximal" if with_l1 or config.model.bounds.given else "lbfgs"
     if fraction == 0.0:
         why = f"more than the {MOST_PARAMETERS} for which a sample's Hessian is worth its cost" if n_features > MOST_PARAMETERS else \
             "too many for the rows that a sample could hold"
-        return "lbfgs", 0.0, f"{source.n_features} features: {why}"
-    return "lbfgs", fraction, choose_reason(source, fraction)
+        return method, 0.0, f"{source.n_features} features: {why}"
+    return method, fraction, choose_reason(source, fraction, method)
 
 
-def choose_reason(source: Source, fraction: float) -> str:
-    """Why L-BFGS, for a person."""
+def choose_reason(source: Source, fraction: float, method: str) -> str:
+    """Why this method, for a person."""
     if not fraction:
         return f"{source.n_features} features: cluster.memory_limit leaves no room for a sample of use"
     rows = int(np.ceil(fraction * source.n_rows))
-    return f"{source.n_features} features: L-BFGS from the optimum of a sample of about {rows} rows, with its Hessian as metric"
+    named = {"lbfgs": "L-BFGS", "proximal": "l1 or bounds: proximal quasi-Newton"}[method]
+    return f"{source.n_features} features: {named} from the optimum of a sample of about {rows} rows, with its Hessian as metric"

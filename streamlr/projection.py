@@ -31,10 +31,14 @@ MOST_PACKED_BYTES = 8 * 2**20
 """Of a leaf that BLAS copies into an order of its own for a product, at most."""
 DRAW_BYTES = 17
 """Of each row of a block, while the hash of its number decides whether it belongs to the sample."""
+SPLIT_BYTES = 40
+"""Of each row of a leaf, while it is found out whether it is held out: its number or group, their hash and what it is held against."""
 HESSIANS_OF_THREAD = 3
 """The sum so far, that of a leaf and the product it is made of; or two and their sum."""
 HESSIANS_OF_INVERSE = 5
 """A Hessian, its Cholesky factor, the factor's inverse, and two copies that LAPACK works on."""
+METRICS_OF_MODEL = 2
+"""Of the proximal solver, beside its metric: the part of it that is corrected and solved, and the copy that LAPACK works on."""
 SAMPLES_SENT = 1
 """Times that the sample lies in the one worker that joins the rows of all, where it goes straight to the process that leads the run."""
 SAMPLES_FORWARDED = 3
@@ -80,6 +84,10 @@ class Demand:
     """Of a block of features."""
     labels: Footprint
     """Of the labels and weights of a block."""
+    proximal: bool = False
+    """Whether the metric is corrected and solved anew in every pass."""
+    held_out: bool = False
+    """Whether some rows are held out."""
     models: int = 1
     """Models that are fitted together; 1 where there is no path."""
 
@@ -120,6 +128,12 @@ class Demand:
         return 0 if self.models == 1 else 8 * self.candidates * (self.n_features + 1) * self.outputs
 
     @property
+    def model_bytes(self) -> int:
+        """Of what is computed between two passes."""
+        newton = HESSIANS_OF_INVERSE * self.hessian_bytes * self.newton
+        return newton + METRICS_OF_MODEL * self.metric_bytes * (self.proximal and self.sample_rows > 0)
+
+    @property
     def held_bytes(self) -> int:
         return self.partition.held_rows * self.row_bytes
 
@@ -129,7 +143,7 @@ def local_peak(demand: Demand, threads: int, base: int) -> int:
     kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand)
     survey = threads * _survey_bytes(demand) + demand.sample_bytes
     solve = demand.sample_bytes + _sample_solve(demand, threads)
-    passes = max(threads * _pass_bytes(demand) + _waiting(demand, threads), HESSIANS_OF_INVERSE * demand.hessian_bytes * demand.newton)
+    passes = max(threads * _pass_bytes(demand) + _waiting(demand, threads), demand.model_bytes)
     return demand.held_bytes + round(MARGIN * (kept + max(survey, solve, demand.state_bytes + passes)))
 
 
@@ -149,7 +163,7 @@ def leader_peak(demand: Demand, threads: int, base: int) -> int:
     if demand.sample_rows:
         kept += threads * (FIRST_USE_OF_THREAD_BYTES + _sample_leaf(demand))
     solve = demand.sample_bytes + _sample_solve(demand, threads)
-    return round(MARGIN * (kept + max(solve, demand.state_bytes + (HESSIANS_OF_INVERSE + 1) * demand.hessian_bytes * demand.newton)))
+    return round(MARGIN * (kept + max(solve, demand.state_bytes + demand.model_bytes + demand.hessian_bytes * demand.newton)))
 
 
 def _leaf_bytes(demand: Demand) -> int:
@@ -167,6 +181,8 @@ def _thread_bytes(demand: Demand) -> int:
     leaf = demand.partition.leaf_rows * demand.n_features * 8
     workspace = max(_leaf_bytes(demand), _sample_leaf(demand), leaf)
     vectors = LEAF_VECTORS * demand.candidates * demand.outputs * demand.partition.leaf_rows * 8
+    if demand.held_out:
+        vectors += (2 * 8 * demand.candidates + SPLIT_BYTES) * demand.partition.leaf_rows
     packed = min(_leaf_bytes(demand), MOST_PACKED_BYTES)
     return FIRST_USE_OF_THREAD_BYTES + reading + demand.labels.kept_bytes + workspace + vectors + packed
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from streamlr.config import TrainConfig, load_config
 from streamlr.data.predictions import PredictionWriter, write_rows
 from streamlr.data.store import ZarrSource
+from streamlr.data.validation import split_of
 from streamlr.errors import ConfigError, LabelError, NonFiniteError, ShapeError
 from streamlr.events import Subscriber, publisher
 from streamlr.execution import open_engine
@@ -25,7 +26,7 @@ from streamlr.run_directory import CONFIG_NAME
 Array = NDArray[np.float64]
 
 
-def evaluate(run: str | Path, store: str, *, overrides: Sequence[str] = (), subscribers: Sequence[Subscriber] = ()) -> dict[str, Any]:
+def evaluate(run: str | Path, store: str, *, validation: bool = False, overrides: Sequence[str] = (), subscribers: Sequence[Subscriber] = ()) -> dict[str, Any]:
     """Metrics of a trained model on a store, in one pass.
 
     Parameters
@@ -34,6 +35,8 @@ def evaluate(run: str | Path, store: str, *, overrides: Sequence[str] = (), subs
         Directory of the run.
     store
         The store to score, with arrays named as in the run's configuration.
+    validation
+        Whether to score the rows alone that the run held out of the fit, by their number, group or mark: of the store that it was trained on.
     overrides
         Settings that differ from the run's, as ``section.key=value``.
     subscribers
@@ -50,13 +53,17 @@ def evaluate(run: str | Path, store: str, *, overrides: Sequence[str] = (), subs
         Of numbers: ``rows``, ``weight``, ``loss``, ``r2``, ``mean_squared_error``, ``mean_absolute_error``, and of counts
         ``mean_poisson_deviance`` and ``d2_poisson``.
     """
-    model, config, source = _open(run, store, overrides, labelled=True)
+    model, config, source = _open(run, store, overrides, labelled=True, validation=validation)
     with open_engine(config.cluster) as engine:
-        scan = MetricScan(model.family, model.classes_, model.coef_.T, model.intercept_, source.describe("weights") if source.weighted else "")
+        scan = MetricScan(model.family, model.classes_, model.coef_.T, model.intercept_, source.describe("weights") if source.weighted else "",
+                          split_of(config) if validation else None)
         try:
             sums = Scanner(engine, source, publisher(subscribers), plan_slabs(source, engine.n_threads, len(model.coef_))).run(scan, "evaluate")
         except LabelError as error:
             raise LabelError(f"{source.describe('target')}: {error}") from error
+    if validation and not sums.weight_sum > 0:
+        raise ConfigError(f"the run in {str(run)!r} holds out {sums.n_rows} of the {source.n_rows} rows of {config.data.shown_store!r}, and they weigh "
+                          "nothing: there is nothing to score; give the store that it was trained on")
     if not sums.weight_sum > 0:
         raise NonFiniteError(f"{source.describe('weights')} are all 0: there is nothing to score")
     return METRICS[model.family].report(sums, model.classes_.tolist())
@@ -125,13 +132,15 @@ class PredictScan:
         return mean_of(self.family, Z if offset is None else Z + offset), float(Z.sum())
 
 
-def _open(run: str | Path, store: str, overrides: Sequence[str], *, labelled: bool) -> tuple[Model, TrainConfig, ZarrSource]:
+def _open(run: str | Path, store: str, overrides: Sequence[str], *, labelled: bool, validation: bool = False) -> tuple[Model, TrainConfig, ZarrSource]:
     model = load_model(run)
     path = Path(run) / CONFIG_NAME
     config = load_config(path if path.exists() else {}, overrides)
     options = {key: value for key, value in config.data.storage_options.items() if "://" in store}  # a path takes none
-    config = replace(config, data=replace(config.data, store=store, storage_options=options, groups=None))
-    source = ZarrSource(config.data, labelled=labelled)
+    config = replace(config, data=replace(config.data, store=store, storage_options=options, groups=config.data.groups if validation else None))
+    if validation and split_of(config) is None:
+        raise ConfigError(f"the run in {str(run)!r} held out no rows (validation.fraction, validation.array); leave out --validation")
+    source = ZarrSource(config.data, labelled=labelled, listed=config.validation.array if validation else None)
     source.check_chunks()
     if source.n_features != model.coef_.shape[1]:
         raise ShapeError(f"{source.describe('features')} has {source.n_features} features; the model in {str(run)!r} was fitted to {model.coef_.shape[1]}")

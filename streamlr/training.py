@@ -19,25 +19,30 @@ from streamlr.config import TrainConfig, load_config
 from streamlr.config_tree import flat_settings
 from streamlr.data.rows import labels_of, rows_of
 from streamlr.data.source import ArraySource, Rows, Source
-from streamlr.data.store import ZarrSource
+from streamlr.data.validation import open_store
 from streamlr.errors import ConfigError, RunDirectoryError, WriteError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import Engine, blas_core, one_blas_thread
 from streamlr.first_look import FirstLook
+from streamlr.kernels.split import HELD_OUT
 from streamlr.model import Model
 from streamlr.objective import Moments, Objective, data_coordinates
 from streamlr.run_directory import RunDirectory
-from streamlr.solvers import GradientDescent, Lbfgs, Newton, Outcome, Solver, State, minimize
+from streamlr.solvers import GradientDescent, Lbfgs, Newton, Outcome, Proximal, Solver, State, Watched, minimize
+from streamlr.solvers.base import PASS_LIMIT
 from streamlr.solvers.gradient_descent import GradientDescentState
 from streamlr.solvers.lbfgs import LbfgsState
 from streamlr.solvers.newton import NewtonState
+from streamlr.solvers.proximal import ProximalState
 from streamlr.warm_start import join_sample, sampled_metric, start_from_sample
 
 log = logging.getLogger(__name__)
 
-_STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState}
-_BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options", "path")
+_STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState,
+                                  "proximal": ProximalState}
+_SOLVERS: dict[str, type[Lbfgs | Newton | Proximal]] = {"lbfgs": Lbfgs, "newton": Newton, "proximal": Proximal}
+_BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,9 @@ class TrainResult:
 
 
 def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike | Rows | None = None, y: ArrayLike | None = None,
-          sample_weight: ArrayLike | None = None, offset: ArrayLike | None = None, start: Model | None = None, overrides: Sequence[str] = (),
-          resume: bool = False, overwrite: bool = False, subscribers: Sequence[Subscriber] = ()) -> TrainResult:
+          sample_weight: ArrayLike | None = None, offset: ArrayLike | None = None, groups: ArrayLike | None = None, validation: ArrayLike | None = None,
+          start: Model | None = None, overrides: Sequence[str] = (), resume: bool = False, overwrite: bool = False,
+          subscribers: Sequence[Subscriber] = ()) -> TrainResult:
     """Fit a model to the optimum of all the data.
 
     Parameters
@@ -70,6 +76,9 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
     X, y, sample_weight, offset
         Data in the place of ``data.store``: (m, n), and (m,) each; the offset is added to Z (the logarithm of an exposure). A sparse matrix is made dense
         by blocks, a Zarr or Dask array is read by its chunks in every pass; all else is held in memory.
+    groups, validation
+        Beside ``X``: the group of each row, (m,), which ``validation.fraction`` holds out as a whole or not at all; or, in the place of a fraction, 1 (or
+        true) for each row that is held out, (m,).
     start
         A model of the same features and classes to start from; that is worth a pass more where it is nearer than what a sample of the rows tells.
     overrides
@@ -86,12 +95,12 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
     DataError
         When the store or the data cannot be trained on.
     """
-    settings = replace(load_config(config, overrides), path=None)
+    settings = replace(load_config(config, overrides if validation is None else [*overrides, "validation.array=validation"]), path=None)
     if resume and overwrite:
         raise ConfigError("resume and overwrite exclude each other: one goes on with a run, the other drops it")
     publish = publisher(subscribers)
     with ExitStack() as stack:
-        source = open_source(settings, X, y, sample_weight, offset)
+        source = open_source(settings, Arrays(X, y, sample_weight, offset, groups, validation))
         where = settings.run.directory
         directory = None if where is None else stack.enter_context(RunDirectory(where, resume=resume, overwrite=overwrite))
         if settings.cluster.kind == "address":
@@ -101,18 +110,33 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
         return _Run(settings, source, engine, directory, publish, start).finish(resume)
 
 
-def open_source(settings: TrainConfig, X: ArrayLike | Rows | None, y: ArrayLike | None, sample_weight: ArrayLike | None, offset: ArrayLike | None,
-                groups: ArrayLike | None = None) -> Source:
+@dataclass(frozen=True, slots=True)
+class Arrays:
+    """Data in the place of a store, as they were given."""
+
+    X: ArrayLike | Rows | None
+    y: ArrayLike | None
+    sample_weight: ArrayLike | None = None
+    offset: ArrayLike | None = None
+    groups: ArrayLike | None = None
+    validation: ArrayLike | None = None
+
+
+def open_source(settings: TrainConfig, given: Arrays) -> Source:
     """The store, or the arrays in its place."""
-    if X is None and y is None:
-        source = ZarrSource(settings.data)
-        source.check_chunks()
-        return source
-    if X is None or y is None:
+    if given.X is None and given.y is None:
+        if given.groups is not None or given.validation is not None:
+            raise ConfigError("groups and validation go with X and y; of a store, data.groups and validation.array name them")
+        store = open_store(settings)
+        store.check_chunks()
+        return store
+    if given.X is None or given.y is None:
         raise ConfigError("X and y go together: one was given without the other")
-    weights = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
-    beside = None if offset is None else np.asarray(offset, dtype=np.float64)
-    return ArraySource(rows_of(X), labels_of(y), weights, offset=beside, groups=None if groups is None else np.asarray(groups))
+    if given.validation is None and settings.validation.array is not None:
+        raise ConfigError(f"validation.array: {settings.validation.array!r} is an array of a store; with X and y give its values as validation=")
+    numbers = [None if values is None else np.asarray(values, dtype=np.float64) for values in (given.sample_weight, given.offset)]
+    groups = given.groups if given.validation is None else given.validation
+    return ArraySource(rows_of(given.X), labels_of(given.y), numbers[0], offset=numbers[1], groups=None if groups is None else np.asarray(groups))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +181,7 @@ class _Run:
             if saved is None:
                 for number in range(1, self.look.scanner.passes + 1):
                     self._pass_done(number, state, problem)
-            state, outcome = minimize(problem.objective, problem.solver, state, len(self.history), self.settings.solver.max_passes,
+            state, outcome = minimize(problem.objective, self._watched(problem), state, len(self.history), self.settings.solver.max_passes,
                                       lambda number, reached: self._pass_done(number, reached, problem))
             return self._result(problem, state, outcome)
         except WriteError as error:
@@ -165,6 +189,9 @@ class _Run:
         except (Exception, KeyboardInterrupt):
             self._save_finished(problem)
             raise
+
+    def _watched(self, problem: _Problem) -> Watched:
+        return Watched(problem.solver, self.settings.validation.patience)
 
     def _what_is_safe(self) -> str:
         assert self.directory is not None
@@ -195,21 +222,22 @@ class _Run:
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
         point = _start_point(problem, self.start)
-        unknown = self.look.source.has_offset or self.start is not None
+        unknown = self.look.source.has_offset or self.start is not None or bool(problem.objective.coordinates.split(point)[0].any())
         start = problem.objective.evaluate(point[None, :], "pass 2")[0] if unknown else problem.objective.without_features(point)
-        if isinstance(problem.solver, Lbfgs) and sample is not None:
+        if isinstance(problem.solver, Lbfgs | Proximal) and sample is not None:
             solver, state = start_from_sample(problem.objective, problem.solver, sample, start)
-            return replace(problem, solver=solver), state
-        return problem, problem.solver.init(problem.objective, start)
+            problem = replace(problem, solver=solver)
+            return problem, self._watched(problem).begun(state, start)
+        return problem, self._watched(problem).init(problem.objective, start)
 
     def _problem(self, classes: NDArray[Any], moments: Moments) -> _Problem:
-        """The objective in the coordinates of the solver that was asked for; ``auto`` is L-BFGS, which `_begin` gives a sample to start from."""
+        """The objective in the coordinates of the solver that was asked for; ``auto`` is what the plan says, which `_begin` gives a sample to start from."""
         wanted, model = self.settings.solver, self.look.model
         if wanted.name == "gradient_descent":
-            objective = Objective(self.look.scanner, model, classes, moments, data_coordinates(moments, model.fit_intercept))
-            return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, objective.penalized))
-        objective = Objective(self.look.scanner, model, classes, moments)
-        return _Problem(objective, Newton(objective, wanted.tolerance) if wanted.name == "newton" else Lbfgs(objective, wanted.tolerance))
+            objective = Objective(self.look.scanner, model, classes, moments, data_coordinates(moments, model.fit_intercept), self.look.split, HELD_OUT)
+            return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, bool(objective.penalty_scale.any())))
+        objective = Objective(self.look.scanner, model, classes, moments, split=self.look.split, held_out=HELD_OUT)
+        return _Problem(objective, _SOLVERS[self.look.plan.solver](objective, wanted.tolerance))
 
     def _tell_changed_data(self, moments: Moments) -> None:
         """Hold the data against those of the run that is being replaced: a flipped bit without a checksum shows only so."""
@@ -225,7 +253,7 @@ class _Run:
     def _pass_done(self, number: int, state: State, problem: _Problem) -> None:
         now = time.monotonic()
         event = PassFinished(number, state.loss, state.value, state.gradient_max, state.step, now - self.pass_started,
-                             self.look.scanner.bytes_read - self.bytes_told)
+                             self.look.scanner.bytes_read - self.bytes_told, None if self.look.split is None else state.held_loss)
         self.pass_started, self.bytes_told = now, self.look.scanner.bytes_read
         self.history.append(event.as_line())
         if self.directory is not None:
@@ -275,6 +303,9 @@ class _Run:
             return
         survey = self.look.survey(classes, 0.0, "compare")
         self.bytes_told, self.pass_started = self.look.scanner.bytes_read, time.monotonic()
+        if survey.held_out is not None and survey.held_out.digest.hex() != moments.held_digest:
+            raise RunDirectoryError("the checkpoint was made with other rows held out than those that are now; bring back the array that says which, or "
+                                    "start anew with --overwrite")
         if survey.fingerprint.hex() != moments.fingerprint:
             raise RunDirectoryError(f"the checkpoint was made with data of fingerprint {moments.fingerprint[:12]}, those in "
                                     f"{self.look.source.describe('features')} have {survey.fingerprint.hex()[:12]}; bring back the data that it was made with, "
@@ -300,9 +331,9 @@ class _Run:
         return {**flat, **data}
 
     def _result(self, problem: _Problem, state: State, outcome: Outcome) -> TrainResult:
-        objective, solver = problem.objective, problem.solver
+        objective, solver = problem.objective, self._watched(problem)
         with np.errstate(over="ignore", invalid="ignore"):
-            W, b = objective.coordinates.to_data_units(solver.result(state))
+            W, b = objective.to_data_units(solver.result(state))
         model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.look.source.feature_names, self.look.model.family)
         summary = {
             "status": outcome.status, "reason": outcome.reason, "passes": len(self.history), "objective": state.value, "loss": state.loss,
@@ -311,9 +342,12 @@ class _Run:
             "worker_peak_memory_bytes": self.look.engine.memory_of_workers(peak=True), "projected_worker_memory_bytes": self.look.plan.worker_peak_bytes,
             "bytes_read": sum(line["bytes_read"] for line in self.history), "read_retries": self.look.engine.read_retries,
             "store": self.settings.data.shown_store or None, "rows": self.look.source.n_rows, "features": self.look.source.n_features,
-            "dtype": str(self.look.source.dtype), "classes": objective.classes.tolist(), "data_fingerprint": objective.moments.fingerprint,
+            "dtype": str(self.look.source.dtype), "classes": objective.classes.tolist(), "nonzero": int(np.count_nonzero(W)),
+            "data_fingerprint": objective.moments.fingerprint,
             "family": self.look.model.family, "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.look.engine.description,
             "python": platform.python_version(), "numpy": np.__version__, "blas": blas_core()}
+        if self.look.split is not None:
+            summary |= _validation_summary(self.history, objective.moments, state, solver)
         summary = {key: finite(value) for key, value in summary.items()}
         if self.directory is not None:
             self.directory.write_results(model, summary)
@@ -323,5 +357,16 @@ class _Run:
 def _start_point(problem: _Problem, model: Model | None) -> NDArray[np.float64]:
     """The model's, if there is one; else zero for gradient descent, as its formulas have it, and the best intercept for the others."""
     if model is not None:
-        return problem.objective.coordinates.from_data_units(model.coef_.T, model.intercept_)
+        return problem.objective.from_data_units(model.coef_.T, model.intercept_)
     return np.zeros(problem.objective.size) if isinstance(problem.solver, GradientDescent) else problem.objective.start()
+
+
+def _validation_summary(history: Sequence[Mapping[str, Any]], moments: Moments, state: State, solver: Watched) -> dict[str, Any]:
+    """What the summary says of the rows that are held out; where the model is that of an earlier pass, also what is said of it elsewhere."""
+    known = [line for line in history if line["validation_loss"] is not None]
+    best = min(known, key=lambda line: float(line["validation_loss"]), default=None)
+    found = {"validation_loss": state.held_loss, "validation_best_pass": best and best["pass"], "validation_rows": moments.held_rows,
+             "validation_weight": moments.held_weight_sum, "early_stopped": state.status == PASS_LIMIT}
+    if best is not None and solver.keeps_best(state):
+        found |= {key: best[key] for key in ("validation_loss", "objective", "loss", "gradient_max")}
+    return found

@@ -26,10 +26,11 @@ from streamlr.kernels.memory import page_memory
 from streamlr.kernels.survey import SampledRows
 from streamlr.objective import Evaluation, Objective
 from streamlr.sample_curvature import SampleCurvature
-from streamlr.solvers import Lbfgs, Newton, minimize
+from streamlr.solvers import Lbfgs, Newton, Proximal, minimize
 from streamlr.solvers.base import CONVERGED, DIVERGED
 from streamlr.solvers.lbfgs import FIRST_STEPS, LbfgsState, Metric
 from streamlr.solvers.newton import inverse_of
+from streamlr.solvers.proximal import ProximalState, loss_hessian
 
 log = logging.getLogger(__name__)
 
@@ -123,12 +124,15 @@ def join_sample(parts: list[SampledRows]) -> SampledRows | None:
     return SampledRows(X, target, weights, offset, keys)
 
 
-def start_from_sample(objective: Objective, solver: Lbfgs, sample: SampledRows, start: Evaluation) -> tuple[Lbfgs, LbfgsState]:
-    """L-BFGS, and a state of it that will first try the sample's optimum, with the sample's Hessian as its metric.
+def start_from_sample(objective: Objective, solver: Lbfgs | Proximal, sample: SampledRows,
+                      start: Evaluation) -> tuple[Lbfgs | Proximal, LbfgsState | ProximalState]:
+    """The solver, and a state of it that will first try the sample's optimum, with the sample's Hessian as its metric.
 
     Whatever the sample says, the first step is held against the objective of the full data, so a bad sample costs passes
     and nothing else.
     """
+    if isinstance(solver, Proximal):
+        return solver, _start_proximal(objective, solver, sample, start)
     if objective.family.coupled and not _is_small(objective, sample):
         return _start_many(objective, solver, sample, start)
     here = objective.scanner.engine
@@ -140,6 +144,50 @@ def start_from_sample(objective: Objective, solver: Lbfgs, sample: SampledRows, 
         metric: Array = 1.0 / objective.diagonal()
         return solver, solver.init_with(start, metric, _descent(start, found.point, metric), FIRST_STEPS)
     return solver, solver.init_with(start, found.metric, _descent(start, found.point, found.metric), np.ones(1))
+
+
+def _start_proximal(objective: Objective, solver: Proximal, sample: SampledRows, start: Evaluation) -> ProximalState:
+    with ThreadsEngine(available_cores()) as engine, one_blas_thread():
+        point, hessian = _solve_proximal(objective, sample, engine, start.point, objective.family.coupled and not _is_small(objective, sample))
+    if hessian is None:
+        return solver.init_with(start, objective.diagonal(), point, FIRST_STEPS)
+    return solver.init_with(start, hessian, point, np.ones(1))
+
+
+def _solve_proximal(objective: Objective, sample: SampledRows, engine: Engine, start: Array, plain: bool) -> tuple[Array, Array | None]:
+    """Optimum of the sample and Hessian of its loss there, coarse to fine as `_solve` has it; none of outputs that are too many (``plain``)."""
+    n_rows, d = sample.X.shape[0], objective.size
+    on_sample = _on_sample(objective, sample, engine)
+    newton = objective.family.coupled or (d <= _NEWTON_PARAMETERS and n_rows * d**2 <= _CHEAP_PRODUCTS)
+    point, hessian = start, None
+    if not (plain or newton or n_rows < 2 * _COARSER * _LEAST_ROWS_PER_PARAMETER * d):
+        point, hessian = _solve_proximal(objective, _every(sample, _COARSER), engine, start, plain)
+        if hessian is None:
+            return point, None
+    first = on_sample.evaluate(point[None, :], "sample", hessian=hessian is None and not plain)[0]
+    solver = Proximal(on_sample, _tolerance(on_sample), needs_hessian=newton and not plain)
+    if hessian is None:
+        hessian = on_sample.diagonal() if plain else loss_hessian(on_sample, first)
+    state, outcome = minimize(on_sample, solver, solver.init_with(first, hessian, None, FIRST_STEPS if plain else np.ones(1)), 0,
+                              _MOST_SAMPLE_PASSES, lambda *_: None)
+    log.info("sample of %d rows, proximal: %s at a gradient of %.2g", n_rows, outcome.status, state.gradient_max)
+    if plain:
+        return state.point, None
+    del first, hessian
+    found = on_sample.evaluate(state.point[None, :], "sample", hessian=True)[0]
+    assert found.hessian is not None
+    if (found.separates and on_sample.free_to_grow(state.point)) or not np.isfinite(found.hessian).all():
+        return state.point, None
+    if n_rows < objective.moments.n_rows:
+        fill_unseen(found.hessian)
+    return state.point, loss_hessian(on_sample, found)
+
+
+def _every(sample: SampledRows, step: int) -> SampledRows:
+    """One row of so many."""
+    every = slice(None, None, step)
+    return SampledRows(sample.X[every], sample.target[every], None if sample.weights is None else sample.weights[every],
+                       None if sample.offset is None else sample.offset[every])
 
 
 def _is_small(objective: Objective, sample: SampledRows) -> bool:
@@ -214,10 +262,7 @@ def _solve(objective: Objective, sample: SampledRows, engine: Engine, start: Arr
         return _newton(on_sample, start)
     if n_rows < 2 * _COARSER * _LEAST_ROWS_PER_PARAMETER * d:
         return _chord(on_sample, start)
-    every = slice(None, None, _COARSER)
-    weights = None if sample.weights is None else sample.weights[every]
-    offset = None if sample.offset is None else sample.offset[every]
-    coarse = _solve(objective, SampledRows(sample.X[every], sample.target[every], weights, offset), engine, start)
+    coarse = _solve(objective, _every(sample, _COARSER), engine, start)
     return coarse if coarse.metric is None else _refine(on_sample, coarse)
 
 
@@ -259,7 +304,7 @@ def _with_metric(objective: Objective, point: Array) -> SampleOptimum:
     found = objective.evaluate(point[None, :], "sample", hessian=True)[0]
     hessian = found.hessian
     assert hessian is not None
-    if found.separates or not np.isfinite(hessian).all():
+    if (found.separates and objective.free_to_grow(point)) or not np.isfinite(hessian).all():
         return SampleOptimum(point, None)
     if objective.scanner.source.n_rows < objective.moments.n_rows:
         fill_unseen(hessian)

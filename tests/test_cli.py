@@ -186,7 +186,9 @@ def test_train_hands_every_flag_on(flags: list[str], directory: str, overrides: 
 
 def test_evaluate_and_predict_hand_every_flag_on(monkeypatch: pytest.MonkeyPatch) -> None:
     made = calls_of(monkeypatch, cli_main, "evaluate", {}, ["evaluate", "R", "S", "--set", "data.target=t", "--json"])
-    assert made == (("R", "S"), {"overrides": ("data.target=t",)})
+    assert made == (("R", "S"), {"overrides": ("data.target=t",), "validation": False})
+    made = calls_of(monkeypatch, cli_main, "evaluate", {}, ["evaluate", "R", "S", "--validation", "--json"])
+    assert made == (("R", "S"), {"overrides": (), "validation": True})
     made = calls_of(monkeypatch, cli_main, "predict", 1, ["predict", "R", "S", "O", "--overwrite", "--set", "data.features=F"])
     assert made == (("R", "S", "O"), {"overwrite": True, "overrides": ("data.features=F",)})
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from streamlr.config import ClusterConfig, SolverConfig, TrainConfig, load_config
+from streamlr.config_tree import flat_settings
 from streamlr.errors import ConfigError
 
 TOP = Path(__file__).parents[1]
@@ -19,7 +20,9 @@ CONTRACT: dict[str, Any] = {  # every key, and what it is where nothing is said;
     "data.features": "X", "data.target": "y", "data.weights": None, "data.offset": None, "data.exposure": None, "data.groups": None,
     "data.sample_axis": 0, "data.missing_chunks": "error",
     "model.family": "logistic", "model.fit_intercept": True, "model.standardize": False,
-    "model.penalty.l2": 0.0, "model.penalty.l1": 0.0, "model.class_weight": None,
+    "model.penalty.l2": 0.0, "model.penalty.l1": 0.0, "model.penalty.factors": None,
+    "model.bounds.lower": None, "model.bounds.upper": None, "model.class_weight": None,
+    "validation.fraction": 0.0, "validation.array": None, "validation.patience": None,
     "solver.name": "auto", "solver.tolerance": 1e-8, "solver.max_passes": 100, "solver.learning_rate": 1.0,
     "cluster.kind": "threads", "cluster.workers": None, "cluster.threads_per_worker": 1, "cluster.memory_limit": None,
     "cluster.address": None, "cluster.tls": None, "cluster.stall_seconds": 120.0,
@@ -27,10 +30,9 @@ CONTRACT: dict[str, Any] = {  # every key, and what it is where nothing is said;
 }
 OTHER_VALUES: dict[str, Any] = {  # one allowed value of every key that is not its default
     "data.store": "there.zarr", "data.features": "counts", "data.target": "label", "data.weights": "w", "data.offset": "o", "data.groups": "g",
-    "data.sample_axis": 1,
-    "data.missing_chunks": "fill", "model.fit_intercept": False, "model.standardize": True, "model.penalty.l2": 0.25,
-    "model.class_weight": {0: 1.5, "yes": 2.0},
-    "solver.name": "newton", "solver.tolerance": 1e-5, "solver.max_passes": 7, "solver.learning_rate": 0.125,
+    "data.sample_axis": 1, "data.missing_chunks": "fill", "model.fit_intercept": False, "model.standardize": True, "model.penalty.l2": 0.25,
+    "model.penalty.factors": [1.0, 0.5, 0.0], "model.bounds.lower": 0.0, "model.bounds.upper": {"age": 2.0, 1: 3.0}, "model.class_weight": {0: 1.5, "yes": 2.0},
+    "validation.fraction": 0.25, "solver.name": "proximal", "solver.tolerance": 1e-5, "solver.max_passes": 7, "solver.learning_rate": 0.125,
     "cluster.kind": "processes", "cluster.workers": 3, "cluster.threads_per_worker": 2, "cluster.memory_limit": 2_000_000_000,
     "cluster.address": "tcp://host:8786", "cluster.stall_seconds": 4.5, "run.directory": "runs/there", "run.checkpoint_every": 5, "run.seed": 11,
 }
@@ -119,7 +121,7 @@ def test_to_dict_and_back_is_the_same_configuration(tmp_path: Path) -> None:
     assert load_config(config.to_dict()) == config
     assert load_config(config) == config
     assert load_config(written) == config
-    assert list(config.to_dict()) == ["data", "model", "solver", "cluster", "run"]
+    assert list(config.to_dict()) == ["data", "model", "validation", "solver", "cluster", "run"]
 
 
 def test_numbers_survive_the_written_configuration_to_the_bit(tmp_path: Path) -> None:
@@ -326,3 +328,7 @@ def test_class_weights_are_balanced_or_numbers() -> None:
 def test_what_goes_with_no_such_family_is_refused(settings: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config({}, settings)
+
+
+def test_keys_that_are_numbers_have_a_dotted_name_too() -> None:
+    assert flat_settings({"model": {"class_weight": {0: 2.0, "a": 1.0}}}) == [("model.class_weight.0", 2.0), ("model.class_weight.a", 1.0)]

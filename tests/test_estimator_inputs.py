@@ -347,9 +347,11 @@ def test_no_penalty_is_an_infinite_c() -> None:
     assert LogisticRegression(penalty=None).fit(X, y).coef_.tobytes() == LogisticRegression(np.inf).fit(X, y).coef_.tobytes()
 
 
-@pytest.mark.parametrize("parameters", [{"penalty": "l1"}, {"penalty": "elasticnet", "l1_ratio": 0.5}, {"l1_ratio": 0.5}])
-def test_an_l1_penalty_is_refused(parameters: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="l1 penalty, which is not supported yet"):
+@pytest.mark.parametrize(("parameters", "message"), [
+    ({"penalty": "elasticnet"}, "penalty='elasticnet' needs l1_ratio"), ({"l1_ratio": 1.5}, r"l1_ratio is 1\.5; .* from 0 to 1"),
+    ({"penalty": "l1", "solver": "lbfgs"}, r"solver\.name: lbfgs minimises what is smooth, and model\.penalty\.l1 is .*; set solver\.name: auto")])
+def test_an_l1_penalty_that_cannot_be_meant_is_refused(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         LogisticRegression(**parameters).fit(features(), targets("logistic", features()))
 
 

@@ -19,7 +19,7 @@ from stores import two_class_data, write_store
 import streamlr
 from streamlr.run_directory import RunDirectory
 
-SOLVERS = ("gradient_descent", "lbfgs", "newton", "auto")
+SOLVERS = ("gradient_descent", "lbfgs", "newton", "proximal", "auto")
 KINDS = ("serial", "threads")
 PASSES = 5
 KILLS = 3  # of each run; the moments are drawn from a seed

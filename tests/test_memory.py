@@ -188,7 +188,7 @@ def demand(store: DataConfig, **changes: Any) -> Demand:
     return replace(plain, **changes)
 
 
-@pytest.mark.parametrize("changes", [{"outputs": 3}, {"candidates": 8}, {"newton": True}, {"sample_rows": 10_000}])
+@pytest.mark.parametrize("changes", [{"outputs": 3}, {"candidates": 8}, {"newton": True}, {"sample_rows": 10_000}, {"sample_rows": 10_000, "proximal": True}])
 def test_whatever_is_asked_for_besides_is_projected_too(changes: dict[str, Any], store: DataConfig) -> None:
     assert local_peak(demand(store, n_features=500, **changes), 2, 0) > local_peak(demand(store, n_features=500), 2, 0)
 

@@ -16,7 +16,7 @@ import streamlr
 from streamlr.cli.paths import path_command
 from streamlr.cli.stores import info_command, ingest_command, synth_command
 from streamlr.config import load_config
-from streamlr.data.store import ZarrSource
+from streamlr.data.validation import open_store
 from streamlr.errors import StreamlrError
 from streamlr.events import PassFinished
 from streamlr.execution import count_threads
@@ -57,7 +57,7 @@ cli.add_command(path_command)
 def plan_command(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show what a run would do and need; trains nothing."""
     config = load_config(config_path, overrides)
-    plan = make_plan(config, ZarrSource(config.data), workers_of(config.cluster, count_threads(config.cluster)))
+    plan = make_plan(config, open_store(config), workers_of(config.cluster, count_threads(config.cluster)))
     if as_json:
         click.echo(json.dumps(plan.to_dict(), indent=2))
         return
@@ -107,8 +107,10 @@ def _stopped(directory: str, finished: bool, resume: bool, overwrite: bool) -> s
 
 def _ending(result: TrainResult, directory: str) -> str:
     summary = result.summary
+    validation = f"validation loss {summary['validation_loss']:.9g} of {summary['validation_rows']:,} rows, lowest at pass " \
+        f"{summary['validation_best_pass']}\n" if summary.get("validation_loss") is not None else ""
     return plain(
-        f"{result.status} after {result.passes} passes in {summary['seconds']:.1f} s: {result.reason}\n"
+        f"{result.status} after {result.passes} passes in {summary['seconds']:.1f} s: {result.reason}\n{validation}"
         f"objective {summary['objective']:.12g}, peak memory {summary['peak_memory_bytes'] / 1e6:.0f} MB, model in {directory}")
 
 
@@ -116,15 +118,16 @@ def _ending(result: TrainResult, directory: str) -> str:
 @click.argument("run")
 @click.argument("store")
 @click.option("--plot", metavar="FILE", help="Draw calibration, ROC curve and lift (.png or .svg; needs the extra `plot`).")
+@click.option("--validation", is_flag=True, help="Score the rows alone that the run held out; STORE is to be the one that it was trained on.")
 @_set
 @_quiet
 @_json
-def evaluate_command(run: str, store: str, plot: str | None, overrides: tuple[str, ...], quiet: bool, as_json: bool) -> None:
+def evaluate_command(run: str, store: str, plot: str | None, validation: bool, overrides: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     """Score the model of RUN on STORE in one streamed pass."""
     if plot is not None:
         check_plot(plot)
         require_plotted(run)
-    metrics = evaluate(run, store, overrides=overrides, subscribers=[Console(quiet=quiet)])
+    metrics = evaluate(run, store, validation=validation, overrides=overrides, subscribers=[Console(quiet=quiet)])
     if plot is not None:
         plot_metrics(metrics, plot)
     if as_json:

@@ -40,6 +40,8 @@ class ZarrSource:
         Whether chunks in local files may be read without Zarr's own pipeline.
     labelled
         Whether labels and weights are wanted; a store to predict from need not have any.
+    listed
+        Name of an array that lists rows, which is read in the place of groups.
 
     Raises
     ------
@@ -47,9 +49,9 @@ class ZarrSource:
         When the store breaks the contract.
     """
 
-    def __init__(self, config: DataConfig, *, direct: bool = True, labelled: bool = True) -> None:
+    def __init__(self, config: DataConfig, *, direct: bool = True, labelled: bool = True, listed: str | None = None) -> None:
         self.config = config
-        self._options = (direct, labelled)  # as `_opened` takes them
+        self._options = (direct, labelled, listed)  # as `_opened` takes them
         group = open_group(config)
         how: Any = {"fill_missing": config.missing_chunks == "fill", "direct": direct, "scrub": config.without_secrets}
         features = _member(group, config.features, "data.features", config)
@@ -68,8 +70,9 @@ class ZarrSource:
             key = "data.offset" if config.offset else "data.exposure"
             self.offset = StoredArray(_member(group, offset, key, config), **how)
         self.groups = None
-        if labelled and config.groups is not None:
-            self.groups = StoredArray(_member(group, config.groups, "data.groups", config), **how)
+        self._groups_name = listed or config.groups
+        if labelled and self._groups_name is not None:
+            self.groups = StoredArray(_member(group, self._groups_name, "validation.array" if listed else "data.groups", config), **how)
         self._check_shapes()
         self._check_dtypes()
         self._identity = tuple(array.identity for array in self.arrays)
@@ -132,7 +135,7 @@ class ZarrSource:
 
     def describe(self, what: str) -> str:
         name = {"features": self.config.features, "target": self.config.target, "weights": self.config.weights,
-                "offset": self.config.offset or self.config.exposure, "groups": self.config.groups}[what]
+                "offset": self.config.offset or self.config.exposure, "groups": self._groups_name}[what]
         return f"{name} in {self.config.shown_store}"
 
     def check_chunks(self) -> None:
@@ -205,18 +208,20 @@ class ZarrSource:
             raise DtypeError(f"{self.describe('offset')} has dtype {self.offset.dtype}; offsets and exposures must be numbers")
         if self.groups is not None and self.groups.dtype.kind not in "biufUTSO":
             raise DtypeError(f"{self.describe('groups')} has dtype {self.groups.dtype}; groups must be integers, bools, floats or strings")
+        if self.groups is not None and self._options[2] is not None and self.groups.dtype.kind not in "biuf":
+            raise DtypeError(f"{self.describe('groups')} has dtype {self.groups.dtype}; an array that lists rows must be bool, or 0 and 1")
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(config: str, direct: bool, labelled: bool, identity: tuple[str, ...], newest: tuple[int | None, ...]) -> ZarrSource:
+def _opened(config: str, direct: bool, labelled: bool, listed: str | None, identity: tuple[str, ...], newest: tuple[int | None, ...]) -> ZarrSource:
     del identity  # part of the key alone: a store that was written again is opened again
-    source = ZarrSource(DataConfig(**json.loads(config)), direct=direct, labelled=labelled)
+    source = ZarrSource(DataConfig(**json.loads(config)), direct=direct, labelled=labelled, listed=listed)
     if len(source.arrays) == len(newest):
         source.watch(newest)
     return source
 
 
-def _reopen(config: DataConfig, options: tuple[bool, bool], identity: tuple[str, ...], newest: tuple[int | None, ...]) -> ZarrSource:
+def _reopen(config: DataConfig, options: tuple[bool, bool, str | None], identity: tuple[str, ...], newest: tuple[int | None, ...]) -> ZarrSource:
     """What unpickling does: one opened source serves all tasks of a process."""
     source = _opened(json.dumps(dataclasses.asdict(config), sort_keys=True), *options, identity, newest)
     if source._identity != identity:

@@ -21,7 +21,7 @@ from streamlr.estimator.linear_model import LinearModel
 class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
     """Logistic regression; of more than two classes multinomial.
 
-    The objective is scikit-learn's: ``C * sum(weight * loss) + |coef|^2 / 2``, the intercept not penalised. Unlike there,
+    The objective is scikit-learn's: ``C * sum(weight * loss) + (1 - l1_ratio) |coef|^2 / 2 + l1_ratio |coef|_1``, the intercept not penalised. Unlike there,
     ``tol`` bounds the gradient of the *mean* loss in standardised units, and ``max_iter`` counts passes over the data.
 
     Parameters
@@ -29,9 +29,10 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
     C
         Inverse strength of the penalty; ``inf`` for none.
     penalty
-        ``l2``, or None for none.
+        ``l2``, ``l1``, ``elasticnet``, or None for none.
     l1_ratio
-        Share of the l1 norm in the penalty; None or 0, as long as l1 is not supported.
+        Share of the l1 norm in the penalty, from 0 to 1; with ``elasticnet`` it has to be given, ``l2`` with a share above 0 is one too, and ``l1`` has
+        the share 1 whatever is said here.
     fit_intercept
         Whether the model has an intercept.
     class_weight
@@ -90,7 +91,7 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         sample_weight
             Weight of each example, (m,).
         """
-        self._check_penalty()
+        share = self._l1_share()
         rows = features_of(self, X, reset=True)
         labels = target_of(self, y, numeric=False)
         classes, codes = _classes_of(labels)
@@ -100,19 +101,23 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         weights = self._weights(codes, classes, weights)
         total = len(labels) if weights is None else float(weights.sum())
         unpenalised = self.penalty is None or np.isinf(self.C) or total <= 0
-        result = self._train(rows, codes, weights, 0.0 if unpenalised else 1.0 / (self.C * total), classes)
+        strength = 0.0 if unpenalised else 1.0 / (self.C * total)
+        result = self._train(rows, codes, weights, (1.0 - share) * strength, classes, share * strength)
         self.coef_, self.intercept_, self.classes_ = result.model.coef_, result.model.intercept_, classes
         self.n_iter_ = np.array([result.passes], dtype=np.int32)
         return self
 
-    def _check_penalty(self) -> None:
+    def _l1_share(self) -> float:
+        """Share of l1 in the penalty; refuses what cannot be meant."""
         if not self.C > 0:
             raise ConfigError(f"C is {self.C}; it must be above 0 (inf for no penalty)")
         if self.penalty not in ("l2", "l1", "elasticnet", None):
-            raise ConfigError(f"penalty is {self.penalty!r}; it must be 'l2', or None for none")
-        if self.penalty in ("l1", "elasticnet") or self.l1_ratio:
-            raise ConfigError(f"penalty={self.penalty!r} with l1_ratio={self.l1_ratio} asks for an l1 penalty, which is not supported yet; "
-                              "set penalty='l2' and l1_ratio=0")
+            raise ConfigError(f"penalty is {self.penalty!r}; it must be 'l2', 'l1', 'elasticnet', or None for none")
+        if self.l1_ratio is None and self.penalty == "elasticnet":
+            raise ConfigError("penalty='elasticnet' needs l1_ratio, the share of the l1 norm from 0 to 1; it is None")
+        if self.l1_ratio is not None and not 0 <= self.l1_ratio <= 1:
+            raise ConfigError(f"l1_ratio is {self.l1_ratio}; it is the share of the l1 norm in the penalty and must be from 0 to 1")
+        return 1.0 if self.penalty == "l1" else float(self.l1_ratio or 0.0)
 
     def _weights(self, codes: NDArray[np.intp], classes: NDArray[Any], weights: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
         """Sample weights times the weights of the classes; ``balanced`` divides the weight of all by that of the class and by the number of classes."""

@@ -38,13 +38,13 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
     cluster: Mapping[str, Any] | ClusterConfig | None
 
     def _train(self, X: NDArray[Any] | Rows, y: NDArray[Any], weights: NDArray[np.float64] | None, l2: float,
-               classes: NDArray[Any] | None = None) -> TrainResult:
+               classes: NDArray[Any] | None = None, l1: float = 0.0) -> TrainResult:
         """Fit to features that have been checked, and keep the model and how the solve ended."""
         if len(y) != X.shape[0]:
             raise ShapeError(f"Found input variables with inconsistent numbers of samples: X has {X.shape[0]} rows and y has {len(y)}; they must agree")
         result = train(
-            {"model": {"family": self._family, "fit_intercept": self.fit_intercept, "penalty": {"l2": l2}},
-             "solver": {"name": self._solver_for(X, weights, l2), "tolerance": self.tol, "max_passes": self.max_iter},
+            {"model": {"family": self._family, "fit_intercept": self.fit_intercept, "penalty": {"l2": l2, "l1": l1}},
+             "solver": {"name": self._solver_for(X, weights, l2 + l1), "tolerance": self.tol, "max_passes": self.max_iter},
              "cluster": self._cluster_for(X)}, X=X, y=y, sample_weight=weights, start=self._start(X.shape[1], classes))
         names = getattr(self, "feature_names_in_", None)
         self.model_ = dataclasses.replace(
@@ -55,14 +55,14 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
             warnings.warn(f"{type(self).__name__} did not converge ({result.status}): {result.reason}", ConvergenceWarning, stacklevel=3)
         return result
 
-    def _solver_for(self, X: NDArray[Any] | Rows, weights: NDArray[np.float64] | None, l2: float) -> str:
+    def _solver_for(self, X: NDArray[Any] | Rows, weights: NDArray[np.float64] | None, penalty: float) -> str:
         """The solver that was asked for; plain L-BFGS where there are more features than rows and no penalty.
 
         Of the many optima there it finds the one with the smallest norm in standardised units: its steps never leave the span of the rows, as those
         with a Hessian do by as much as rounding is worth there.
         """
         n_rows = X.shape[0] if weights is None else np.count_nonzero(weights)
-        if self.solver == "auto" and l2 == 0 and n_rows <= X.shape[1]:
+        if self.solver == "auto" and penalty == 0 and n_rows <= X.shape[1]:
             return "lbfgs"
         return _SOLVERS.get(self.solver, self.solver)
 

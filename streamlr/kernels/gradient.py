@@ -113,23 +113,25 @@ class GradientScan:
                 counted, held = self._shared_out(batch, leaf, weights)
             if counted is not None:
                 by_candidate = dZ.reshape(K, c, -1)
-                by_candidate *= counted if held is None else counted[:, None, :]
+                by_candidate *= counted if counted.ndim == 1 else counted[:, None, :]
             dW = X @ dZ.T
             db = dZ.sum(axis=1)
         nothing = np.zeros(K)
         return GradientSums(
-            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), nothing if held is None else held.sum(axis=1),
+            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), nothing if held is None else nothing + held.sum(axis=-1),
             nothing if held is None else _weighted(loss, held), _weighted(loss, counted), _largest(loss, counted),
             dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
-            hessian_of(X, A[0], family, counted if held is None or counted is None else counted[0]) if self.hessian else None)
+            hessian_of(X, A[0], family, counted if counted is None or counted.ndim == 1 else counted[0]) if self.hessian else None)
 
     def _shared_out(self, batch: Batch, leaf: slice, weights: Array | None) -> tuple[Array, Array]:
-        """The weights that count in each candidate's sums, and those of the rows that are held out of them, (K, k) each."""
+        """The weights that count in each candidate's sums, and those of the rows that it holds out: (K, k) each, or (k,) where all hold out the same."""
         assert self.split is not None
         assert self.held_out is not None
-        out = self.split.parts(batch, leaf) == self.held_out[:, None]
-        omega = np.ones(out.shape[1]) if weights is None else weights
-        return np.where(out, 0.0, omega), np.where(out, omega, 0.0)
+        parts = self.split.parts(batch, leaf)
+        same = (self.held_out == self.held_out[0]).all()
+        out = parts == (self.held_out[0] if same else self.held_out[:, None])
+        omega = np.ones(len(parts)) if weights is None else weights
+        return omega * ~out, omega * out
 
 
 def _weighted(loss: Array, weights: Array | None) -> Array:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from streamlr.errors import DtypeError, LabelError, NonFiniteError
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
+from streamlr.kernels.split import Split
 
 _MANY = 1000
 _LEAST_LABELS = 65_536
@@ -25,7 +26,7 @@ class LabelSums:
     row_counts: NDArray[np.int64]
     """Rows of each label, (L,)."""
     weight_sums: NDArray[np.float64]
-    """Weight of each label, (L,)."""
+    """Weight of each label, without that of the rows that are held out, (L,)."""
 
     def __add__(self, other: LabelSums) -> LabelSums:
         labels = np.union1d(self.labels, other.labels)
@@ -54,6 +55,8 @@ class LabelScan:
 
     target_name: str = "y"
     weights_name: str = "weights"
+    split: Split | None = None
+    """Tells which rows are held out, where some are."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> LabelSums:
         """Those of the leaves, added up: sorting the labels of a whole block would take more memory than its features."""
@@ -67,6 +70,8 @@ class LabelScan:
     def _leaf_sums(self, batch: Batch, leaf: slice) -> LabelSums:
         assert batch.target is not None
         target, weights = batch.target[leaf], batch.weights_of(leaf)
+        if self.split is not None:
+            weights = np.where(self.split.held_out(batch, leaf), 0.0, 1.0 if weights is None else weights)
         labels, codes, counts = np.unique(target, return_inverse=True, return_counts=True)
         weight_sums = counts.astype(np.float64) if weights is None else np.bincount(codes, weights, len(labels)).astype(np.float64)
         return _refuse_many(LabelSums(labels, counts.astype(np.int64), weight_sums))

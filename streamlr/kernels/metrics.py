@@ -6,7 +6,7 @@ A new family brings its entry of `METRICS`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from streamlr.kernels.classification import class_metrics, class_sums
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.labels import refuse_bad_weights
 from streamlr.kernels.regression import regression_metrics, regression_sums
+from streamlr.kernels.split import Split
 
 Array = NDArray[np.float64]
 
@@ -33,7 +34,7 @@ class FamilyMetrics:
     """What is summed for models of a family, and what is told of the sums."""
 
     sums: LeafSums
-    """The sums over some examples, a member of a monoid with the attributes ``weight_sum`` and ``probe``."""
+    """The sums over some examples, a record of a monoid with the fields ``n_rows`` and ``weight_sum``, and a ``probe``."""
     report: Callable[[Any, list[Any]], dict[str, Any]]
     """Metrics by name, of the sums over all rows and the labels of the classes."""
     plotted: bool
@@ -69,6 +70,8 @@ class MetricScan:
     """b, (c,)."""
     weights_name: str = "weights"
     """How messages name the weights."""
+    split: Split | None = None
+    """Tells the rows that were held out, where those alone are to count."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> Any:
         """The sums over a batch: its leaves, added from first to last."""
@@ -86,7 +89,11 @@ class MetricScan:
             Z += offset
         with np.errstate(over="ignore", invalid="ignore"):
             loss, A = family.loss_and_activation(Z, Y)
-        return METRICS[self.family].sums(Z, Y, loss, A, np.ones(Y.shape[1]) if weights is None else weights)
+        omega = np.ones(Y.shape[1]) if weights is None else weights
+        if self.split is None:
+            return METRICS[self.family].sums(Z, Y, loss, A, omega)
+        counted = self.split.held_out(batch, leaf)
+        return replace(METRICS[self.family].sums(Z, Y, loss, A, np.where(counted, omega, 0.0)), n_rows=int(np.count_nonzero(counted)))
 
 
 def linear(X: Array, W: Array, b: Array) -> Array:

@@ -1,7 +1,7 @@
 """Which part of a split every row belongs to: parts are held out of a fit, and tell how well it does on rows that it has not seen.
 
 The part follows from a hash of the row's absolute number, or of its group, so it depends on neither chunks nor engines, needs no
-memory, and rows of one group stay together.
+memory, and rows of one group stay together. Or an array of the data lists the rows of one part.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.errors import LabelError
 from streamlr.kernels.batch import Batch
 
+HELD_OUT = 0
+"""The part that is held out where there is one, and the rest."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _SPLIT = 0x5851F42D4C957F2D
 """Keeps the split of a seed apart from the sample of the same seed, which hashes rows too."""
@@ -28,6 +31,8 @@ class Split:
     """Share of the rows in each part, in order; the rest, if any, is in a last part."""
     seed: int
     """Seed of the hash."""
+    listed: str = ""
+    """Name of the array that the groups are, which lists the rows of part 0 by a 1; else the parts follow from the hash."""
 
     @property
     def seed_of_hash(self) -> int:
@@ -35,9 +40,27 @@ class Split:
 
     def parts(self, batch: Batch, leaf: slice) -> NDArray[np.intp]:
         """The part of each example of a leaf, (k,): by its group where there are groups, else by its number."""
+        if self.listed:
+            return self._listed_parts(batch, leaf)
         keys = split_keys(batch, leaf)
         bounds = (np.cumsum(self.shares) * 2.0**53).round().astype(np.uint64)
-        return np.searchsorted(bounds, hashed(keys, self.seed_of_hash) >> np.uint64(11), side="right")
+        places = hashed(keys, self.seed_of_hash) >> np.uint64(11)
+        if len(bounds) == 1:  # the same, in a fifth of the time
+            return (places >= bounds[0]).astype(np.intp)
+        return np.searchsorted(bounds, places, side="right")
+
+    def held_out(self, batch: Batch, leaf: slice) -> NDArray[np.bool_]:
+        """Which examples of a leaf are in the part that is held out, (k,)."""
+        return self.parts(batch, leaf) == HELD_OUT
+
+    def _listed_parts(self, batch: Batch, leaf: slice) -> NDArray[np.intp]:
+        assert batch.groups is not None
+        keys = batch.groups[leaf]
+        good = keys <= 1
+        if not good.all():
+            raise LabelError(f"row {batch.first_row + leaf.start + int(np.argmin(good))} of {self.listed} is neither 0 nor 1; rows to be held out are 1 (or "
+                             "true), the others 0 (or false)")
+        return np.where(keys == 1, HELD_OUT, HELD_OUT + 1).astype(np.intp)
 
 
 def folds(n_folds: int, seed: int) -> Split:

@@ -5,6 +5,8 @@ pairwise algorithm for computing sample variances" (1979); no digits are lost wh
 The gradient at a model of intercepts alone follows from them without another look:
 
     sum(ω (a - Y) (X - mean)) = -comoment         for any constant activation a
+
+Rows that are held out of the fit have no part in the moments and are not drawn; of them it is the targets' mean that is told.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from numpy.typing import NDArray
 
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.split import hashed, split_keys
+from streamlr.kernels.split import Split, hashed, split_keys
 
 Array = NDArray[np.float64]
+_ROWS_SPLIT_AT_ONCE = 65_536
 _LEAST_SQUARES = 1e-250
 """Below, squares lose their digits to the range of float64."""
 
@@ -41,13 +44,45 @@ class SampledRows:
 
 
 @dataclass(frozen=True, slots=True)
-class SurveySums:
-    """Moments of some rows: a commutative monoid, but for the order of the sampled rows, which is that of the data."""
+class HeldOutSums:
+    """What the survey tells of those of some rows that are held out: a commutative monoid, but for the digest."""
 
     n_rows: int
-    """Rows summed."""
+    """Rows that are held out."""
     weight_sum: float
     """Their weight."""
+    target_mean: Array
+    """Weighted mean of their Y, (c,); 0 where there is no weight."""
+    target_square_sum: Array
+    """Weighted sum of squares of their Y about its mean, (c,)."""
+    digest: bytes
+    """Of which rows are held out, in the order of the rows."""
+
+    def __add__(self, other: HeldOutSums) -> HeldOutSums:
+        weight = self.weight_sum + other.weight_sum
+        share = other.weight_sum / weight if weight > 0 else 0.0
+        apart = other.target_mean - self.target_mean
+        return HeldOutSums(
+            self.n_rows + other.n_rows, weight, self.target_mean + share * apart,
+            self.target_square_sum + other.target_square_sum + self.weight_sum * share * apart**2, digest(self.digest, other.digest))
+
+    @classmethod
+    def of(cls, out: NDArray[np.bool_], Y: Array, omega: Array) -> HeldOutSums:
+        """Of some rows, of which those marked in (k,) are held out; their Y, (c, k), and weights, (k,)."""
+        Y, omega = Y[:, out], omega[out]
+        weight = float(omega.sum())
+        mean = Y @ omega / weight if weight > 0 else np.zeros(len(Y))
+        return cls(len(omega), weight, mean, (Y - mean[:, None]) ** 2 @ omega, check_sums(np.packbits(out)))
+
+
+@dataclass(frozen=True, slots=True)
+class SurveySums:
+    """Moments of some rows, but those that are held out: a commutative monoid, but for the order of the sampled rows, which is that of the data."""
+
+    n_rows: int
+    """Rows summed, with those that are held out."""
+    weight_sum: float
+    """Weight of the others."""
     mean: Array
     """Weighted mean of the features, (n,)."""
     square_sum: Array
@@ -59,11 +94,13 @@ class SurveySums:
     sample: tuple[SampledRows, ...]
     """Rows drawn, block after block."""
     fingerprint: bytes
-    """Digest of every bit of features, labels and weights, in the order of the rows."""
+    """Digest of every bit of features, labels and weights, in the order of the rows, with those that are held out."""
     target_square_sum: Array
     """Weighted sum of squares of Y about its mean, (c,)."""
     offset_mean: float
     """Weighted mean of the offset; 0 where there is none."""
+    held_out: HeldOutSums | None = None
+    """The same of the rows that are held out; None where none are to be."""
 
     @property
     def probe(self) -> Array:
@@ -71,10 +108,11 @@ class SurveySums:
 
     def __add__(self, other: SurveySums) -> SurveySums:
         weight = self.weight_sum + other.weight_sum
+        held_out = None if self.held_out is None or other.held_out is None else self.held_out + other.held_out
         if self.weight_sum == 0 or other.weight_sum == 0:  # moments of no weight mean nothing, and must not cost the others digits
             known = other if self.weight_sum == 0 else self
             return replace(known, n_rows=self.n_rows + other.n_rows, weight_sum=weight, sample=self.sample + other.sample,
-                           fingerprint=digest(self.fingerprint, other.fingerprint))
+                           fingerprint=digest(self.fingerprint, other.fingerprint), held_out=held_out)
         share = other.weight_sum / weight
         common = self.weight_sum * share
         by_feature = other.mean - self.mean
@@ -85,7 +123,7 @@ class SurveySums:
             self.comoment + other.comoment + common * np.outer(by_feature, by_target), self.sample + other.sample,
             digest(self.fingerprint, other.fingerprint),
             self.target_square_sum + other.target_square_sum + common * by_target**2,
-            self.offset_mean + share * (other.offset_mean - self.offset_mean))
+            self.offset_mean + share * (other.offset_mean - self.offset_mean), held_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +141,8 @@ class SurveyScan:
     """Seed of the draw."""
     family: str = "logistic"
     """Name of the family."""
+    split: Split | None = None
+    """Tells which rows are held out, where some are."""
     keyed: bool = False
     """Whether the sampled rows are to come with the keys of their parts."""
 
@@ -116,24 +156,31 @@ class SurveyScan:
         Y = FAMILIES[self.family].target(batch.target[leaf], self.classes, batch.first_row + leaf.start)
         weights, beside = batch.weights_of(leaf), batch.offset_of(leaf)
         k = Y.shape[1]
-        omega = np.ones(k) if weights is None else weights
+        omega, held_out = np.ones(k) if weights is None else weights, None
+        if self.split is not None:
+            out = self.split.held_out(batch, leaf)
+            held_out = HeldOutSums.of(out, Y, omega)
+            omega = np.where(out, 0.0, omega)
         weight_sum = float(omega.sum())
         with np.errstate(invalid="ignore", over="ignore"):  # non-finite data show in the sums, and are looked for there
             target_mean = Y @ omega / weight_sum if weight_sum > 0 else np.zeros(len(Y))
             Y -= target_mean[:, None]
             block = batch.X[:, leaf]
             moments = None
-            if weights is None:
-                moments = _moments_about_zero(workspace.cast(block), Y)
+            if weights is None and weight_sum > 0:
+                moments = _moments_about_zero(workspace.cast(block), Y, omega)
             if moments is None:
                 moments = _moments_about_a_row(workspace.cast(block), Y, omega, weight_sum)
             mean, square_sum, comoment = moments
         offset_mean = 0.0 if beside is None or weight_sum == 0 else float(beside @ omega / weight_sum)
-        return SurveySums(k, weight_sum, mean, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), Y**2 @ omega, offset_mean)
+        return SurveySums(k, weight_sum, mean, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), Y**2 @ omega, offset_mean,
+                          held_out)
 
     def _draw(self, batch: Batch) -> tuple[SampledRows, ...]:
         assert batch.target is not None
         drawn = np.flatnonzero(row_is_drawn(batch.first_row, batch.X.shape[1], self.sample_fraction, self.seed))
+        if self.split is not None and len(drawn):  # by leaves: what it takes to tell is several times as long as what it tells
+            drawn = drawn[~np.concatenate([self.split.held_out(batch, leaf) for leaf in batch.leaves(_ROWS_SPLIT_AT_ONCE)])[drawn]]
         if not len(drawn):
             return ()
         return (SampledRows(np.ascontiguousarray(batch.X[:, drawn].T), batch.target[drawn],
@@ -141,19 +188,19 @@ class SurveyScan:
                             split_keys(batch)[drawn] if self.keyed else None),)
 
 
-def _moments_about_zero(X: Array, Y: Array) -> tuple[Array, Array, Array] | None:
-    """Mean, centred sum of squares and co-moment of (n, k) with Y, (c, k), about its mean; each row weighs 1; overwrites ``X``.
+def _moments_about_zero(X: Array, Y: Array, omega: Array) -> tuple[Array, Array, Array] | None:
+    """Mean, centred sum of squares and co-moment of (n, k) with Y, (c, k), about its mean; rows weigh 1 or, held out, 0; overwrites ``X``.
 
     The square of the mean is taken off at the end, which costs four digits of sixteen at most where the mean is not far from
     zero beside the spread; None where it is.
     """
-    ones = np.ones(X.shape[1])
-    total = X @ ones
-    comoment = X @ Y.T
-    about_zero = np.multiply(X, X, out=X) @ ones
-    about_mean = about_zero - total**2 / len(ones)
+    weight = float(omega.sum())
+    total = X @ omega
+    comoment = X @ (Y * omega).T
+    about_zero = np.multiply(X, X, out=X) @ omega
+    about_mean = about_zero - total**2 / weight
     near_zero = (about_mean >= 1e-4 * about_zero) & ((about_zero > _LEAST_SQUARES) | (total == 0))
-    return (total / len(ones), about_mean, comoment) if near_zero.all() else None
+    return (total / weight, about_mean, comoment) if near_zero.all() else None
 
 
 def _moments_about_a_row(X: Array, Y: Array, omega: Array, weight_sum: float) -> tuple[Array, Array, Array]:

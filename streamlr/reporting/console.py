@@ -75,7 +75,8 @@ class Console:
 def pass_line(event: PassFinished) -> str:
     """One line for one pass."""
     speed = event.bytes_read / event.seconds / 1e9 if event.seconds > 0 else 0.0
-    return (f"pass {event.number:3d}   loss {event.loss:.9f}   gradient {event.gradient_max:.2e}   step {event.step:<6.3g} "
+    validation = "" if event.validation_loss is None else f"validation {event.validation_loss:.9f}   "
+    return (f"pass {event.number:3d}   loss {event.loss:.9f}   {validation}gradient {event.gradient_max:.2e}   step {event.step:<6.3g} "
             f"{event.seconds:7.2f} s   {speed:.2f} GB/s")
 
 

@@ -6,6 +6,9 @@ from streamlr.solvers.base import Outcome, Solver, State, minimize
 from streamlr.solvers.gradient_descent import GradientDescent
 from streamlr.solvers.lbfgs import Lbfgs
 from streamlr.solvers.newton import Newton
+from streamlr.solvers.proximal import Proximal
 from streamlr.solvers.together import Problem, Standing, minimize_together
+from streamlr.solvers.watched import Watched
 
-__all__ = ["GradientDescent", "Lbfgs", "Newton", "Outcome", "Problem", "Solver", "Standing", "State", "minimize", "minimize_together"]
+__all__ = ["GradientDescent", "Lbfgs", "Newton", "Outcome", "Problem", "Proximal", "Solver", "Standing", "State", "Watched", "minimize",
+           "minimize_together"]

@@ -7,7 +7,7 @@ state is all there is: written down it is a checkpoint, built by hand it is a wa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -71,6 +71,14 @@ class State:
     """How the solve has ended, or an empty text."""
     reason: str
     """Why it has ended."""
+    held_loss: float = field(default=np.nan, kw_only=True)
+    """Loss at the point of the rows that are held out; this and what follows is what `Watched` remembers."""
+    best_held_loss: float = field(default=np.inf, kw_only=True)
+    """Smallest of these so far."""
+    best_held_point: Array | None = field(default=None, kw_only=True)
+    """Where that was, (d,), if the run is to end there."""
+    steps_without_gain: int = field(default=0, kw_only=True)
+    """Steps since it last became smaller."""
 
 
 class Solver(Protocol):
@@ -130,7 +138,8 @@ def minimize(objective: Objective, solver: Solver, state: State, passes: int, ma
                           "solver.max_passes, or accept the model as it is")
 
 
-def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step: Array | None, waited: int = 0) -> tuple[Outcome | None, int]:
+def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step: Array | None, waited: int = 0,
+            decrement: float | None = None) -> tuple[Outcome | None, int]:
     """Whether a solve ends at this evaluation.
 
     The gradient decides. Where a solver can tell how far the optimum is (``newton_step``), it has to be near as well: on
@@ -145,13 +154,15 @@ def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step:
         Where the solver believes the optimum to be, relative to the point, (d,).
     waited
         Passes in a row for which the gradient has been within the tolerance and the optimum still far.
+    decrement
+        By how much the objective would fall along the step, to first order, where the gradient alone does not tell.
 
     Returns
     -------
     outcome, waited
         How the solve ends, or None; and the new count.
     """
-    if at.separates and not objective.penalized:
+    if at.separates and objective.free_to_grow(at.point):
         return Outcome(DIVERGED, SEPARABLE), 0
     if not np.isfinite(at.value) or not np.isfinite(at.gradient_max):
         return Outcome(DIVERGED, "the objective is no longer finite; the steps are too long"), 0
@@ -159,7 +170,8 @@ def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step:
         return None, waited
     size = max(0.1, float(np.abs(at.point).max()))
     reach = 0.0
-    if newton_step is not None and at.gradient_max > _NOTHING and -float(at.gradient @ newton_step) > _NO_DECREMENT:
+    if newton_step is not None and at.gradient_max > _NOTHING and (
+            -float(at.gradient @ newton_step) if decrement is None else decrement) > _NO_DECREMENT:
         reach = float(np.abs(newton_step).max())
     far = reach > _FAR * size
     if far and waited + 1 >= _PATIENCE and not objective.penalized:

@@ -32,13 +32,17 @@ def best_acceptable(value: float, gradient: Array, direction: Array, steps: Arra
     evaluations
         What was found at ``point + step * direction``.
     """
-    slope = float(gradient @ direction)
+    return best_by_slopes(value, float(gradient @ direction), steps, evaluations, [float(found.gradient @ direction) for found in evaluations])
+
+
+def best_by_slopes(value: float, slope: float, steps: Array, evaluations: list[Evaluation], slopes: list[float]) -> int | None:
+    """The same from the slope at step 0 and those that were found, for objectives whose slope is more than a product with the gradient."""
     best: int | None = None
     for k, found in enumerate(evaluations):
         if not (np.isfinite(found.value) and np.isfinite(found.gradient_max)):
             continue
         decreased = found.value <= value + SUFFICIENT_DECREASE * float(steps[k]) * slope
-        flat = found.value <= value + _ROUNDING * abs(value) and abs(float(found.gradient @ direction)) <= abs(slope)
+        flat = found.value <= value + _ROUNDING * abs(value) and abs(slopes[k]) <= abs(slope)
         if (decreased or flat) and (best is None or found.value < evaluations[best].value):
             best = k
     return best
