@@ -38,7 +38,7 @@ def strengths(path: PathConfig, objective: Objective, start: Evaluation) -> Arra
     path
         What is asked for.
     objective
-        Of strength 1 and share 0 of l1.
+        Of strength 1 of l1 alone.
     start
         Without features.
     """
@@ -52,10 +52,9 @@ def strengths(path: PathConfig, objective: Objective, start: Evaluation) -> Arra
 
 def largest_strength(objective: Objective, start: Evaluation, alpha: float) -> float:
     """The smallest strength at which l1 leaves no coefficient."""
-    by_V, _ = objective.coordinates.split(start.gradient)
-    unit = np.sqrt(objective.penalty_scale)  # what a coefficient of this parametrisation counts in the penalty
+    unit = objective.nonsmooth.thresholds  # what a coefficient of this parametrisation counts in the penalty
     free = unit > 0
-    slope = float((np.abs(by_V[free]) / unit[free, None]).max(initial=0.0))
+    slope = float((np.abs(start.gradient[free]) / unit[free]).max(initial=0.0))
     return slope / max(alpha, _LEAST_ALPHA) or 1.0  # 0 where no feature tells anything: any strength will do
 
 

@@ -7,7 +7,8 @@ interpolated. The metric of each model is exact in its own penalty: with VᵀHV 
 
     (H + λ D)⁻¹  =  V diag(1 / (1 + λ μ)) Vᵀ
 
-so strengths, and all folds of them, may share V where there is no room for one each.
+so strengths, and all folds of them, may share V where there is no room for one each. With l1 or bounds the Hessian itself is what the solver
+asks for.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from streamlr.execution.local import SerialEngine, ThreadsEngine, available_core
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.survey import SampledRows
 from streamlr.objective import Evaluation, Objective
-from streamlr.sample_curvature import SampleCurvature
-from streamlr.solvers import Lbfgs, Problem, Standing, State, minimize_together
-from streamlr.solvers.lbfgs import Metric
+from streamlr.sample_curvature import Kronecker, SampleCurvature
+from streamlr.solvers import Lbfgs, Problem, Proximal, Standing, State, minimize_together
+from streamlr.solvers.proximal import loss_hessian
 from streamlr.warm_start import MOST_COUPLED_PARAMETERS, fill_unseen
 
 log = logging.getLogger(__name__)
@@ -72,12 +73,13 @@ class Curvature:
     mu: Array
     """VᵀDV = diag(μ), (d,)."""
 
-    def with_strength(self, l2: float) -> RidgeMetric:
-        return RidgeMetric(self.V, 1.0 / (1.0 + l2 * self.mu))
+    def with_strength(self, share: float) -> RidgeMetric:
+        """With so many times the penalty."""
+        return RidgeMetric(self.V, 1.0 / (1.0 + share * self.mu))
 
     @classmethod
     def of(cls, hessian: Array, penalty: Array) -> Curvature:
-        """Of a loss, (d, d), and the second derivatives of a penalty of strength 1, (d,)."""
+        """Of a loss, (d, d), and the second derivatives of a penalty, (d,)."""
         diagonal = np.diag(hessian)
         root = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
         scaled = hessian / root / root[:, None]
@@ -92,30 +94,63 @@ class Curvature:
         return cls(inverse_factor.T @ rotation / root[:, None], np.maximum(mu, 0.0))
 
 
-def start_plain(grid: Sequence[Sequence[Objective]], tolerance: float) -> tuple[list[Problem], list[Standing]]:
+Known = Curvature | Kronecker | Array
+"""What is known of the curvature at some strengths: for L-BFGS what makes its metrics, for the proximal solver the Hessian of the loss, (d, d)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curvatures:
+    """What is known of the curvature along a path; nothing where there is no sample."""
+
+    known: list[Known]
+    nearest: list[int]
+    """Which of them serves each strength, (L,)."""
+
+    def problems(self, grid: Sequence[Sequence[Objective]], tolerance: float) -> list[Problem]:
+        """The problems of a grid of objectives: of each strength, that of all rows and those of the folds."""
+        first = _strength_of_squares(grid[0][0])
+        problems = []
+        for row, node in zip(grid, self.nearest or [0] * len(grid), strict=True):
+            share = _strength_of_squares(row[0]) / first if first > 0 else 0.0
+            problems += [_problem_of(objective, tolerance, self.known[node] if self.known else None, share) for objective in row]
+        return problems
+
+
+def _strength_of_squares(objective: Objective) -> float:
+    return objective.model.penalty.l2
+
+
+def _problem_of(objective: Objective, tolerance: float, known: Known | None, share: float) -> Problem:
+    """A model that begins at the sample's optimum: the first step counts, since it tells of the place and not of the way there."""
+    if known is None:
+        plain = Lbfgs(objective, tolerance) if objective.smooth else Proximal(objective, tolerance)
+        return Problem(objective, plain, lambda found: plain.init(objective, found))
+    if isinstance(known, np.ndarray):
+        proximal = Proximal(objective, tolerance)
+        return Problem(objective, proximal, lambda found: replace(proximal.init_with(found, known, None, np.ones(1)), accepted=1))
+    metric = known.with_strength(share)
+    solver = Lbfgs(objective, tolerance, sampled=metric)
+
+    def begin(found: Evaluation) -> State:
+        return replace(solver.init_with(found, np.empty(0), -metric(found.gradient), np.ones(1), found.point), accepted=1)
+
+    return Problem(objective, solver, begin)
+
+
+def start_plain(grid: Sequence[Sequence[Objective]]) -> tuple[Curvatures, list[Standing]]:
     """Without a sample: every model from intercepts alone, by the plain method."""
-    problems, standings = [], []
-    for objective in (objective for row in grid for objective in row):
-        solver = Lbfgs(objective, tolerance)
-        problems.append(Problem(objective, solver, lambda found, solver=solver, objective=objective: solver.init(objective, found)))  # type: ignore[misc]
-        standings.append(Standing(objective.start()))
-    return problems, standings
+    return Curvatures([], []), [Standing(objective.start()) for row in grid for objective in row]
 
 
-def start_together(grid: Sequence[Sequence[Objective]], strengths: Sequence[float], sample: SampledRows, tolerance: float,
-                   most_curvatures: int) -> tuple[list[Problem], list[Standing]]:
-    """All models of a path, each at the sample's optimum, with the sample's Hessian as metric.
+def start_together(grid: Sequence[Sequence[Objective]], sample: SampledRows, most_curvatures: int) -> tuple[Curvatures, list[Standing]]:
+    """All models of a path, each at the sample's optimum, and the sample's curvature there.
 
     Parameters
     ----------
     grid
         The objective of every strength of the penalty, from the largest on: first that of all rows, then those of the folds.
-    strengths
-        Of the squared norm, for each.
     sample
         Rows in memory, with the keys of their parts where there are folds.
-    tolerance
-        Of the solves on all rows.
     most_curvatures
         Hessians that there is room for.
     """
@@ -123,34 +158,30 @@ def start_together(grid: Sequence[Sequence[Objective]], strengths: Sequence[floa
     with ExitStack() as stack:
         engine = here if isinstance(here, SerialEngine | ThreadsEngine) else stack.enter_context(ThreadsEngine(available_cores()))
         stack.enter_context(one_blas_thread())
-        return _SampleSolve(grid, strengths, sample, engine, most_curvatures).starts(tolerance)
+        return _SampleSolve(grid, sample, engine, most_curvatures).starts()
 
 
 class _SampleSolve:
     """The solve of a sample for all models."""
 
-    def __init__(self, grid: Sequence[Sequence[Objective]], strengths: Sequence[float], sample: SampledRows, engine: Engine, most_curvatures: int) -> None:
+    def __init__(self, grid: Sequence[Sequence[Objective]], sample: SampledRows, engine: Engine, most_curvatures: int) -> None:
         self.grid = grid
-        self.strengths = strengths
         self.sample = sample
         self.engine = engine
         self.most_curvatures = most_curvatures
         self.model = grid[0][0]
         self.whole = len(sample.X) == self.model.moments.n_rows
-        self.metrics: list[Metric] = []
+        self.curvatures = Curvatures([], [])
 
-    def starts(self, tolerance: float) -> tuple[list[Problem], list[Standing]]:
+    def starts(self) -> tuple[Curvatures, list[Standing]]:
         points = [[objective.start() for objective in row] for row in self.grid]
         if self._dense():
             points = self._coarse_to_fine(points)
         else:
-            self.metrics = self._kronecker()
+            if self.model.smooth:
+                self.curvatures = Curvatures([self._kronecker()], [0] * len(self.grid))
             points = self._solve(1, points, folds=True, tolerance=self._tolerance(1, _OF_NOISE))
-        problems, standings = [], []
-        for row, metric, at in zip(self.grid, self.metrics, points, strict=True):
-            problems += [problem_of(objective, tolerance, metric) for objective in row]
-            standings += [Standing(point) for point in at]
-        return problems, standings
+        return self.curvatures, [Standing(point) for row in points for point in row]
 
     def _dense(self) -> bool:
         """Whether the Hessian is worth being written down; of many coupled outputs it is not."""
@@ -199,48 +230,32 @@ class _SampleSolve:
 
     def _solve(self, stride: int, points: list[list[Array]], *, folds: bool, tolerance: float) -> list[list[Array]]:
         grid = self._on_sample(stride, folds)
-        problems, standings = [], []
-        for row, metric, at in zip(grid, self.metrics, points, strict=True):
-            problems += [problem_of(objective, tolerance, metric) for objective in row]
-            standings += [Standing(point) for point in at[: len(row)]]
-        scans = []
-        found = iter(minimize_together(problems, standings, 0, _PASSES_OF_LEVEL, len(problems) * 4, lambda passes, _: scans.append(passes)))
+        problems = self.curvatures.problems(grid, tolerance)
+        standings = [Standing(point) for row, at in zip(grid, points, strict=True) for point in at[: len(row)]]
+        scans: list[int] = []
+        found = iter(minimize_together(problems, standings, 0, _PASSES_OF_LEVEL, len(problems) * 4, lambda number, *_: scans.append(number)))
         solved = [[_point_of(next(found)) for _ in row] for row in grid]
         log.info("every %d. of %d sampled rows, %d models: %d reads", stride, len(self.sample.X), len(problems), len(scans))
         return solved if folds else [[row[0]] * len(at) for row, at in zip(solved, points, strict=True)]
 
     def _take_curvature(self, stride: int, points: list[list[Array]], anchors: list[int]) -> None:
-        """Make the metrics of all strengths from Hessians at the anchors."""
+        """Know the curvature of all strengths from Hessians at the anchors."""
         grid = self._on_sample(stride, folds=False)
         hessians = [self._loss_hessian(grid[i][0], points[i][0]) for i in anchors]
-        penalty = penalty_curvature(self.model) / self.strengths[0] if self.strengths[0] > 0 else np.zeros(self.model.size)
         nodes = sorted({round(at) for at in np.linspace(0, len(grid) - 1, max(1, min(len(grid), self.most_curvatures)))}) if len(anchors) > 1 else anchors
-        curvatures = [Curvature.of(_between(anchors, hessians, at), penalty) for at in nodes]
-        nearest = [int(np.argmin([abs(at - i) for at in nodes])) for i in range(len(grid))]
-        self.metrics = [curvatures[node].with_strength(strength) for node, strength in zip(nearest, self.strengths, strict=True)]
+        between = (_between(anchors, hessians, at) for at in nodes)
+        known: list[Known] = [Curvature.of(hessian, self.model.penalty_curvature) if self.model.smooth else hessian for hessian in between]
+        self.curvatures = Curvatures(known, [int(np.argmin([abs(at - i) for at in nodes])) for i in range(len(grid))])
 
     def _loss_hessian(self, objective: Objective, point: Array) -> Array:
-        found = objective.evaluate(point[None, :], "sample", hessian=True)[0].hessian
-        assert found is not None
-        np.einsum("ii->i", found)[:] -= penalty_curvature(objective)
+        hessian = loss_hessian(objective, objective.evaluate(point[None, :], "sample", hessian=True)[0])
         if not self.whole:
-            fill_unseen(found)
-        return found
+            fill_unseen(hessian)
+        return hessian
 
-    def _kronecker(self) -> list[Metric]:
+    def _kronecker(self) -> Kronecker:
         source = ArraySource(self.sample.X, self.sample.target, self.sample.weights)
-        base = SampleCurvature(self.model, source, self.model.start(), exact=False).kronecker
-        return [base.with_strength(strength / self.strengths[0] if self.strengths[0] > 0 else 1.0) for strength in self.strengths]
-
-
-def problem_of(objective: Objective, tolerance: float, metric: Metric) -> Problem:
-    """A model that begins at the sample's optimum: the first step counts, since it tells of the place and not of the way there."""
-    solver = Lbfgs(objective, tolerance, sampled=metric)
-
-    def begin(found: Evaluation) -> State:
-        return replace(solver.init_with(found, np.empty(0), -metric(found.gradient), np.ones(1), found.point), accepted=1)
-
-    return Problem(objective, solver, begin)
+        return SampleCurvature(self.model, source, self.model.start(), exact=False).kronecker
 
 
 def _point_of(standing: Standing) -> Array:
@@ -257,12 +272,6 @@ def _between(anchors: list[int], hessians: list[Array], at: int) -> Array:
         return hessians[0]
     share = (at - anchors[right - 1]) / (anchors[right] - anchors[right - 1])
     return (1.0 - share) * hessians[right - 1] + share * hessians[right]
-
-
-def penalty_curvature(objective: Objective) -> Array:
-    """Second derivatives of the penalty by the parameters, (d,)."""
-    c = objective.coordinates.n_outputs
-    return objective.coordinates.join(np.repeat(objective.penalty_scale[:, None], c, axis=1), np.zeros(c))
 
 
 def replace_scanner(objective: Objective, scanner: Scanner) -> Objective:

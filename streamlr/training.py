@@ -20,7 +20,7 @@ from streamlr.config_tree import flat_settings
 from streamlr.data.rows import labels_of, rows_of
 from streamlr.data.source import ArraySource, Rows, Source
 from streamlr.data.validation import open_store
-from streamlr.errors import ConfigError, RunDirectoryError, WriteError
+from streamlr.errors import ConfigError, WriteError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import Engine, blas_core, one_blas_thread
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 _STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState,
                                   "proximal": ProximalState}
 _SOLVERS: dict[str, type[Lbfgs | Newton | Proximal]] = {"lbfgs": Lbfgs, "newton": Newton, "proximal": Proximal}
-_BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options")
+_BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options", "path.choose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,27 +289,14 @@ class _Run:
         self.history = list(saved.values["history"])
         self.committed = saved.passes
         self.seconds_before = float(saved.values["seconds"])
-        self._require_same_data(classes, moments, saved)
+        self.look.require_same_data(classes, moments, saved.values["modified"])
+        self.bytes_told, self.pass_started = self.look.scanner.bytes_read, time.monotonic()
         self.sample_fraction = float(saved.values["sample_fraction"])
         problem = self._with_sample(problem, state)
         self.directory.write_config(self.settings)
         self.directory.write_history(self.history)
         self.publish(Note(f"resuming after pass {saved.passes}, at a gradient of {state.gradient_max:.3g}"))
         return problem, state
-
-    def _require_same_data(self, classes: NDArray[Any], moments: Moments, saved: Checkpoint) -> None:
-        """Hold the data against those of the checkpoint: by when they were written, or if that does not tell, by reading them once."""
-        if self.look.source.modified is not None and self.look.source.modified == saved.values["modified"]:
-            return
-        survey = self.look.survey(classes, 0.0, "compare")
-        self.bytes_told, self.pass_started = self.look.scanner.bytes_read, time.monotonic()
-        if survey.held_out is not None and survey.held_out.digest.hex() != moments.held_digest:
-            raise RunDirectoryError("the checkpoint was made with other rows held out than those that are now; bring back the array that says which, or "
-                                    "start anew with --overwrite")
-        if survey.fingerprint.hex() != moments.fingerprint:
-            raise RunDirectoryError(f"the checkpoint was made with data of fingerprint {moments.fingerprint[:12]}, those in "
-                                    f"{self.look.source.describe('features')} have {survey.fingerprint.hex()[:12]}; bring back the data that it was made with, "
-                                    "or start anew with --overwrite")
 
     def _with_sample(self, problem: _Problem, state: State) -> _Problem:
         """Draw the sample again where its curvature is the metric, which no checkpoint holds: one more read of the data."""
@@ -324,11 +311,7 @@ class _Run:
         return replace(problem, solver=replace(problem.solver, sampled=sampled_metric(problem.objective, sample, state.curvature_at)))
 
     def _fingerprint(self) -> dict[str, str]:
-        """What must be the same for a checkpoint to be continued: all keys that the bits depend on, and the shape of the data."""
-        flat = {key: repr(value) for key, value in flat_settings(self.settings.to_public_dict()) if not key.startswith(_BITS_DO_NOT_DEPEND_ON)}
-        data = {"data shape": f"({self.look.source.n_rows}, {self.look.source.n_features})", "data dtype": str(self.look.source.dtype),
-                "data chunk rows": str(self.look.source.chunk_rows), "data bytes": str(self.look.source.stored_bytes)}
-        return {**flat, **data}
+        return run_fingerprint(self.settings, self.look.source)
 
     def _result(self, problem: _Problem, state: State, outcome: Outcome) -> TrainResult:
         objective, solver = problem.objective, self._watched(problem)
@@ -352,6 +335,14 @@ class _Run:
         if self.directory is not None:
             self.directory.write_results(model, summary)
         return TrainResult(model, outcome.status, outcome.reason, len(self.history), self.history, summary)
+
+
+def run_fingerprint(settings: TrainConfig, source: Source) -> dict[str, str]:
+    """What must be the same for a checkpoint to be continued: all keys that the bits depend on, and the shape of the data."""
+    flat = {key: repr(value) for key, value in flat_settings(settings.to_public_dict()) if not key.startswith(_BITS_DO_NOT_DEPEND_ON)}
+    data = {"data shape": f"({source.n_rows}, {source.n_features})", "data dtype": str(source.dtype),
+            "data chunk rows": str(source.chunk_rows), "data bytes": str(source.stored_bytes)}
+    return {**flat, **data}
 
 
 def _start_point(problem: _Problem, model: Model | None) -> NDArray[np.float64]:

@@ -60,7 +60,7 @@ class Standing:
 
 
 def minimize_together(problems: Sequence[Problem], standings: Sequence[Standing], passes: int, max_passes: int, most_columns: int,
-                      pass_done: Callable[[int, list[Standing]], None]) -> list[Standing]:
+                      pass_done: Callable[[int, list[Standing], bool], None]) -> list[Standing]:
     """Drive all problems until each has ended or the passes are used up.
 
     Parameters
@@ -74,19 +74,20 @@ def minimize_together(problems: Sequence[Problem], standings: Sequence[Standing]
     most_columns
         Points that are evaluated in one pass; where all problems together ask for more, it takes several.
     pass_done
-        Called with the number of passes and the standings when all problems have taken a step.
+        Called after every pass with its number, the standings, and whether all problems have taken their step by now: only then may they be continued
+        to the same bits, since these depend on what shares a pass.
     """
     now = list(standings)
     while active := [i for i, standing in enumerate(now) if not standing.ended and (passes < max_passes or standing.state is None)]:
         asked = [(problems[i].objective, _candidates(problems[i], now[i])) for i in active]
         with np.errstate(over="ignore", invalid="ignore"):  # steps that lead to infinity end in a status, not in a warning
-            for scan in _scans(asked, most_columns):
+            scans = _scans(asked, most_columns)
+            for scan in scans:
                 passes += 1
-                some = [active[at] for at in scan]
                 found = evaluate_together([asked[at] for at in scan], f"pass {passes}")
-                for i, evaluations in zip(some, found, strict=True):
-                    now[i] = _stepped(problems[i], now[i], evaluations, passes)
-        pass_done(passes, now)
+                for at, evaluations in zip(scan, found, strict=True):
+                    now[active[at]] = _stepped(problems[active[at]], now[active[at]], evaluations, passes)
+                pass_done(passes, list(now), scan is scans[-1])
     return now
 
 
