@@ -30,7 +30,7 @@ from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.survey import SampledRows
 from streamlr.objective import Evaluation, Objective
 from streamlr.sample_curvature import Kronecker, SampleCurvature
-from streamlr.solvers import Lbfgs, Problem, Proximal, Standing, State, minimize_together
+from streamlr.solvers import Lbfgs, Newton, Problem, Proximal, Solver, Standing, State, minimize, minimize_together
 from streamlr.solvers.proximal import loss_hessian
 from streamlr.warm_start import MOST_COUPLED_PARAMETERS, fill_unseen
 
@@ -43,10 +43,14 @@ _LEVELS = 3
 _LEAST_ROWS_PER_PARAMETER = 6
 _MOST_ANCHORS = 8
 _PASSES_OF_LEVEL = 30
+_PASSES_OF_NEWTON = 100
 _TOLERANCE_OF_WHOLE = 1e-10
 _OF_NOISE = 0.05
 """How much of what chance makes of a sample's gradient, 1 / sqrt(rows), is left when the sample counts as solved."""
 _COARSE_OF_NOISE = 0.5
+_NEWTON_PARAMETERS = 256
+_CHEAP_PRODUCTS = 5e8
+"""Rows times parameters squared up to which a Hessian costs little more than to look at the rows."""
 _RIDGE = 1e-8
 
 
@@ -233,10 +237,19 @@ class _SampleSolve:
         problems = self.curvatures.problems(grid, tolerance)
         standings = [Standing(point) for row, at in zip(grid, points, strict=True) for point in at[: len(row)]]
         scans: list[int] = []
-        found = iter(minimize_together(problems, standings, 0, _PASSES_OF_LEVEL, len(problems) * 4, lambda number, *_: scans.append(number)))
-        solved = [[_point_of(next(found)) for _ in row] for row in grid]
+        standings = minimize_together(problems, standings, 0, _PASSES_OF_LEVEL, len(problems) * 4, lambda number, *_: scans.append(number))
+        found = iter([self._point_of(problem, standing, tolerance) for problem, standing in zip(problems, standings, strict=True)])
+        solved = [[next(found) for _ in row] for row in grid]
         log.info("every %d. of %d sampled rows, %d models: %d reads", stride, len(self.sample.X), len(problems), len(scans))
         return solved if folds else [[row[0]] * len(at) for row, at in zip(solved, points, strict=True)]
+
+    def _point_of(self, problem: Problem, standing: Standing, tolerance: float) -> Array:
+        """Where a solve has got: its start, if that leads nowhere; by Newton's method, where that is cheap and the curvature of others did not do."""
+        if standing.state is None or not np.isfinite(standing.state.point).all():
+            return standing.point
+        objective, point = problem.objective, standing.state.point
+        cheap = objective.size <= _NEWTON_PARAMETERS and objective.scanner.source.n_rows * objective.size**2 <= _CHEAP_PRODUCTS
+        return _newton(objective, point, tolerance) if not standing.ended and cheap else point
 
     def _take_curvature(self, stride: int, points: list[list[Array]], anchors: list[int]) -> None:
         """Know the curvature of all strengths from Hessians at the anchors."""
@@ -258,9 +271,19 @@ class _SampleSolve:
         return SampleCurvature(self.model, source, self.model.start(), exact=False).kronecker
 
 
-def _point_of(standing: Standing) -> Array:
-    """Where a solve on the sample has got; its start, if that leads nowhere."""
-    return standing.point if standing.state is None or not np.isfinite(standing.state.point).all() else standing.state.point
+def _newton(objective: Objective, point: Array, tolerance: float) -> Array:
+    """Where Newton's method leads from a point."""
+    first = objective.evaluate(point[None, :], "sample", hessian=True)[0]
+    solver: Solver
+    if objective.smooth:
+        solver = newton = Newton(objective, tolerance)
+        state: State = newton.init(objective, first)
+    else:
+        solver = proximal = Proximal(objective, tolerance, needs_hessian=True)
+        state = proximal.init_with(first, loss_hessian(objective, first), None, np.ones(1))
+    state, outcome = minimize(objective, solver, state, 0, _PASSES_OF_NEWTON, lambda *_: None)
+    log.info("a model of the sample, Newton: %s at a gradient of %.2g", outcome.status, state.gradient_max)
+    return state.point if np.isfinite(state.point).all() else point
 
 
 def _between(anchors: list[int], hessians: list[Array], at: int) -> Array:
