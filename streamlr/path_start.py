@@ -43,7 +43,7 @@ _LEVELS = 3
 _LEAST_ROWS_PER_PARAMETER = 6
 _MOST_ANCHORS = 8
 _PASSES_OF_LEVEL = 30
-_PASSES_OF_NEWTON = 100
+_PASSES_OF_NEWTON = 60
 _TOLERANCE_OF_WHOLE = 1e-10
 _OF_NOISE = 0.05
 """How much of what chance makes of a sample's gradient, 1 / sqrt(rows), is left when the sample counts as solved."""
@@ -238,18 +238,13 @@ class _SampleSolve:
         standings = [Standing(point) for row, at in zip(grid, points, strict=True) for point in at[: len(row)]]
         scans: list[int] = []
         standings = minimize_together(problems, standings, 0, _PASSES_OF_LEVEL, len(problems) * 4, lambda number, *_: scans.append(number))
-        found = iter([self._point_of(problem, standing, tolerance) for problem, standing in zip(problems, standings, strict=True)])
-        solved = [[next(found) for _ in row] for row in grid]
+        each = iter(zip(problems, standings, strict=True))
+        solved: list[list[Array]] = []
+        for row in grid:
+            before = solved[-1] if solved else [objective.start() for objective in row]
+            solved.append([_point_of(*next(each), of_larger, tolerance) for of_larger in before])
         log.info("every %d. of %d sampled rows, %d models: %d reads", stride, len(self.sample.X), len(problems), len(scans))
         return solved if folds else [[row[0]] * len(at) for row, at in zip(solved, points, strict=True)]
-
-    def _point_of(self, problem: Problem, standing: Standing, tolerance: float) -> Array:
-        """Where a solve has got: its start, if that leads nowhere; by Newton's method, where that is cheap and the curvature of others did not do."""
-        if standing.state is None or not np.isfinite(standing.state.point).all():
-            return standing.point
-        objective, point = problem.objective, standing.state.point
-        cheap = objective.size <= _NEWTON_PARAMETERS and objective.scanner.source.n_rows * objective.size**2 <= _CHEAP_PRODUCTS
-        return _newton(objective, point, tolerance) if not standing.ended and cheap else point
 
     def _take_curvature(self, stride: int, points: list[list[Array]], anchors: list[int]) -> None:
         """Know the curvature of all strengths from Hessians at the anchors."""
@@ -271,6 +266,16 @@ class _SampleSolve:
         return SampleCurvature(self.model, source, self.model.start(), exact=False).kronecker
 
 
+def _point_of(problem: Problem, standing: Standing, of_larger: Array, tolerance: float) -> Array:
+    """Where a solve has got: its start, if that leads nowhere; where the curvature of others did not do and its own is cheap, by Newton's method from
+    the optimum of the next larger strength, (d,)."""
+    if standing.state is None or not np.isfinite(standing.state.point).all():
+        return standing.point
+    objective = problem.objective
+    cheap = objective.size <= _NEWTON_PARAMETERS and objective.scanner.source.n_rows * objective.size**2 <= _CHEAP_PRODUCTS
+    return standing.state.point if standing.ended or not cheap else _newton(objective, of_larger, tolerance)
+
+
 def _newton(objective: Objective, point: Array, tolerance: float) -> Array:
     """Where Newton's method leads from a point."""
     first = objective.evaluate(point[None, :], "sample", hessian=True)[0]
@@ -283,7 +288,7 @@ def _newton(objective: Objective, point: Array, tolerance: float) -> Array:
         state = proximal.init_with(first, loss_hessian(objective, first), None, np.ones(1))
     state, outcome = minimize(objective, solver, state, 0, _PASSES_OF_NEWTON, lambda *_: None)
     log.info("a model of the sample, Newton: %s at a gradient of %.2g", outcome.status, state.gradient_max)
-    return state.point if np.isfinite(state.point).all() else point
+    return state.point
 
 
 def _between(anchors: list[int], hessians: list[Array], at: int) -> Array:
