@@ -21,6 +21,8 @@ from streamlr.objective import Evaluation, Objective
 Array = NDArray[np.float64]
 
 _LEAST_ALPHA = 1e-3
+_ABOVE = 1.0 + 1e-7
+"""By how much the largest strength is raised: at the very edge, where a threshold equals a gradient, rounding would decide."""
 _SMALLEST = 1e-4
 _SMALLEST_OF_FEW_ROWS = 1e-2
 
@@ -55,7 +57,7 @@ def largest_strength(objective: Objective, start: Evaluation, alpha: float) -> f
     unit = objective.nonsmooth.thresholds  # what a coefficient of this parametrisation counts in the penalty
     free = unit > 0
     slope = float((np.abs(start.gradient[free]) / unit[free]).max(initial=0.0))
-    return slope / max(alpha, _LEAST_ALPHA) or 1.0  # 0 where no feature tells anything: any strength will do
+    return _ABOVE * slope / max(alpha, _LEAST_ALPHA) or 1.0  # 0 where no feature tells anything: any strength will do
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,41 +108,49 @@ class GradientScan:
             loss, A = family.loss_and_activation(Z.reshape(K, c, -1), Y)
             dZ = np.subtract(A, Y, out=Z.reshape(K, c, -1)).reshape(K * c, -1)
             loss = loss.reshape(K, -1, X.shape[1])
-            counted, held = weights, None
+            by_candidate = dZ.reshape(K, c, -1)
+            held_weight, held_loss = np.zeros(K), np.zeros(K)
             if self.split is not None:
-                counted, held = self._shared_out(batch, leaf, weights)
-            if counted is not None:
-                by_candidate = dZ.reshape(K, c, -1)
-                by_candidate *= counted if counted.ndim == 1 else counted[:, None, :]
+                self._hold_out(self.split.parts(batch, leaf), weights, loss, by_candidate, held_weight, held_loss)
+            if weights is not None:
+                by_candidate *= weights
             dW = X @ dZ.T
             db = dZ.sum(axis=1)
-        nothing = np.zeros(K)
         return GradientSums(
-            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), nothing if held is None else nothing + held.sum(axis=-1),
-            nothing if held is None else _weighted(loss, held), _weighted(loss, counted), _largest(loss, counted),
-            dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
-            hessian_of(X, A[0], family, counted if counted is None or counted.ndim == 1 else counted[0]) if self.hessian else None)
+            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), held_weight, held_loss, _weighted(loss, weights),
+            _largest(loss, weights), dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
+            hessian_of(X, A[0], family, self._counted(batch, leaf, weights)) if self.hessian else None)
 
-    def _shared_out(self, batch: Batch, leaf: slice, weights: Array | None) -> tuple[Array, Array]:
-        """The weights that count in each candidate's sums, and those of the rows that it holds out: (K, k) each, or (k,) where all hold out the same."""
-        assert self.split is not None
+    def _hold_out(self, parts: NDArray[np.intp], weights: Array | None, loss: Array, dZ: Array, held_weight: Array, held_loss: Array) -> None:
+        """Tell the weight and the loss of the rows that each candidate holds out, (K,) each, and take them from ``loss``, (K, ., k), and ``dZ``, (K, c, k).
+
+        Parts are gone through rather than candidates: those of all strengths of a penalty hold out the same few.
+        """
         assert self.held_out is not None
-        parts = self.split.parts(batch, leaf)
-        same = (self.held_out == self.held_out[0]).all()
-        out = parts == (self.held_out[0] if same else self.held_out[:, None])
-        omega = np.ones(len(parts)) if weights is None else weights
-        return omega * ~out, omega * out
+        for part in np.unique(self.held_out):
+            candidates, rows = np.flatnonzero(self.held_out == part), np.flatnonzero(parts == part)
+            if not len(rows):
+                continue
+            omega = np.ones(len(rows)) if weights is None else weights[rows]
+            held_weight[candidates] = omega.sum()
+            there = np.ix_(candidates, range(loss.shape[1]), rows)
+            held_loss[candidates] = (loss[there] @ omega).sum(axis=1)
+            loss[there] = 0.0
+            dZ[np.ix_(candidates, range(dZ.shape[1]), rows)] = 0.0
+
+    def _counted(self, batch: Batch, leaf: slice, weights: Array | None) -> Array | None:
+        """The weights that count in the first candidate's sums, (k,); None where all are 1."""
+        if self.split is None or self.held_out is None:
+            return weights
+        kept = (self.split.parts(batch, leaf) != self.held_out[0]).astype(np.float64)
+        return kept if weights is None else kept * weights
 
 
 def _weighted(loss: Array, weights: Array | None) -> Array:
-    """Sum of the loss, (K, ., k), over outputs and examples, with weights (k,) or (K, k), if any: (K,)."""
-    if weights is None:
-        return loss.sum(axis=2).sum(axis=1)
-    return (loss @ weights if weights.ndim == 1 else np.einsum("kij,kj->ki", loss, weights)).sum(axis=1)
+    """Sum of the loss, (K, ., k), over outputs and examples, with weights (k,), if any: (K,)."""
+    return loss.sum(axis=2).sum(axis=1) if weights is None else (loss @ weights).sum(axis=1)
 
 
 def _largest(loss: Array, weights: Array | None) -> Array:
-    """Largest loss, of (K, ., k), of an example that has weight, (k,) or (K, k): (K,); 0 where none has."""
-    if weights is None:
-        return loss.max(axis=(1, 2))
-    return np.where((weights if weights.ndim == 1 else weights[:, None, :]) > 0, loss, 0.0).max(axis=(1, 2))
+    """Largest loss, of (K, ., k), of an example that has weight, (k,): (K,); 0 where none has."""
+    return loss.max(axis=(1, 2)) if weights is None else np.where(weights > 0, loss, 0.0).max(axis=(1, 2))
