@@ -122,21 +122,17 @@ class GradientScan:
             hessian_of(X, A[0], family, self._counted(batch, leaf, weights)) if self.hessian else None)
 
     def _hold_out(self, parts: NDArray[np.intp], weights: Array | None, loss: Array, dZ: Array, held_weight: Array, held_loss: Array) -> None:
-        """Tell the weight and the loss of the rows that each candidate holds out, (K,) each, and take them from ``loss``, (K, ., k), and ``dZ``, (K, c, k).
-
-        Parts are gone through rather than candidates: those of all strengths of a penalty hold out the same few.
-        """
+        """Tell the weight and the loss of the rows that each candidate holds out, (K,) each, and take them from ``loss``, (K, ., k), and ``dZ``, (K, c, k)."""
         assert self.held_out is not None
-        for part in np.unique(self.held_out):
-            candidates, rows = np.flatnonzero(self.held_out == part), np.flatnonzero(parts == part)
-            if not len(rows):
-                continue
-            omega = np.ones(len(rows)) if weights is None else weights[rows]
-            held_weight[candidates] = omega.sum()
-            there = np.ix_(candidates, range(loss.shape[1]), rows)
-            held_loss[candidates] = (loss[there] @ omega).sum(axis=1)
-            loss[there] = 0.0
-            dZ[np.ix_(candidates, range(dZ.shape[1]), rows)] = 0.0
+        rows_of = {part: np.flatnonzero(parts == part) for part in set(self.held_out.tolist())}
+        omega_of = {part: np.ones(len(rows)) if weights is None else weights[rows] for part, rows in rows_of.items()}
+        for k, part in enumerate(self.held_out.tolist()):
+            rows, omega = rows_of[part], omega_of[part]
+            if len(rows):
+                held_weight[k] = omega.sum()
+                held_loss[k] = (loss[k][:, rows] @ omega).sum()
+                loss[k][:, rows] = 0.0
+                dZ[k][:, rows] = 0.0
 
     def _counted(self, batch: Batch, leaf: slice, weights: Array | None) -> Array | None:
         """The weights that count in the first candidate's sums, (k,); None where all are 1."""
