@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from streamlr.config import TrainConfig, load_config
+from streamlr.inference import summary
+from streamlr.inference_table import Summary
 from streamlr.model import Model, load_model
 from streamlr.path_run import PathResult, path
 from streamlr.scoring import evaluate, predict
@@ -12,8 +14,8 @@ if TYPE_CHECKING:
     from streamlr.estimator import LinearRegression, LogisticRegression, PoissonRegressor
 
 __version__ = "0.1.0"
-__all__ = ["LinearRegression", "LogisticRegression", "Model", "PathResult", "PoissonRegressor", "TrainConfig", "TrainResult", "evaluate", "load_config",
-           "load_model", "path", "predict", "train"]
+__all__ = ["LinearRegression", "LogisticRegression", "Model", "PathResult", "PoissonRegressor", "Summary", "TrainConfig", "TrainResult", "evaluate",
+           "load_config", "load_model", "path", "predict", "summary", "train"]
 
 
 def __getattr__(name: str) -> Any:

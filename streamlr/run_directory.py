@@ -65,7 +65,7 @@ class RunDirectory:
             raise RunDirectoryError(f"{str(path)!r} already holds a run ({', '.join(held)}); add --resume to go on with it, --overwrite to replace "
                                     "it, or choose another --run-dir")
         _tidy(self.path)
-        self.previous_summary = self._read_summary()
+        self.previous_summary = read_summary(self.path)
         self._stale = held if overwrite and not resume else []
 
     @property
@@ -102,14 +102,6 @@ class RunDirectory:
         write_record(self.path / PATH_ARRAYS_NAME, arrays, {"format": "streamlr path", "format_version": 1})
         self._write(PATH_NAME, json.dumps(dict(table), indent=2) + "\n")
 
-    def _read_summary(self) -> dict[str, Any] | None:
-        """What an earlier run in this directory has come to."""
-        try:
-            summary = json.loads((self.path / SUMMARY_NAME).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        return summary if isinstance(summary, dict) else None
-
     def close(self) -> None:
         self._lock.close()
 
@@ -121,6 +113,15 @@ class RunDirectory:
 
     def _write(self, name: str, text: str) -> None:
         commit_file(self.path / name, lambda file: file.write(text.encode("utf-8")))
+
+
+def read_summary(path: str | Path) -> dict[str, Any] | None:
+    """What the run in a directory has come to; None where none has ended there."""
+    try:
+        summary = json.loads((Path(path) / SUMMARY_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return summary if isinstance(summary, dict) else None
 
 
 def _tidy(path: Path) -> None:

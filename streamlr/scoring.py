@@ -53,7 +53,7 @@ def evaluate(run: str | Path, store: str, *, validation: bool = False, overrides
         Of numbers: ``rows``, ``weight``, ``loss``, ``r2``, ``mean_squared_error``, ``mean_absolute_error``, and of counts
         ``mean_poisson_deviance`` and ``d2_poisson``.
     """
-    model, config, source = _open(run, store, overrides, labelled=True, validation=validation)
+    model, config, source = open_run(run, store, overrides, labelled=True, validation=validation)
     with open_engine(config.cluster) as engine:
         scan = MetricScan(model.family, model.classes_, model.coef_.T, model.intercept_, source.describe("weights") if source.weighted else "",
                           split_of(config) if validation else None)
@@ -84,7 +84,7 @@ def predict(run: str | Path, store: str, out: str | Path, *, overwrite: bool = F
 
     Every block of rows is written by the task that computed it, as a chunk of its own; the array appears when it is whole.
     """
-    model, config, source = _open(run, store, overrides, labelled=False)
+    model, config, source = open_run(run, store, overrides, labelled=False)
     with open_engine(config.cluster) as engine:
         scanner = Scanner(engine, source, publisher(subscribers), plan_slabs(source, engine.n_threads, len(model.coef_)))
         with PredictionWriter(out, source.n_rows, scanner.partition.block_rows, model.classes_.tolist(), len(model.coef_), overwrite=overwrite) as writer:
@@ -132,12 +132,15 @@ class PredictScan:
         return mean_of(self.family, Z if offset is None else Z + offset), float(Z.sum())
 
 
-def _open(run: str | Path, store: str, overrides: Sequence[str], *, labelled: bool, validation: bool = False) -> tuple[Model, TrainConfig, ZarrSource]:
+def open_run(run: str | Path, store: str | None, overrides: Sequence[str], *, labelled: bool, grouped: bool = False,
+             validation: bool = False) -> tuple[Model, TrainConfig, ZarrSource]:
+    """The model of a run, its configuration with other settings, and a store of the same features; None for the store that it was trained on."""
     model = load_model(run)
     path = Path(run) / CONFIG_NAME
     config = load_config(path if path.exists() else {}, overrides)
+    store = config.data.store if store is None else store
     options = {key: value for key, value in config.data.storage_options.items() if "://" in store}  # a path takes none
-    config = replace(config, data=replace(config.data, store=store, storage_options=options, groups=config.data.groups if validation else None))
+    config = replace(config, data=replace(config.data, store=store, storage_options=options, groups=config.data.groups if grouped or validation else None))
     if validation and split_of(config) is None:
         raise ConfigError(f"the run in {str(run)!r} held out no rows (validation.fraction, validation.array); leave out --validation")
     source = ZarrSource(config.data, labelled=labelled, listed=config.validation.array if validation else None)

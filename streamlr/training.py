@@ -20,7 +20,7 @@ from streamlr.config_tree import flat_settings
 from streamlr.data.rows import labels_of, rows_of
 from streamlr.data.source import ArraySource, Rows, Source
 from streamlr.data.validation import open_store
-from streamlr.errors import ConfigError, WriteError
+from streamlr.errors import ConfigError, RunDirectoryError, WriteError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import Engine, blas_core, one_blas_thread
@@ -281,6 +281,8 @@ class _Run:
     def _continue(self, saved: Checkpoint) -> tuple[_Problem, State]:
         """Take everything from a checkpoint."""
         assert self.directory is not None
+        if "lambdas" in saved.arrays:
+            raise RunDirectoryError(f"the run in {str(self.directory.path)!r} is a path; go on with streamlr path, or start anew with --overwrite")
         moments = unflatten(Moments, "moments.", saved)
         classes = saved.arrays["classes"]
         self.look.use_classes(classes, saved.arrays.get("class_factors"))

@@ -359,6 +359,10 @@ def test_a_checkpoint_of_another_path_is_refused_but_another_choice_is_none(stor
     other = streamlr.path(config, resume=True)
     assert other.chosen != first.chosen
     np.testing.assert_array_equal(other.coefficients, first.coefficients)
+    with pytest.raises(ConfigError, match="is one of a path of penalties"):
+        streamlr.summary(tmp_path / "run", store)
+    with pytest.raises(RunDirectoryError, match="is a path; go on with streamlr path"):
+        streamlr.train(config, resume=True)
     config["path"]["folds"] = 4
     with pytest.raises(RunDirectoryError, match=r"made with path.folds 3, this run has 4"):
         streamlr.path(config, resume=True)

@@ -12,6 +12,7 @@ import zarr
 from numpy.typing import NDArray
 
 from streamlr.config import DataConfig, ModelConfig, PenaltyConfig
+from streamlr.data.group_keys import group_keys
 from streamlr.data.source import ArraySource
 from streamlr.data.store import ZarrSource
 from streamlr.errors import StoreNotFoundError
@@ -19,7 +20,7 @@ from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.gradient import GradientScan
-from streamlr.kernels.split import Split, folds, group_keys
+from streamlr.kernels.split import Split, folds
 from streamlr.kernels.survey import SurveyScan
 from streamlr.objective import Moments, Objective, evaluate_together
 
@@ -32,7 +33,7 @@ def batch(m: int = 500, n: int = 3, classes: int = 2, *, weighted: bool = True, 
     X = rng.normal(size=(m, n)).T
     target = rng.integers(0, classes, m)
     return Batch(70, X, target, rng.random(m) if weighted else None, rng.normal(size=m) / 9 if classes == 2 else None,
-                 group_keys(rng.integers(0, 40, m)) if groups else None)
+                 group_keys(rng.integers(0, 40, m), 0, "g") if groups else None)
 
 
 def parts_of(split: Split, rows: Batch) -> NDArray[np.intp]:
@@ -68,19 +69,19 @@ NAMES: dict[str, NDArray[Any]] = {
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
 def test_rows_of_a_group_are_in_one_part(names: NDArray[Any]) -> None:
     at = np.random.default_rng(0).integers(0, 30, 5000)
-    rows = Batch(0, np.zeros((1, 5000)), None, None, None, group_keys(names[at]))
+    rows = Batch(0, np.zeros((1, 5000)), None, None, None, group_keys(names[at], 0, "g"))
     parts = parts_of(folds(3, 0), rows)
     assert [len(set(parts[at == g].tolist())) for g in range(30)] == [1] * 30
     assert set(parts.tolist()) == {0, 1, 2}
-    assert len(set(group_keys(names).tolist())) == 30
+    assert len(set(group_keys(names, 0, "g").tolist())) == 30
 
 
 def test_a_group_has_the_same_key_whatever_type_its_number_has() -> None:
     numbers = [-3, 0, 7, 2**40]
-    keys = group_keys(np.array(numbers))
+    keys = group_keys(np.array(numbers), 0, "g")
     for other in (np.array(numbers, dtype=np.float64), np.array(numbers, dtype=">i8")):
-        assert (group_keys(other) == keys).all()
-    assert group_keys(np.array([-0.0])) == group_keys(np.array([0.0]))
+        assert (group_keys(other, 0, "g") == keys).all()
+    assert group_keys(np.array([-0.0]), 0, "g") == group_keys(np.array([0.0]), 0, "g")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -150,7 +151,7 @@ def test_groups_come_from_the_store(tmp_path: Path) -> None:
     source = ZarrSource(DataConfig(store=str(tmp_path / "s.zarr"), groups="who"))
     keys = source.read_groups(3, 60)
     assert keys is not None
-    assert (keys == group_keys(names)[3:60]).all()
+    assert (keys == group_keys(names, 0, "g")[3:60]).all()
     assert ZarrSource(DataConfig(store=str(tmp_path / "s.zarr"))).read_groups(0, 9) is None
     with pytest.raises(StoreNotFoundError, match=r"'whom' \(data.groups\); it holds X, who, y"):
         ZarrSource(DataConfig(store=str(tmp_path / "s.zarr"), groups="whom"))

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from streamlr import train
 from streamlr.cli.main import cli
 from streamlr.config import SolverConfig, load_config
+from streamlr.data.group_keys import group_keys
 from streamlr.errors import ConfigError, DtypeError, LabelError, NonFiniteError, RunDirectoryError, StoreNotFoundError, StreamlrError
 from streamlr.events import Event, PassFinished, ScanStarted
 from streamlr.execution import ENGINES
 from streamlr.kernels.batch import Batch, Workspace
-from streamlr.kernels.split import Split, group_keys
+from streamlr.kernels.split import Split
 from streamlr.kernels.survey import SurveyScan
 from streamlr.model import Model
 from streamlr.objective import Moments
@@ -60,7 +61,7 @@ def weights() -> Array:
 def held_rows(seed: int = 0, groups: NDArray[Any] | None = None) -> NDArray[np.bool_]:
     """Which rows the hash holds out, each by its own number or group: `test_split` holds it to its shares."""
     split = Split((FRACTION,), seed)
-    rows = Batch(0, np.zeros((1, ROWS)), None, None, None, None if groups is None else group_keys(groups))
+    rows = Batch(0, np.zeros((1, ROWS)), None, None, None, None if groups is None else group_keys(groups, 0, "g"))
     return split.parts(rows, slice(0, ROWS)) == 0
 
 
@@ -351,7 +352,7 @@ def test_a_line_without_rows_held_out_shows_no_loss_of_them() -> None:
 REFUSALS: dict[str, tuple[dict[str, Any], type[StreamlrError], str]] = {
     "a mark that is neither": ({"array": "bad"}, LabelError, "row 1234 of bad is neither 0 nor 1"),
     "marks of text": ({"array": "texts"}, DtypeError, "texts in .* has dtype .*an array that lists rows must be bool, or 0 and 1"),
-    "not a number": ({"array": "nan"}, LabelError, "row 3 of nan is neither 0 nor 1"),
+    "not a number": ({"array": "nan"}, NonFiniteError, r"nan in .* holds 1 labels that are not finite .* \(first: nan at row 3\)"),
     "no such array": ({"array": "there"}, StoreNotFoundError, r"no array 'there' \(validation.array\); it holds .*test"),
     "no rows": ({"array": "none"}, ConfigError, "none in .* holds out 0 of 1,500 rows, which weigh nothing"),
     "rows of no weight": ({"array": "light"}, ConfigError, "light in .* holds out [0-9]+ of 1,500 rows, which weigh nothing"),

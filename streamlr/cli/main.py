@@ -13,6 +13,7 @@ from types import FrameType
 import click
 
 import streamlr
+from streamlr.cli.inference import summary_command
 from streamlr.cli.paths import path_command
 from streamlr.cli.stores import info_command, ingest_command, synth_command
 from streamlr.config import load_config
@@ -48,6 +49,7 @@ cli.add_command(synth_command)
 cli.add_command(ingest_command)
 cli.add_command(info_command)
 cli.add_command(path_command)
+cli.add_command(summary_command)
 
 
 @cli.command("plan")

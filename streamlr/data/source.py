@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.data.footprint import IN_MEMORY, Footprint
+from streamlr.data.group_keys import group_keys
 from streamlr.errors import DtypeError, NonFiniteError, ShapeError
 from streamlr.kernels.memory import page_memory
-from streamlr.kernels.split import group_keys
 
 _MEMORY_CHUNK_BYTES = 16 * 2**20
 
@@ -296,4 +296,4 @@ class ArraySource:
         return refuse_bad_offset(self.offset[start - self.first_row : stop - self.first_row], start, "offset")
 
     def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
-        return None if self.groups is None else group_keys(self.groups[start - self.first_row : stop - self.first_row])
+        return None if self.groups is None else group_keys(self.groups[start - self.first_row : stop - self.first_row], start, "groups")

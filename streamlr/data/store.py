@@ -18,11 +18,11 @@ from zarr.storage import ZipStore
 from streamlr.config import HIDDEN, NOT_KEPT, DataConfig
 from streamlr.data.arrays import RefuseMissing, StoredArray, text_of
 from streamlr.data.footprint import Footprint
+from streamlr.data.group_keys import group_keys
 from streamlr.data.records import holds_pickles, local_store
 from streamlr.data.retries import retried
 from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
-from streamlr.kernels.split import group_keys
 
 _MISSING_NAMED = 3
 MISSING_COUNTED = 1000
@@ -186,7 +186,7 @@ class ZarrSource:
         return check(values, start, self.describe("offset"))
 
     def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
-        return None if self.groups is None else group_keys(self.groups.read_labels(start, stop))
+        return None if self.groups is None else group_keys(self.groups.read_labels(start, stop), start, self.describe("groups"))
 
     def _check_shapes(self) -> None:
         if 0 in self.features.shape:

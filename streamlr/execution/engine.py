@@ -27,7 +27,9 @@ class Scan(Protocol):
     def reads_features(self) -> bool: ...
 
     @property
-    def reads_target(self) -> bool: ...
+    def reads_target(self) -> bool:
+        """Whether it asks for targets and weights. The offset comes with either, and groups with targets."""
+        ...
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> Any:
         """The sums over a batch, a member of a monoid (see `streamlr.kernels.fold`).
@@ -131,7 +133,7 @@ def read_batch(source: Source, scan: Scan, start: int, stop: int, buffer: Buffer
     target = weights = groups = None
     if scan.reads_target:
         target, weights, groups = source.read_target(start, stop), source.read_weights(start, stop), source.read_groups(start, stop)
-    offset = source.read_offset(start, stop) if scan.reads_features else None
+    offset = source.read_offset(start, stop) if scan.reads_features or scan.reads_target else None
     return Batch(start, X, target, weights, offset, groups)
 
 

@@ -39,7 +39,11 @@ def hessian_of(X: Array, A: Array, family: Family, weights: Array | None) -> Arr
     """
     if family.coupled:
         return _coupled(X, A, weights)
-    d = family.curvature(A)[0] if weights is None else family.curvature(A)[0] * weights
+    return weighted_squares(X, family.curvature(A)[0] if weights is None else family.curvature(A)[0] * weights)
+
+
+def weighted_squares(X: Array, d: Array) -> Array:
+    """[X; 1] diag(d) [X; 1]ᵀ, (n + 1, n + 1), of d, (k,), 0 or above; ``X``, (n, k), is overwritten."""
     n = X.shape[0]
     H = np.empty((n + 1, n + 1))
     H[:n, n] = H[n, :n] = X @ d

@@ -6,9 +6,7 @@ memory, and rows of one group stay together. Or an array of the data lists the r
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,16 +82,3 @@ def hashed(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)
     return z
-
-
-def group_keys(values: NDArray[Any]) -> NDArray[np.uint64]:
-    """A key for each group's name, (k,): integers are their own, also where they are stored as floats; of texts it is a digest."""
-    if values.dtype.kind in "biu":
-        return values.astype(np.int64).view(np.uint64) if values.dtype.kind != "u" else values.astype(np.uint64)
-    if values.dtype.kind == "f":
-        numbers = values.astype(np.float64) + 0.0
-        whole = (np.abs(numbers) < 2.0**63) & (numbers == np.rint(numbers))
-        return np.where(whole, np.where(whole, numbers, 0.0).astype(np.int64).view(np.uint64), numbers.view(np.uint64))
-    names, at = np.unique(values.astype(np.str_), return_inverse=True)
-    keys = [int.from_bytes(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little") for name in names.tolist()]
-    return np.array(keys, dtype=np.uint64)[at]

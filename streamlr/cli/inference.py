@@ -1,0 +1,35 @@
+"""The command that tells how sure a model's coefficients are."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from streamlr.inference import summary
+from streamlr.reporting.console import Console
+from streamlr.reporting.inference import summary_lines
+
+
+@click.command("summary")
+@click.argument("run")
+@click.option("--store", metavar="STORE", help="Where the data of the run are now [default: where they were].")
+@click.option("--errors", type=click.Choice(["classical", "robust", "HC0", "HC1", "clustered"]),
+              help="From the likelihood, or robust against a wrong one: every row its own, or by groups [default: clustered with --groups, else classical].")
+@click.option("--groups", metavar="ARRAY", help="Array of the store with the group of every row [default: data.groups].")
+@click.option("--weights", type=click.Choice(["case", "frequency"]), default="case", show_default=True,
+              help="What a sample weight means: how much the row counts, or how many rows it stands for.")
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of the intervals.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the run's configuration, such as cluster.workers=4.")
+@click.option("--quiet", is_flag=True, help="Show warnings and errors alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
+def summary_command(run: str, store: str | None, errors: str | None, groups: str | None, weights: str, confidence: float, overrides: tuple[str, ...],
+                    quiet: bool, as_json: bool) -> None:
+    """Standard errors, tests and likelihoods of the model of RUN, from two more passes over its data."""
+    found = summary(run, store, errors=errors, groups=groups, weights=weights, confidence=confidence, overrides=overrides,
+                    subscribers=[Console(quiet=quiet)]).to_dict()
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for line in summary_lines(found):
+        click.echo(line, err=True)
