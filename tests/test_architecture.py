@@ -53,7 +53,7 @@ ARROWS: dict[str, set[str]] = {
     "path_checkpoint": {"errors", "objective", "solvers", "sample_curvature", "checkpoint", "run_directory", "path_start"},
     "path_run": {"errors", "config", "config_path", "events", "kernels", "data", "execution", "objective", "solvers", "warm_start", "first_look", "model",
                  "checkpoint", "run_directory", "path_grid", "path_start", "path_checkpoint", "training"},
-    "estimator": {"errors", "config", "data", "model", "training"},
+    "estimator": {"errors", "config", "kernels", "data", "model", "training", "path_run"},
     "streamlr": {"config", "model", "scoring", "training", "path_run", "estimator", "errors", "inference", "inference_table"},  # the package's own __init__
     "cli": {"errors", "events", "config", "data", "execution", "plan", "reporting", "run_directory", "scoring", "inference", "training", "path_run",
             "streamlr"},

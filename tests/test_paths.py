@@ -19,6 +19,7 @@ import streamlr
 from streamlr import warm_start
 from streamlr.cli.main import cli
 from streamlr.config import ClusterConfig, DataConfig, TrainConfig, load_config
+from streamlr.data.group_keys import group_keys
 from streamlr.data.source import ArraySource
 from streamlr.data.store import ZarrSource
 from streamlr.errors import ConfigError, RunDirectoryError, ShapeError
@@ -27,7 +28,7 @@ from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.batch import Batch
 from streamlr.kernels.held_scores import HeldScores, bins_for
-from streamlr.kernels.split import folds, group_keys
+from streamlr.kernels.split import folds
 from streamlr.kernels.survey import SurveyScan
 from streamlr.objective import Moments, Objective
 from streamlr.path_grid import Judgement, mean_and_error, penalized, strengths
@@ -64,7 +65,7 @@ def config_of(family: str = "logistic", solver: str = "auto", **path: Any) -> di
 
 def fold_of(rows: int, n_folds: int, groups: NDArray[Any] | None = None, seed: int = 0) -> NDArray[np.intp]:
     """The fold of each row."""
-    batch = Batch(0, np.empty((1, rows)), None, None, None, None if groups is None else group_keys(groups))
+    batch = Batch(0, np.empty((1, rows)), None, None, None, None if groups is None else group_keys(groups, 0, "groups"))
     return folds(n_folds, seed).parts(batch, slice(0, rows))
 
 
