@@ -86,9 +86,9 @@ class PathPassFinished(Event):
     active: int
     """Models that go on."""
     models: int
-    """Models in all; 0 before the first evaluation."""
+    """Models in all."""
     gradient_max: float
-    """Largest entry of a gradient of any model, in standardised units."""
+    """Largest entry of a gradient of any model, in standardised units; not a number before the first evaluation."""
     seconds: float
     """Time of the pass."""
     bytes_read: int

@@ -67,6 +67,18 @@ def test_the_overhead_is_printed_for_each_number_of_slabs() -> None:
     assert float(each) == pytest.approx(1000 * float(seconds) / 200, abs=0.026)
 
 
+def test_the_cost_of_a_path_is_told_beside_one_model() -> None:
+    head, *rows = run("path_cost.py", "--rows", "3000", "--features", "4", "--turns", "1").splitlines()
+    assert head.split()[:6] == ["seconds", "CPU", "s", "passes", "MB", "ratio"]
+    found = {row[:36].strip(): row[36:].split() for row in rows}
+    assert list(found) == ["one model", "16 strengths", "4 strengths, all rows and 3 folds"]
+    for seconds, cpu, passes, megabytes, ratio, *rest in found.values():
+        assert min(float(seconds), float(cpu), float(megabytes)) > 0
+        assert float(ratio) == pytest.approx(float(seconds) / float(found["one model"][0]), abs=0.5 * (1 + float(ratio)))  # of seconds that are rounded
+        assert "converged;" in rest
+        assert len(rest) - rest.index("converged;") - 1 == int(passes)  # the seconds of each pass
+
+
 def test_chaos_kills_workers_and_clients_and_finds_the_same_bits() -> None:
     *trials, tally, kinds = run("chaos.py", "--kills", "6", "--rows", "20000", "--passes", "15").splitlines()
     assert len([line for line in trials if "same bits" in line]) == 6

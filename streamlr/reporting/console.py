@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any, TextIO
 
@@ -83,8 +84,8 @@ def pass_line(event: PassFinished) -> str:
 def path_pass_line(event: PathPassFinished) -> str:
     """One line for one pass that many models share."""
     speed = event.bytes_read / event.seconds / 1e9 if event.seconds > 0 else 0.0
-    what = "survey" if not event.models else f"{event.active} of {event.models} models go on"
-    return f"pass {event.number:3d}   {what:30} gradient {event.gradient_max:.2e} {event.seconds:7.2f} s   {speed:.2f} GB/s"
+    gradient = f"gradient {event.gradient_max:.2e}" if math.isfinite(event.gradient_max) else ""
+    return f"pass {event.number:3d}   {f'{event.active} of {event.models} models go on':30} {gradient:17} {event.seconds:7.2f} s   {speed:.2f} GB/s"
 
 
 class RowCounter:
