@@ -11,7 +11,7 @@ from streamlr.config import ValidationConfig
 from streamlr.data.partition import Partition
 from streamlr.data.source import Buffer, Source
 from streamlr.errors import ConfigError, LabelError, NonFiniteError
-from streamlr.kernels.labels import LabelSums
+from streamlr.kernels.labels import LabelSums, looks_like_a_quantity
 from streamlr.kernels.survey import SurveySums
 from streamlr.objective import Moments
 
@@ -32,7 +32,7 @@ def check_classes(labels: LabelSums, where: str, *, held_out: bool = False) -> N
     named = ", ".join(f"{label!r} ({count} rows)" for label, count in list(zip(found.tolist(), labels.row_counts.tolist(), strict=True))[:5])
     if len(found) < 2:
         raise LabelError(f"{where} holds one class only: {named}; a classifier needs examples of two")
-    if len(found) > 2 and found.dtype.kind == "f" and (found != np.rint(found)).any():
+    if looks_like_a_quantity(labels):
         raise LabelError(f"{where} holds {len(found)} classes: {named}{', ...' if len(found) > 5 else ''}; some are no whole numbers, so they look like "
                          "a quantity. Was the right array named in data.target? For a number as the target set model.family: linear")
     total = float(labels.weight_sums.sum())

@@ -295,11 +295,10 @@ class Objective:
         """What the sums say of candidate ``k``, which is ``point``."""
         held = float(sums.held_weight_sum[k])
         weight = sums.weight_sum - held
-        certain = self.family.certain_loss
         return self._evaluation(
             point, float(sums.loss_sum[k] / weight), sums.coefficient_sum[k] / weight, sums.intercept_sum[k] / weight,
             None if sums.hessian_sum is None or k > 0 else sums.hessian_sum / weight,
-            bool(sums.loss_max[k] < certain) and certain > 0,  # the loss of counts may be negative everywhere
+            bool(sums.loss_max[k] < self.family.certain_loss),
             float(sums.held_loss_sum[k]) / held if held > 0 else np.nan, held)
 
     def shifted_units(self, point: Array) -> tuple[Array, Array]:

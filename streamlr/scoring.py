@@ -15,11 +15,11 @@ from streamlr.data.predictions import PredictionWriter, write_rows
 from streamlr.data.store import ZarrSource
 from streamlr.data.validation import split_of
 from streamlr.errors import ConfigError, LabelError, NonFiniteError, ShapeError
-from streamlr.events import Subscriber, publisher
+from streamlr.events import Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.batch import Batch, Workspace
-from streamlr.kernels.metrics import METRICS, MetricScan, linear
+from streamlr.kernels.metrics import METRICS, MetricScan, linear, refuse_overflow
 from streamlr.model import Model, load_model, mean_of
 from streamlr.run_directory import CONFIG_NAME
 
@@ -66,7 +66,8 @@ def evaluate(run: str | Path, store: str, *, validation: bool = False, overrides
                           "nothing: there is nothing to score; give the store that it was trained on")
     if not sums.weight_sum > 0:
         raise NonFiniteError(f"{source.describe('weights')} are all 0: there is nothing to score")
-    return METRICS[model.family].report(sums, model.classes_.tolist())
+    with np.errstate(over="ignore", invalid="ignore"):  # sums of what is finite may still overflow
+        return {name: finite(value) for name, value in METRICS[model.family].report(sums, model.classes_.tolist()).items()}
 
 
 def require_plotted(run: str | Path) -> None:
@@ -129,7 +130,12 @@ class PredictScan:
         """Predictions of a leaf, and the sum of its Z, which is not finite if any feature is not."""
         Z = linear(workspace.cast(batch.X[:, leaf]), self.coefficients, self.intercept)
         offset = batch.offset_of(leaf)
-        return mean_of(self.family, Z if offset is None else Z + offset), float(Z.sum())
+        if offset is not None:
+            Z += offset
+        with np.errstate(over="ignore", invalid="ignore"):
+            A, total = mean_of(self.family, Z), float(Z.sum())
+        refuse_overflow(A.reshape(len(A), -1).T, Z, batch, leaf)
+        return A, total
 
 
 def open_run(run: str | Path, store: str | None, overrides: Sequence[str], *, labelled: bool, grouped: bool = False,

@@ -37,7 +37,7 @@ from streamlr.training import TrainResult
 
 COMMANDS = ["synth", "ingest", "info", "plan", "train", "evaluate", "predict", "summary", "path"]
 CONTRACT = {  # what the help of every command has to mention
-    "synth": ["STORE", "--rows", "--features", "--classes", "--dtype", "--chunk-rows", "--compressor", "--seed"],
+    "synth": ["STORE", "--rows", "--features", "--family", "--classes", "--dtype", "--chunk-rows", "--compressor", "--seed"],
     "ingest": ["SOURCE...", "STORE", "--target"], "info": ["STORE", "--json"], "plan": ["--config", "--set", "--json"],
     "train": ["--config", "--set", "--run-dir", "--resume", "--overwrite"], "evaluate": ["RUN", "STORE", "--validation", "--json", "--plot"],
     "summary": ["RUN", "--store", "--errors", "--groups", "--weights", "--confidence", "--json"],
@@ -156,7 +156,8 @@ def calls_of(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, result: An
 @pytest.mark.parametrize(("flags", "spec", "overwrite"), [
     ([], SynthSpec(9, 2), False),
     (["--classes", "3", "--dtype", "float64", "--chunk-rows", "4", "--compressor", "none", "--sample-axis", "1", "--seed", "5", "--overwrite"],
-     SynthSpec(9, 2, 3, "float64", 5, 4, "none", 1), True)])
+     SynthSpec(9, 2, 3, "float64", 5, 4, "none", 1), True),
+    (["--family", "poisson"], SynthSpec(9, 2, family="poisson"), False)])
 def test_synth_hands_every_flag_on(flags: list[str], spec: SynthSpec, overwrite: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     made = calls_of(monkeypatch, cli_stores, "synthesize", None, ["synth", "S", "--rows", "9", "--features", "2", *flags])
     assert made == (("S", spec), {"overwrite": overwrite})

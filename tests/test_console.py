@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import re
@@ -15,7 +16,7 @@ from typing import TextIO
 import pytest
 
 from streamlr.events import Event, Note, PassFinished, ScanFinished, ScanStarted, SlabFinished
-from streamlr.reporting.console import Console, RowCounter, pass_line, plain
+from streamlr.reporting.console import Console, RowCounter, json_text, pass_line, plain
 
 PASS = PassFinished(3, 0.25, 0.375, 1.5e-7, 1.0, 2.0, 8_000_000_000)
 SCAN: list[Event] = [ScanStarted("pass 3", 4, 4_000_000), *[SlabFinished(1_000_000)] * 4, ScanFinished()]
@@ -190,3 +191,10 @@ def test_rows_are_counted_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -
         assert "4.00k" in text
         assert not any(screen(text))
         assert on_terminal(count(True)) == in_file(count(False)) == in_file(count(True)) == ""
+
+
+def test_a_json_document_holds_null_in_the_place_of_what_json_cannot_hold() -> None:
+    nan, inf = float("nan"), float("inf")
+    assert json.loads(json_text({"a": nan, "b": [1.5, (inf, -inf)], "c": {"d": nan, "e": "NaN"}}), parse_constant=pytest.fail) == {
+        "a": None, "b": [1.5, [None, None]], "c": {"d": None, "e": "NaN"}}
+    assert json_text({"a": 0.5}) == '{\n  "a": 0.5\n}'

@@ -334,14 +334,14 @@ def test_features_along_the_wrong_axis_are_refused_with_the_remedy(tmp_path: Pat
     names(error, "X in", "has 6 rows (shape (6, 400), sample_axis 0)", "data.sample_axis: 1")
 
 
-@pytest.mark.parametrize("shape", [(400,), (400, 2, 3)])
+@pytest.mark.parametrize("shape", [(400,), (400, 2, 3), ()])
 def test_features_without_two_axes_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     group = zarr.open_group(str(tmp_path / "s"), mode="w")
     put(group, "X", np.ones(shape))
     put(group, "y", np.arange(400) % 2)
     error = refusal(tmp_path / "s")
     assert isinstance(error, ShapeError)
-    names(error, f"X in {tmp_path / 's'} has shape {shape}", "two axes")
+    names(error, f"X in {tmp_path / 's'} has shape {shape}", "two axes", "or name another array in data.features")
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0)])

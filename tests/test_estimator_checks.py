@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 import sklearn
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_breast_cancer
+from sklearn.feature_selection import SelectFromModel
 from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -68,6 +72,29 @@ def test_weights_are_routed_to_fits_and_scores() -> None:
         fitted_without = GridSearchCV(declined, {"C": [1.0]}, cv=3).fit(X, y, sample_weight=weights)
     assert routed.best_estimator_.coef_.tobytes() == LogisticRegression().fit(X, y, weights).coef_.tobytes()
     assert fitted_without.best_estimator_.coef_.tobytes() == LogisticRegression().fit(X, y).coef_.tobytes()
+
+
+@pytest.mark.parametrize("parameters", [{"penalty": "l1"}, {"l1_ratio": 1.0}, {}])
+def test_features_are_selected_as_by_scikit_learns_own(parameters: dict[str, Any]) -> None:
+    X, y = cancer()
+    X = StandardScaler().fit_transform(X)
+    found = SelectFromModel(LogisticRegression(C=0.05, **parameters)).fit(X, y).get_support()
+    oracle = SelectFromModel(Reference(C=0.05, tol=1e-8, **(parameters and {"penalty": "l1", "solver": "saga", "max_iter": 20_000})))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of penalty, which scikit-learn 1.8 has begun to leave
+        support = oracle.fit(X, y).get_support()
+    assert 0 < support.sum() < X.shape[1]
+    np.testing.assert_array_equal(found, support)
+
+
+@pytest.mark.parametrize("y", [np.arange(120) % 3, (np.arange(120) % 3)[:, None] == np.arange(3)])
+def test_tools_that_fit_many_take_it(y: np.ndarray) -> None:
+    X = np.random.default_rng(0).normal(size=(120, 3)) + y.reshape(120, -1)[:, :1]
+    many = OneVsRestClassifier if y.ndim == 1 else MultiOutputClassifier
+    found, oracle = many(LogisticRegression()).fit(X, y), many(Reference(tol=1e-10)).fit(X, y)
+    np.testing.assert_array_equal(found.predict(X), oracle.predict(X))
+    # gradients of 1e-8 over curvatures of at least 1 / m
+    np.testing.assert_allclose(np.asarray(found.predict_proba(X)), np.asarray(oracle.predict_proba(X)), rtol=0, atol=1e-5)
 
 
 _WITHOUT = """

@@ -160,11 +160,49 @@ def test_labels_that_are_objects_and_weights_of_labels_that_are_text_are_taken()
     assert found.coef_.tobytes() == plain.coef_.tobytes()
     with pytest.raises(ValueError, match=r"classes, \['b'\], are not in class_weight"):
         LogisticRegression(class_weight={"c": 2.0, "a": 1.0, "d": 1.0}).fit(X, named)
-    omega = np.where(named == "a", 0.0, 1.0)
-    for model, weight in ((LogisticRegression(class_weight="balanced"), omega), (LogisticRegression(), omega),
-                          (LogisticRegression(class_weight={"a": 0.0, "b": 1.0, "c": 1.0}), None)):
-        with pytest.raises(LabelError, match="all examples of the class 'a' weigh 0"):
-            model.fit(X, named, weight)
+
+
+@pytest.mark.parametrize("n_classes", [3, 4])
+@pytest.mark.parametrize("penalty", [{}, {"penalty": "elasticnet", "l1_ratio": 0.3}, {"penalty": None}])
+@pytest.mark.parametrize("spelling", ["sample_weight", "class_weight", "balanced"])
+def test_a_class_without_weight_is_never_predicted_and_the_others_are_fitted_as_if_alone(spelling: str, penalty: dict[str, Any], n_classes: int) -> None:
+    X = features()
+    y = np.array(["a", "b", "c", "d"])[targets("logistic", X, n_classes)]
+    omega = np.where(y == "a", 0.0, weights())
+    known = {"class_weight": {"a": 0, "b": 1, "c": 1, "d": 1}, "balanced": "balanced"}.get(spelling)
+    if isinstance(known, dict):
+        known = {label: known[label] for label in np.unique(y)}
+    model = LogisticRegression(class_weight=known, tol=1e-11, warm_start=True, **penalty).fit(X, y, weights() if spelling == "class_weight" else omega)
+    there = y != "a"
+    halved: dict[str, float] = {}
+    if n_classes == 3 and penalty.get("penalty", "l2") is not None:  # a softmax of two classes penalises W1 = -W0 = w / 2 twice: |w|^2 / 2 in all
+        halved = {"C": 2.0}
+    if halved and penalty.get("l1_ratio"):  # while of their absolute values, |w| / 2 each, all is left
+        halved = {"C": 1 / 0.65, "l1_ratio": 0.3 / 0.65}  # C (0.35 + 0.3) = 1
+    alone = LogisticRegression(class_weight="balanced" if known == "balanced" else None, tol=1e-11, **(penalty | halved)).fit(X[there], y[there], omega[there])
+    assert model.classes_.tolist() == ["a", "b", "c", "d"][:n_classes]
+    # gradients below 1e-11 on Hessians of at least 1e-3
+    np.testing.assert_allclose(model.predict_proba(X), np.column_stack([np.zeros(len(y)), alone.predict_proba(X)]), rtol=0, atol=1e-7)
+    np.testing.assert_allclose(model.predict_log_proba(X)[:, 1:], alone.predict_log_proba(X), rtol=0, atol=1e-6)
+    assert set(model.predict_log_proba(X)[:, 0]) == set(model.decision_function(X)[:, 0]) == {-np.inf}
+    assert set(model.predict(X)) <= set("bcd")
+    assert (model.coef_[0].tolist(), float(model.intercept_[0])) == ([0.0] * X.shape[1], -np.inf)
+    if "l1_ratio" not in penalty:  # as a softmax has it
+        np.testing.assert_allclose(model.coef_.sum(axis=0), 0, rtol=0, atol=1e-7)
+    again = model.coef_.copy()
+    model.set_params(class_weight=None).fit(X, y, weights())  # whose model of all classes is no start for fewer
+    model.set_params(class_weight=known)
+    np.testing.assert_allclose(model.fit(X, y, weights() if spelling == "class_weight" else omega).coef_, again, rtol=0, atol=1e-7)
+
+
+def test_one_class_with_weight_is_too_few() -> None:
+    X = features()
+    y = np.array(["a", "b", "c"])[targets("logistic", X, 3)]
+    for labels, kept in ((y, "c"), (np.where(y == "c", "c", "a"), "c")):
+        for model, weight in ((LogisticRegression(class_weight="balanced"), labels == kept), (LogisticRegression(), labels == kept),
+                              (LogisticRegression(class_weight={label: float(label == kept) for label in np.unique(labels)}), None)):
+            with pytest.raises(LabelError, match="all examples of the class 'a' weigh 0, and at most one other class has weight"):
+                model.fit(X, labels, weight)
 
 
 # lazy and streamed ----------------------------------------------------------------------------------------------------
@@ -280,7 +318,9 @@ def test_rows_are_read_whole_in_parts_and_after_a_journey(brought: str) -> None:
 
 
 def test_only_what_is_read_of_a_sparse_matrix_is_dense() -> None:
-    wide = scipy.sparse.random_array((2_000, 200_000), density=1e-5, format="csr", random_state=0)  # 3.2 GB if it were dense
+    rng, n_values = np.random.default_rng(0), 4_000
+    places = rng.integers(2_000, size=n_values), rng.integers(200_000, size=n_values)
+    wide = scipy.sparse.csr_array((rng.normal(size=n_values), places), shape=(2_000, 200_000))  # 3.2 GB if it were dense
     rows = rows_of(wide)
     assert isinstance(rows, SparseRows)
     assert rows.chunk_rows * 200_000 * 8 <= 16 * 2**20
@@ -348,8 +388,8 @@ def test_no_penalty_is_an_infinite_c() -> None:
 
 
 @pytest.mark.parametrize(("parameters", "message"), [
-    ({"penalty": "elasticnet"}, "penalty='elasticnet' needs l1_ratio"), ({"l1_ratio": 1.5}, r"l1_ratio is 1\.5; .* from 0 to 1"),
-    ({"penalty": "l1", "solver": "lbfgs"}, r"solver\.name: lbfgs minimises what is smooth, and model\.penalty\.l1 is .*; set solver\.name: auto")])
+    ({"penalty": "elasticnet", "l1_ratio": None}, "penalty='elasticnet' needs l1_ratio"), ({"l1_ratio": 1.5}, r"l1_ratio is 1\.5; .* from 0 to 1"),
+    ({"penalty": "l1", "solver": "lbfgs"}, "Solver lbfgs supports only 'l2' or None penalties, got an l1 penalty; set solver='auto'")])
 def test_an_l1_penalty_that_cannot_be_meant_is_refused(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LogisticRegression(**parameters).fit(features(), targets("logistic", features()))

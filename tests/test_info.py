@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from click.testing import CliRunner
 from stores import CHECKSUMMED, CODECS_V3, chunk_paths, put, two_class_data, write_store
 
+from streamlr.cli.main import cli
 from streamlr.config import DataConfig
 from streamlr.data.info import describe_store
 from streamlr.data.store import ZarrSource
+from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.fold import fold
+from streamlr.kernels.target import TargetScan
 
 
-def describe(config: DataConfig) -> dict[str, Any]:
-    found = describe_store(ZarrSource(config))
+def describe(config: DataConfig, family: str = "logistic") -> dict[str, Any]:
+    found = describe_store(ZarrSource(config), family)
     assert json.loads(json.dumps(found)) == found  # goes out as JSON as it is
     return found
 
@@ -72,6 +79,61 @@ def test_without_weights_each_row_weighs_one(tmp_path: Path) -> None:
         (int((y == 0).sum()), float((y == 0).sum())), (int(y.sum()), float(y.sum()))]
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("family", ["logistic", "linear", "poisson"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "uint64"])
+def test_numbers_are_told_by_their_range_and_mean(tmp_path: Path, dtype: str, family: str, weighted: bool) -> None:
+    X, _ = two_class_data()
+    rng = np.random.default_rng(1)
+    y = (rng.poisson(3.0, 400) if dtype[0] in "iu" else rng.gamma(2.0, 3.0, 400)).astype(dtype)
+    weights = rng.random(400) if weighted else None
+    found = describe(write_store(tmp_path / "s", X, y, (100, 6), y_chunk=30, weights=weights), family)
+    target, counts = found["target"], dtype[0] in "iu"
+    mean = math.fsum(y.astype(float) * (np.ones(400) if weights is None else weights)) / (400 if weights is None else math.fsum(weights))
+    assert target["mean"] == pytest.approx(mean, rel=400 * np.finfo(float).eps)  # a rounding or two for each row at most: all terms are positive
+    assert (target["least"], target["largest"], target["whole_numbers"], target["distinct"]) == (y.min(), y.max(), counts, len(set(y.tolist())))
+    assert bool(found["classes"]) is (counts and family == "logistic")
+    assert not any("classes" in problem for problem in found["problems"])
+
+
+def test_a_quantity_of_more_values_than_there_can_be_classes_is_no_problem(tmp_path: Path) -> None:
+    y = np.random.default_rng(1).standard_normal(3000)
+    for values, whole in ((y, False), (np.arange(3000) - 2**53, True)):
+        found = describe(write_store(tmp_path / "s", np.zeros((3000, 1)), values, y_chunk=400))
+        assert (found["classes"], found["target"]["distinct"], found["target"]["whole_numbers"]) == ([], None, whole)
+        assert (found["target"]["least"], found["target"]["largest"]) == (values.min(), values.max())
+        assert [problem for problem in found["problems"] if not problem.endswith("unnoticed")] == []
+
+
+def test_the_mean_of_numbers_near_the_largest_is_finite(tmp_path: Path) -> None:
+    largest = np.finfo(float).max
+    found = describe(write_store(tmp_path / "s", np.zeros((300, 1)), np.full(300, largest), y_chunk=100), "linear")
+    assert found["target"]["mean"] == pytest.approx(largest, rel=1e-13)
+    assert any("y is 1.7976931348623157e+308 in every row: there is nothing to learn" in problem for problem in found["problems"])
+
+
+@pytest.mark.parametrize(("family", "y", "problem"), [
+    ("poisson", np.arange(400.0) - 1, "row 0 has the target -1; the family poisson is fitted to numbers of 0 or above"),
+    ("linear", np.where(np.arange(400) == 123, np.nan, 0.5), "row 123 has the target nan"),
+    ("linear", np.array(["ill", "well"])[np.arange(400) % 2], "the family linear is fitted to numbers"),
+    ("poisson", np.zeros(400), "y is 0.0 in every row")])
+def test_targets_that_the_family_is_not_fitted_to_are_a_problem(tmp_path: Path, family: str, y: Any, problem: str) -> None:
+    assert any(problem in found for found in describe(write_store(tmp_path / "s", np.zeros((400, 1)), y, y_chunk=100), family)["problems"])
+
+
+@pytest.mark.parametrize(("y", "lines"), [
+    (np.arange(400) % 2, ["class 0: 200 rows", "class 1: 200 rows"]),
+    (np.array(["ill", "well", "?"])[np.arange(400) % 3], ["class '?': 133 rows", "class 'ill': 134 rows", "class 'well': 133 rows"]),
+    (np.arange(400) / 4, ["target: numbers from 0 to 99.75, mean 49.875, 400 distinct: a quantity (model.family: linear)"]),
+    (-(np.arange(400) % 3), ["target: whole numbers from -2 to 0, mean -0.9975, 3 distinct: classes or a quantity (model.family: linear)",
+                             "class -2: 133 rows", "class -1: 133 rows", "class 0: 134 rows"]),
+    (np.arange(3000), ["target: whole numbers from 0 to 2999, mean 1499.5: counts (model.family: poisson) or a quantity (model.family: linear)"])])
+def test_the_command_names_classes_of_labels_and_the_range_of_a_quantity(tmp_path: Path, y: Any, lines: list[str]) -> None:
+    write_store(tmp_path / "s", np.zeros((len(y), 1)), y)
+    shown = CliRunner().invoke(cli, ["info", str(tmp_path / "s")]).output.splitlines()
+    assert [line.strip() for line in shown if line.startswith(("  target", "  class"))] == lines
+
+
 @pytest.mark.parametrize(("y", "problem"), [(np.zeros(400), "holds 1 classes"), (np.full(400, np.nan), "non-finite labels")], ids=["one class", "no numbers"])
 def test_labels_that_no_model_fits_are_a_problem_and_no_error(tmp_path: Path, y: Any, problem: str) -> None:
     X, _ = two_class_data()
@@ -121,3 +183,24 @@ def test_what_is_read_through_zarr_says_so(tmp_path: Path) -> None:
     config = write_store(tmp_path / "s", X, y, (100, 6), zarr_format=2, order="F")
     features = describe(config)["arrays"][0]
     assert (features["read"], features["checksummed"]) == ("through zarr", None)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_what_is_told_of_numbers_does_not_depend_on_the_partition(weighted: bool) -> None:
+    rng = np.random.default_rng(3)
+    y, weights = rng.gamma(2.0, 3.0, 2500), rng.random(2500) if weighted else None
+    if weights is not None:
+        weights[:700] = 0.0
+    cuts = [0, 300, 600, 601, 1700, 2500]  # the first blocks weigh nothing, and none but one has more values than there can be classes
+    parts = [TargetScan("linear").sums(Batch(a, np.empty((0, b - a)), y[a:b], None if weights is None else weights[a:b]), 64, Workspace())
+             for a, b in itertools.pairwise(cuts)]
+    found = fold(parts)
+    assert found.labels is None
+    assert found.numbers is not None
+    assert (found.numbers.least, found.numbers.largest, found.numbers.whole) == (y.min(), y.max(), False)
+    assert found.numbers.mean == pytest.approx(np.average(y, weights=weights), rel=2500 * np.finfo(float).eps)
+    halves = [TargetScan("linear").sums(Batch(a, np.empty((0, 600)), np.arange(a, a + 600), None), 64, Workspace()) for a in (0, 600)]
+    assert fold(halves).labels is None  # each has few enough
+    same = fold([halves[0], halves[0]]).labels
+    assert same is not None
+    np.testing.assert_array_equal(same.row_counts, 2)

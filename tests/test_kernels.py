@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import tracemalloc
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -344,6 +346,18 @@ def numbered(n_rows: int, first_row: int = 0) -> Batch:
     return Batch(first_row, rows[None, :].astype(np.float64), rows % 2, rows.astype(np.float64))
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_sums_of_non_finite_features_tell_of_them_without_a_warning(value: float) -> None:
+    batch = batch_of("float64", "rows", True)
+    X = batch.X.copy()
+    X[1, [3, 20, 40]] = value
+    X[2, [3, 20, 40]] = [np.inf, -np.inf, np.nan]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = survey(replace(batch, X=X), 20)
+    assert np.isfinite(found.probe).tolist() == [True, False, False, *[True] * (len(found.probe) - 3)]
+
+
 def drawn_rows(sums: SurveySums) -> NDArray[np.int64]:
     return np.concatenate([part.X[:, 0] for part in sums.sample]).astype(np.int64)
 
@@ -393,6 +407,16 @@ def test_neighbouring_rows_and_seeds_are_drawn_independently() -> None:
 def test_a_fraction_of_one_draws_every_row_and_of_zero_none() -> None:
     assert row_is_drawn(5, 100, 1.0, 0).all()
     assert not row_is_drawn(5, 100, 0.0, 0).any()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_where_no_row_or_every_row_is_drawn_none_is_hashed(fraction: float) -> None:
+    tracemalloc.start()
+    try:
+        row_is_drawn(5, 10**5, fraction, 0)
+        assert tracemalloc.get_traced_memory()[1] < 2 * 10**5  # a byte a row; a hash alone has eight
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(("small", "large"), [(0.1, 0.2), (0.5, 0.51)])

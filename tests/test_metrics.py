@@ -141,7 +141,7 @@ def test_what_is_told_of_probabilities_of_many_classes_is_what_scikit_learn_tell
     found, y, P, given = data.report(), data.codes, data.probabilities, {"sample_weight": data.weights}
     assert_is(found["log_loss"], sk.log_loss(y, P, **given), "log-loss")
     one_hot = np.eye(C)[y]
-    assert_is(found["brier_score"], np.average(((P - one_hot) ** 2).sum(axis=1), weights=data.weights), "Brier score")
+    assert_is(found["brier_score"], np.average(((P - one_hot) ** 2).sum(axis=1), weights=data.weights), "Brier score")  # of Brier's own scale: 0 to 2
     for average, name in (("macro", "auc"), ("weighted", "auc_weighted")):
         assert_is(found[name], sk.roc_auc_score(y, P, multi_class="ovr", average=average, **given), name)
     for average, name in (("macro", "average_precision"), ("weighted", "average_precision_weighted")):
@@ -165,6 +165,28 @@ def test_calibration_is_the_curve_of_scikit_learn(C: int, kind: str, strategy: s
     weight = np.array([row["weight"] for row in found[strategy]])
     assert weight.sum() == rows
     assert_is(found["error" if strategy == "uniform" else "quantile_error"], np.average(np.abs(rate - mean), weights=weight), "expected error")
+
+
+@pytest.mark.parametrize("weights", ["whole", "any"])
+@pytest.mark.parametrize("strategy", ["uniform", "quantile"])
+@pytest.mark.parametrize(("C", "kind"), [(2, "distinct"), (2, "tied"), (5, "distinct")])
+def test_weighted_calibration_is_that_of_the_rows_of_each_bin(C: int, kind: str, strategy: str, weights: str) -> None:
+    """scikit-learn's curve knows no weights: with whole ones the quantiles are those of repeated rows, with others the lowest scores that reach a tenth."""
+    data = scored(C, weights, kind)
+    top, right, omega = data.probabilities.max(axis=1) if C > 2 else data.A[0], data.codes if C == 2 else data.predicted == data.codes, data.omega
+    edges = np.linspace(0, 1, 11)[1:-1]
+    if strategy == "quantile" and weights == "whole":
+        edges = np.percentile(np.repeat(top, omega.astype(int)), edges * 100)
+    elif strategy == "quantile":
+        there = np.sort(top[omega > 0])
+        edges = np.array([next(score for score in there if omega[top <= score].sum() >= share * omega.sum()) for share in edges])
+    of = np.array([np.count_nonzero(edges < score) for score in top])
+    bins = [(omega[of == k].sum(), np.average(right[of == k], weights=omega[of == k]), np.average(top[of == k], weights=omega[of == k]))
+            for k in range(10) if omega[of == k].sum() > 0]
+    found = data.report()["calibration"]
+    assert_is([[row["weight"], row["observed_rate"], row["mean_predicted"]] for row in found[strategy]], bins, strategy)
+    error = sum(weight * abs(rate - mean) for weight, rate, mean in bins) / omega.sum()
+    assert_is(found["error" if strategy == "uniform" else "quantile_error"], error, "expected error")
 
 
 @pytest.mark.parametrize("C", [2, 4])
@@ -471,6 +493,29 @@ def test_groups_taken_a_few_at_a_time_give_the_counts_of_all_at_once(monkeypatch
     monkeypatch.setattr(scores, "_counts_of", lambda values, *rest: (sorted_sizes.append(values.size), counts_of(values, *rest))[1])
     assert bits(score_counts(data.A, data.codes + 5, data.omega, first_group=5)) == bits(at_once)
     assert sorted_sizes == [2 * weighty] * 3
+
+
+@pytest.mark.parametrize("kept", [5, 40, 700, 10**6])
+@pytest.mark.parametrize(("groups", "kind"), [(1, "distinct"), (1, "tied"), (7, "distinct"), (7, "tied"), (7, "saturated")])
+def test_sorting_scores_of_equal_weight_gives_the_counts_of_ordering_the_examples(groups: int, kind: str, kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scores, "SCORES_KEPT", kept)
+    rng = np.random.default_rng(kept)
+    values = rng.random((groups, 300))
+    values = np.round(values, 1) if kind == "tied" else np.where(values > 0.5, 1.0, -0.0) if kind == "saturated" else values
+    codes = rng.integers(-1, groups + 2, 300) + 3  # some are hits in groups that stand elsewhere
+    once, twice = (score_counts(values, codes, np.full(300, weight), first_group=3) for weight in (1.0, 2.0))
+    assert bits(once) == bits(replace(twice, positive=twice.positive / 2, negative=twice.negative / 2))
+    assert (once.dropped_bits == 0) == (kept > values.size or (kind == "saturated" and kept > 2 * groups) or (kind == "tied" and kept > 11 * groups))
+    for group in range(groups):
+        at = once.of(group + 3)
+        shifted = np.uint64(once.dropped_bits)
+        keys = (values[group] + 0.0).view(np.uint64)
+        expected = np.unique(keys >> shifted)
+        assert once.keys[once.group == group + 3].tolist() == expected.tolist()
+        for i, key in enumerate(expected):
+            here = keys >> shifted == key
+            hits = np.count_nonzero(codes[here] == group + 3)
+            assert (at.positive[i], at.negative[i], at.spread[i]) == (hits, np.count_nonzero(here) - hits, len(np.unique(keys[here])) > 1)
 
 
 def test_weights_that_are_all_zero_in_a_block_add_nothing() -> None:

@@ -56,7 +56,7 @@ def evaluated(place: Path, *arguments: str) -> Any:
 
 def test_every_number_and_every_table_is_shown(place: Path) -> None:
     metrics = streamlr.evaluate(place / "m.zarr", str(place / "s.zarr"))
-    shown = evaluated(place).stderr
+    shown = evaluated(place).output
     for name, value in metrics.items():
         if isinstance(value, int | float):
             assert re.search(rf"^{name} +{re.escape(f'{value:.10g}')}$", shown, re.MULTILINE), name

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 import streamlr
 from streamlr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from streamlr.config import SolverConfig, load_config
+from streamlr.data.partition import partition_rows
 from streamlr.errors import ConfigError, DataError, NonFiniteError, RunDirectoryError, StreamlrError
 from streamlr.events import Event, PassFinished, ScanStarted
 from streamlr.model import Model, load_model
@@ -308,6 +309,19 @@ def test_a_checkpoint_of_other_data_is_refused_by_what_differs(store: Path, tmp_
     write_store(moving, *draw(4, ROWS + 1))
     with pytest.raises(RunDirectoryError, match=r"data shape \(2000, 5\), this run has \(2001, 5\)"):
         train(settings(moving, tmp_path / "second"), resume=True)
+
+
+def test_the_same_values_in_another_type_are_refused_by_the_type(tmp_path: Path) -> None:
+    """Equal values are not enough for equal bits: how many rows make a block follows from the bytes of a value, and so does the order of the sums."""
+    X, y = draw(4)
+    store = write_store(tmp_path / "s.zarr", X, y)
+    broken_off(settings(store, tmp_path / "run"), 3)
+    narrow, wide = (partition_rows(10**6, FEATURES, CHUNK, itemsize) for itemsize in (4, 8))
+    assert narrow.block_rows == 2 * wide.block_rows
+    for dtype in ("float64", "int32"):  # the same values, the same bytes
+        write_store(store, X.astype(dtype) if dtype == "float64" else X.view(dtype), y)
+        with pytest.raises(RunDirectoryError, match=f"made with data dtype float32, this run has {dtype}; go back .*--overwrite"):
+            train(settings(store, tmp_path / "run"), resume=True)
 
 
 def test_a_checkpoint_of_data_that_were_written_anew_is_refused(tmp_path: Path) -> None:

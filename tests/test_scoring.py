@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +283,33 @@ def test_features_that_are_not_finite_are_not_evaluated(value: float, run: Path,
 def test_features_that_are_not_finite_are_not_predicted_from(value: float, run: Path, arrays: Arrays, tmp_path: Path) -> None:
     refuses_non_finite(lambda store: predict(run, store, tmp_path / "p.zarr"), value, arrays, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["s.zarr"]  # neither the array nor anything half-written
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_finite_features_of_which_a_model_makes_too_much_are_refused_with_their_row(family: str, arrays: Arrays, tmp_path: Path) -> None:
+    model, y, _ = model_and_target(family, arrays["X"])
+    replace(model, coef_=model.coef_ * 1e300).save(tmp_path / "m.zarr")
+    X = np.zeros((ROWS, FEATURES))
+    X[407] = 1e200 * np.sign(model.coef_[0])
+    store = write_store(tmp_path / "s.zarr", {"X": X, "y": y})
+    overrides = [f"model.family={family}", "cluster.kind=serial"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(NonFiniteError, match=r"row 407: its features are finite, but the model makes inf of them, which overflows; are the features"):
+            evaluate(tmp_path / "m.zarr", store, overrides=overrides)
+        if family != "logistic":  # a probability of 1 is what infinity means there
+            with pytest.raises(NonFiniteError, match="row 407"):
+                predict(tmp_path / "m.zarr", store, tmp_path / "p.zarr", overrides=overrides)
+
+
+def test_a_metric_that_overflows_is_none(arrays: Arrays, tmp_path: Path) -> None:
+    Model(np.zeros((1, FEATURES)), np.zeros(1), np.empty(0), None, "linear").save(tmp_path / "m.zarr")
+    store = write_store(tmp_path / "s.zarr", {"X": arrays["X"], "y": np.full(ROWS, 1.3e154)})  # of whose squares one alone is a float
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = evaluate(tmp_path / "m.zarr", store, overrides=["model.family=linear"])
+    assert found["mean_squared_error"] is None
+    assert found["mean_absolute_error"] == pytest.approx(1.3e154)
 
 
 def test_missing_chunks_are_refused_before_anything_is_read(run: Path, arrays: Arrays, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -65,6 +66,54 @@ def test_the_overhead_is_printed_for_each_number_of_slabs() -> None:
     # both are rounded: seconds to 0.01, so 1000 / 200 of that is 0.025 ms to either side
     assert float(each) > 0
     assert float(each) == pytest.approx(1000 * float(seconds) / 200, abs=0.026)
+
+
+SELECTED = [f"test_{name}*" for name in (
+    "logistic.py::test_predict_?_classes", "logistic.py::test_logistic_glmnet", "logistic.py::test_sparsify", "logistic.py::test_inconsistent_input",
+    "logistic.py::test_write_parameters", "logistic.py::test_logistic_regression_solvers[[]", "logistic.py::test_logistic_regression_solver_",
+    "logistic.py::test_logreg_", "logistic.py::test_max_iter", "logistic.py::test_dtype_match",
+    "logistic.py::test_zero_max_iter", "logistic.py::test_c_inf_", "logistic.py::test_penalty_none",
+    "logistic.py::test_large_sparse_matrix", "logistic.py::test_elastic_net_l1_l2", "logistic.py::test_l1_ratio",
+    "base.py::test_linear_regression_positive", "base.py::test_linear_regression_sparse",
+    "base.py::test_linear_regression_pd", "base.py::test_fit_intercept",
+    "glm.py::test_glm_regression[[]*Poisson", "glm.py::test_glm_family_argument", "glm.py::test_glm_wrong_y_range")]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sklearn.linear_model.tests") is None, reason="scikit-learn was installed without its tests")
+def test_scikit_learns_own_tests_pass_but_for_those_that_are_not_followed() -> None:
+    head, _, names, *rows = run("sklearn_tests.py", "--only", *SELECTED).splitlines()
+    concerned, selected = (int(number) for number in re.findall(r"(\d+) of its (\d+) tests", head)[0])
+    assert 0 < concerned <= selected
+    assert names.split() == ["passed", "expected", "to", "fail", "failed", "skipped"]
+    tallies = {row.split()[0]: [int(number) for number in row.split()[1:]] for row in rows[:3]}
+    assert list(tallies) == ["test_base.py", "test_glm.py", "test_logistic.py"]
+    for passed, expected, failed, _ in tallies.values():
+        assert passed > expected
+        assert failed == 0
+    assert sum(sum(tally) for tally in tallies.values()) == concerned
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sklearn.linear_model.tests") is None, reason="scikit-learn was installed without its tests")
+def test_a_test_of_scikit_learns_that_fails_is_told() -> None:
+    done = subprocess.run([sys.executable, str(SCRIPTS / "sklearn_tests.py"), "--strict", "--only", "*::test_liblinear_with_large_values", "*::test_nan"],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "FAILED test_logistic.py::test_liblinear_with_large_values\n      Failed: DID NOT RAISE" in done.stdout
+    assert re.search(r"test_logistic.py +1 +0 +1 +0", done.stdout)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sklearn.linear_model.tests") is None, reason="scikit-learn was installed without its tests")
+@pytest.mark.parametrize(("outcomes", "idle"), [(["passed", "passed"], True), (["passed", "failed"], False), (["skipped"], False), ([], False)])
+def test_a_reason_is_idle_where_all_its_tests_pass(outcomes: list[str], idle: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("sklearn_tests", SCRIPTS / "sklearn_tests.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "sklearn_tests", script)
+    spec.loader.exec_module(script)
+    pattern = next(iter(script.EXPECTED))
+    results = [script.Result(pattern.replace("*", f"[{k}]"), outcome, True, "", "") for k, outcome in enumerate(outcomes)]
+    assert script.idle_patterns(results) == ([pattern] if idle else [])
 
 
 def test_the_cost_of_a_path_is_told_beside_one_model() -> None:

@@ -11,11 +11,13 @@ import pytest
 import zarr
 from stores import bits, chunk_paths, files_of, read_rows
 
+from streamlr import train
 from streamlr.config import DataConfig
 from streamlr.data.info import describe_store
 from streamlr.data.store import ZarrSource
-from streamlr.data.synth import DTYPES, Population, SynthSpec, synthesize
+from streamlr.data.synth import DRAWS, DTYPES, Population, SynthSpec, synthesize
 from streamlr.errors import ConfigError
+from streamlr.kernels.families import FAMILIES
 
 
 def read(path: Path, name: str) -> Any:
@@ -94,6 +96,44 @@ def test_labels_of_several_classes_follow_the_stored_coefficients(tmp_path: Path
     assert np.abs(deviations).max() < 5  # 24 deviations, each beyond 5 once in 1.7 million
     permuted = A[:, [1, 0, 2, 3]]
     assert np.abs(columns.T @ (Y - permuted) / np.sqrt((columns**2).T @ (permuted * (1 - permuted)))).max() > 5
+
+
+@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if not family.labelled])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "bool"])
+def test_numbers_follow_the_stored_coefficients(tmp_path: Path, dtype: str, family: str) -> None:
+    """As for labels; the variance of a number is 1, that of a count its mean."""
+    synthesize(tmp_path / "s", SynthSpec(40_000, 6, dtype=dtype, family=family))
+    X, y = read(tmp_path / "s", "X").astype(np.float64), read(tmp_path / "s", "y")
+    Z = X @ read(tmp_path / "s", "true_coefficients")[0] + read(tmp_path / "s", "true_intercept")[0]
+    mean = FAMILIES[family].activate(Z)
+    columns = np.column_stack([np.ones(len(X)), X - X.mean(axis=0), Z - Z.mean()])
+
+    def deviations(of: Any) -> Any:
+        return (y - of) @ columns / np.sqrt(FAMILIES[family].curvature(mean) @ columns**2)
+
+    assert np.abs(deviations(mean)).max() < 5
+    assert np.abs(deviations(FAMILIES[family].activate(0.9 * Z))).max() > 5  # the test can tell coefficients that are a tenth too small
+    assert np.mean((y - mean) ** 2 / FAMILIES[family].curvature(mean)) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_of_every_family_finds_its_coefficients_again(tmp_path: Path, family: str) -> None:
+    """To six standard errors, by the inverse of the Hessian; of softmax, whose Z are known but for a common shift, beside the first class."""
+    synthesize(tmp_path / "s", SynthSpec(20_000, 4, family=family))
+    assert set(DRAWS) == set(FAMILIES)
+    found = train({"data": {"store": str(tmp_path / "s")}, "model": {"family": family}, "cluster": {"kind": "serial"}})
+    assert found.status == "converged"
+    X = read(tmp_path / "s", "X").astype(np.float64)
+    true, intercept = read(tmp_path / "s", "true_coefficients"), read(tmp_path / "s", "true_intercept")
+    assert true.shape == found.model.coef_.shape
+    error = found.model.coef_ - true
+    if family == "softmax":
+        error, true, intercept = (each[1:] - each[0] for each in (error, true, intercept))
+    curvature = FAMILIES["logistic" if family == "softmax" else family]
+    columns = np.column_stack([X, np.ones(len(X))])
+    omega = curvature.curvature(curvature.activate(X @ true[0] + intercept[0]))
+    size = np.sqrt(np.diag(np.linalg.inv((columns * omega[:, None]).T @ columns)))[:-1]
+    assert (np.abs(error[0]) < 6 * size).all()
 
 
 @pytest.mark.parametrize("compressor", ["lz4", "zstd", "none"])
@@ -182,7 +222,8 @@ def test_a_store_that_stands_there_is_kept_unless_told_otherwise(tmp_path: Path)
     (SynthSpec(0, 3), "at least one row and one feature; got 0 rows and 3 features"), (SynthSpec(3, 0), "got 3 rows and 0 features"),
     (SynthSpec(3, 3, classes=1), "--classes must be 2 or more; got 1"), (SynthSpec(3, 3, chunk_rows=0), "--chunk-rows must be 1 or more; got 0"),
     (SynthSpec(3, 3, dtype="complex64"), "--dtype 'complex64' is none of float16"),
-    (SynthSpec(3, 3, seed=-1), "seed.*-1")])
+    (SynthSpec(3, 3, seed=-1), "seed.*-1"), (SynthSpec(3, 3, family="gamma"), "--family 'gamma' is none of logistic, softmax, linear, poisson"),
+    (SynthSpec(3, 3, family="poisson", classes=3), "--family poisson draws numbers, not labels; leave out --classes 3")])
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path, spec: SynthSpec, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         synthesize(tmp_path / "s", spec)

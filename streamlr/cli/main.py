@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import sys
@@ -22,7 +21,7 @@ from streamlr.errors import StreamlrError
 from streamlr.events import PassFinished
 from streamlr.execution import count_threads
 from streamlr.plan import make_plan, workers_of
-from streamlr.reporting.console import Console, plain
+from streamlr.reporting.console import Console, json_text, plain
 from streamlr.reporting.metrics import metric_lines
 from streamlr.reporting.plots import check_plot, plot_metrics
 from streamlr.scoring import evaluate, predict, require_plotted
@@ -61,7 +60,7 @@ def plan_command(config_path: str, overrides: tuple[str, ...], as_json: bool) ->
     config = load_config(config_path, overrides)
     plan = make_plan(config, open_store(config), workers_of(config.cluster, count_threads(config.cluster)))
     if as_json:
-        click.echo(json.dumps(plan.to_dict(), indent=2))
+        click.echo(json_text(plan.to_dict()))
         return
     for key, value in plan.to_dict().items():
         shown = f"{value / 1e6:,.1f} MB" if key.endswith("_bytes") and value is not None else value
@@ -92,7 +91,7 @@ def train_command(config_path: str, overrides: tuple[str, ...], run_dir: str | N
         click.echo(plain(_stopped(directory, bool(finished), resume, overwrite)), err=True)
         sys.exit(1)
     if as_json:
-        click.echo(json.dumps(result.summary, indent=2))
+        click.echo(json_text(result.summary))
     if not quiet:
         click.echo(_ending(result, directory), err=True)
 
@@ -133,7 +132,7 @@ def evaluate_command(run: str, store: str, plot: str | None, validation: bool, o
     if plot is not None:
         plot_metrics(metrics, plot)
     if as_json:
-        click.echo(json.dumps(metrics, indent=2))
+        click.echo(json_text(metrics))
         return
     for line in metric_lines(metrics):
         click.echo(line, err=True)

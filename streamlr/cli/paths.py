@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import click
 
 from streamlr.config import load_config
 from streamlr.path_run import PathResult, path
-from streamlr.reporting.console import Console, plain
+from streamlr.reporting.console import Console, json_text, plain
 
 _MOST_LINES = 20
 
@@ -37,7 +36,7 @@ def path_command(config_path: str, overrides: tuple[str, ...], run_dir: str | No
         click.echo(plain(f"stopped; add --resume to go on after the last finished pass that {directory} holds"), err=True)
         sys.exit(1)
     if as_json:
-        click.echo(json.dumps(result.summary | {"path": result.table}, indent=2))
+        click.echo(json_text(result.summary | {"path": result.table}))
     if not quiet:
         for line in path_lines(result):
             click.echo(plain(line), err=True)
@@ -59,7 +58,7 @@ def path_lines(result: PathResult) -> list[str]:
             if marks:
                 line += f"{row['held_loss']:16.9f}{row['held_loss_se']:10.2g}"
             if auc:
-                line += f"{row['held_auc'] or float('nan'):10.6f}"
+                line += f"{float('nan') if row['held_auc'] is None else row['held_auc']:10.6f}"
             lines.append(f"{line}  {marks.get(row['lambda'], '')}".rstrip())
     lines.append(f"{result.status} after {result.passes} passes in {result.summary['seconds']:.1f} s: {result.reason}")
     return lines

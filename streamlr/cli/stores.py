@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
@@ -11,10 +10,10 @@ from streamlr.config import load_config
 from streamlr.data.info import describe_store
 from streamlr.data.ingest import IngestSpec, ingest
 from streamlr.data.store import ZarrSource
-from streamlr.data.synth import DTYPES, SynthSpec, synthesize
+from streamlr.data.synth import DRAWS, DTYPES, SynthSpec, synthesize
 from streamlr.data.tables import Columns
 from streamlr.execution.local import available_cores
-from streamlr.reporting.console import RowCounter, plain
+from streamlr.reporting.console import RowCounter, json_text, plain
 
 _chunk_rows = click.option("--chunk-rows", type=int, help="Rows of a chunk [default: chunks of at most 8 MiB].")
 _compressor = click.option("--compressor", type=click.Choice(["lz4", "zstd", "none"]), default="lz4", show_default=True, help="Compression of the chunks.")
@@ -26,6 +25,7 @@ _quiet = click.option("--quiet", is_flag=True, help="Show warnings and errors al
 @click.argument("store")
 @click.option("--rows", type=int, required=True, help="Number of examples.")
 @click.option("--features", type=int, required=True, help="Number of features.")
+@click.option("--family", type=click.Choice(tuple(DRAWS)), default="logistic", show_default=True, help="Family that the targets are drawn from.")
 @click.option("--classes", type=int, default=2, show_default=True, help="Number of classes.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="float32", show_default=True, help="Type of the features.")
 @_chunk_rows
@@ -34,10 +34,10 @@ _quiet = click.option("--quiet", is_flag=True, help="Show warnings and errors al
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
 @_overwrite
 @_quiet
-def synth_command(store: str, rows: int, features: int, classes: int, dtype: str, chunk_rows: int | None, compressor: Any, sample_axis: str,
-                  seed: int, overwrite: bool, quiet: bool) -> None:
-    """Write a STORE with known coefficients: features correlated and of different scales, labels drawn from the model."""
-    spec = SynthSpec(rows, features, classes, dtype, seed, chunk_rows, compressor, int(sample_axis))
+def synth_command(store: str, rows: int, features: int, family: str, classes: int, dtype: str, chunk_rows: int | None, compressor: Any,
+                  sample_axis: str, seed: int, overwrite: bool, quiet: bool) -> None:
+    """Write a STORE with known coefficients: features correlated and of different scales, targets drawn from the model."""
+    spec = SynthSpec(rows, features, classes, dtype, seed, chunk_rows, compressor, int(sample_axis), family)
     with RowCounter("synth", rows, quiet=quiet) as counter:
         synthesize(store, spec, overwrite=overwrite, threads=available_cores(), rows_done=counter)
     if not quiet:
@@ -73,14 +73,15 @@ def ingest_command(sources: tuple[str, ...], store: str, target: str, weights: s
 
 @click.command("info")
 @click.argument("store")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="How the store names its arrays, such as data.target=label.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="How the store names its arrays, such as data.target=label, and what the target is for, such as model.family=poisson.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
 def info_command(store: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show what STORE holds: shape, chunks, codecs, classes, problems."""
+    """Show what STORE holds: shape, chunks, codecs, classes or range of the target, problems."""
     config = load_config({"data": {"store": store}}, overrides)
-    found = describe_store(ZarrSource(config.data))
+    found = describe_store(ZarrSource(config.data), config.model.family)
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json_text(found))
         return
     click.echo(plain(_info_text(found)), err=True)
 
@@ -93,7 +94,17 @@ def _info_text(found: dict[str, Any]) -> str:
         shards = f" in shards of {tuple(array['shards'])}" if array["shards"] else ""
         lines.append(f"  {array['name']}: {tuple(array['shape'])} {array['dtype']}, {array['n_chunks']:,} chunks of {tuple(array['chunks'])}{shards}, "
                      f"{' + '.join(array['codecs'])}, Zarr {array['zarr_format']}, read {array['read']}")
+    if found["target"] is not None and len(found["classes"]) != 2:
+        lines.append(f"  target: {_target_text(found['target'], bool(found['classes']))}")
     for entry in found["classes"]:
         lines.append(f"  class {entry['label']!r}: {entry['rows']:,} rows")
     lines += [f"  problem: {problem}" for problem in found["problems"]] or ["  no problems found"]
     return "\n".join(lines)
+
+
+def _target_text(target: dict[str, Any], classes: bool) -> str:
+    kind = "whole numbers" if target["whole_numbers"] else "numbers"
+    counts = target["whole_numbers"] and target["least"] >= 0
+    means = [*["classes"] * classes, *["counts (model.family: poisson)"] * counts, "a quantity (model.family: linear)"]
+    distinct = "" if target["distinct"] is None else f", {target['distinct']:,} distinct"
+    return f"{kind} from {target['least']:.6g} to {target['largest']:.6g}, mean {target['mean']:.6g}{distinct}: {' or '.join(means)}"

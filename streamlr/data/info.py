@@ -12,42 +12,53 @@ from streamlr.data.partition import partition_rows
 from streamlr.data.store import MISSING_COUNTED, ZarrSource
 from streamlr.errors import DataError
 from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.fold import fold
-from streamlr.kernels.labels import LabelScan, LabelSums
+from streamlr.kernels.labels import looks_like_a_quantity
+from streamlr.kernels.target import TargetScan, TargetSums
 
 _LARGE_CHUNK_BYTES = 512 * 2**20
 _MISSING_NAMED = 5
 
 
-def describe_store(source: ZarrSource) -> dict[str, Any]:
-    """Shapes, chunks, codecs, classes and problems of a store; reads the labels, not the features.
+def describe_store(source: ZarrSource, family: str = "logistic") -> dict[str, Any]:
+    """Shapes, chunks, codecs, targets and problems of a store; reads the targets, not the features.
+
+    Parameters
+    ----------
+    source
+        The store.
+    family
+        Name of the family that the targets are for; of numbers there are no classes.
 
     Returns
     -------
     dict
         ``store``, ``rows``, ``features``, ``dtype``, ``sample_axis``, ``data_bytes``, ``stored_bytes``, ``arrays`` (a record for each),
-        ``classes`` (label, rows and weight of each), ``feature_names`` and ``problems`` (a list of sentences).
+        ``target`` (least, largest and mean of numbers, whether they are whole, and how many are distinct: None for more than can be classes;
+        None for text), ``classes`` (label, rows and weight of each; none for a quantity), ``feature_names`` and ``problems`` (a list of sentences).
     """
     problems = [problem for array in source.arrays for problem in _array_problems(array)]
-    classes = []
+    target, classes = None, None
     try:
-        labels = _labels(source)
-        classes = [{"label": label, "rows": int(rows), "weight": float(weight)} for label, rows, weight in
-                   zip(labels.labels.tolist(), labels.row_counts, labels.weight_sums, strict=True)]
-        if len(classes) < 2:
+        sums = _target_sums(source, family)
+        target, classes = _numbers(sums), _classes(sums, family)
+        if classes is not None and len(classes) < 2:
             problems.append(f"{source.config.target} holds {len(classes)} classes; a classifier needs two or more")
+        if classes is None and sums.labels is not None and len(sums.labels.labels) == 1:
+            problems.append(f"{source.config.target} is {sums.labels.labels[0].item()} in every row: there is nothing to learn")
     except DataError as error:
         problems.append(str(error))
     return {
         "store": source.config.shown_store, "rows": source.n_rows, "features": source.n_features, "dtype": str(source.dtype),
         "sample_axis": source.config.sample_axis, "data_bytes": source.n_rows * source.n_features * source.dtype.itemsize,
-        "stored_bytes": source.stored_bytes, "arrays": [array.describe() for array in source.arrays], "classes": classes,
+        "stored_bytes": source.stored_bytes, "arrays": [array.describe() for array in source.arrays], "target": target, "classes": classes or [],
         "feature_names": None if source.feature_names is None else list(source.feature_names), "problems": problems}
 
 
-def _labels(source: ZarrSource) -> LabelSums:
+def _target_sums(source: ZarrSource, family: str) -> TargetSums:
     partition = partition_rows(source.n_rows, 1, source.chunk_rows, 8)
-    scan = LabelScan(source.describe("target"), source.describe("weights") if source.weighted else "")
+    scan = TargetScan(family, source.describe("target"), source.describe("weights") if source.weighted else "")
 
     def sums() -> Any:
         for block in range(partition.n_blocks):
@@ -55,8 +66,23 @@ def _labels(source: ZarrSource) -> LabelSums:
             batch = Batch(start, np.empty((0, stop - start)), source.read_target(start, stop), source.read_weights(start, stop))
             yield scan.sums(batch, stop - start, Workspace())
 
-    total: LabelSums = fold(sums())
+    total: TargetSums = fold(sums())
     return total
+
+
+def _numbers(sums: TargetSums) -> dict[str, Any] | None:
+    if sums.numbers is None:
+        return None
+    return {"least": sums.numbers.least, "largest": sums.numbers.largest, "mean": sums.numbers.mean, "whole_numbers": sums.numbers.whole,
+            "distinct": None if sums.labels is None else len(sums.labels.labels)}
+
+
+def _classes(sums: TargetSums, family: str) -> list[dict[str, Any]] | None:
+    """Label, rows and weight of each class; None for targets that are a quantity."""
+    if not FAMILIES[family].labelled or sums.labels is None or looks_like_a_quantity(sums.labels):
+        return None
+    return [{"label": label, "rows": int(rows), "weight": float(weight)} for label, rows, weight in
+            zip(sums.labels.labels.tolist(), sums.labels.row_counts, sums.labels.weight_sums, strict=True)]
 
 
 def _array_problems(array: StoredArray) -> list[str]:

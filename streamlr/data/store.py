@@ -25,6 +25,7 @@ from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, r
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
 
 _MISSING_NAMED = 3
+_NAMED = 20
 MISSING_COUNTED = 1000
 """Missing chunks that are looked for: damaged metadata may claim any number of chunks."""
 
@@ -56,7 +57,8 @@ class ZarrSource:
         how: Any = {"fill_missing": config.missing_chunks == "fill", "direct": direct, "scrub": config.without_secrets}
         features = _member(group, config.features, "data.features", config)
         if features.ndim != 2:
-            raise ShapeError(f"{config.features} in {config.shown_store} has shape {features.shape}; features must have two axes, rows and features")
+            raise ShapeError(f"{config.features} in {config.shown_store} has shape {features.shape}; features must have two axes, rows and features: "
+                             "write it again so, or name another array in data.features")
         check_feature_dtype(np.dtype(features.dtype), f"{config.features} in {config.shown_store}")
         self.features = StoredArray(features, config.sample_axis, **how)
         self.target = self.weights = None
@@ -193,7 +195,9 @@ class ZarrSource:
             raise ShapeError(f"{self.describe('features')} has shape {self.features.shape}: there is nothing to train on")
         for array in self.arrays[1:]:
             if array.shape != (self.n_rows,):
-                hint = ""
+                hint = "; name the array that goes with them, or write it again"
+                if array.shape == (self.n_rows, 1):
+                    hint = "; write it again without the axis of one"
                 if array.shape == (self.n_features,):
                     hint = f"; are the examples along the other axis (data.sample_axis: {1 - self.config.sample_axis})?"
                 raise ShapeError(f"{self.describe('features')} has {self.n_rows} rows (shape {self.features.shape}, sample_axis "
@@ -304,16 +308,28 @@ def _member(group: zarr.Group, name: str, key: str, config: DataConfig) -> zarr.
     try:
         member = retried(lambda: group[name], lambda: f"{name!r} in {store!r}")
     except KeyError:
-        present = ", ".join(sorted(group.array_keys())) or "no arrays"
-        raise StoreNotFoundError(f"{store!r} has no array {name!r} ({key}); it holds {present}") from None
+        raise StoreNotFoundError(f"{store!r} has no array {name!r} ({key}); it holds {_contents(group, '', key)}") from None
     except Exception as error:  # of damaged metadata Zarr makes whatever it likes
         raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} cannot be opened ({type(error).__name__}: {config.without_secrets(str(error))}); "
                                  "restore its metadata (zarr.json or .zarray), or write the store again") from None
     if not isinstance(member, zarr.Array):
-        raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} is a group, not an array")
+        raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} is a group, not an array; it holds {_contents(member, f'{name}/', key)}")
     if holds_pickles(member):
         raise DtypeError(f"{name!r} ({key}) in {store!r} is stored as pickles, which could execute anything; write it again as numbers or text")
     return member
+
+
+def _contents(group: zarr.Group, below: str, key: str) -> str:
+    """The arrays of a group, by the path that finds them, or else its groups, with what to do about it."""
+    arrays = [f"{below}{name}" for name in sorted(group.array_keys())]
+    groups = [f"{below}{name}" for name in sorted(group.group_keys())]
+    if arrays or not groups:
+        return _first(arrays) or "no arrays"
+    return f"no arrays, but groups ({_first(groups)}): set {key}: {groups[0]}/NAME for an array in one of them"
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
 
 
 def _feature_names(group: zarr.Group, n_features: int, config: DataConfig) -> tuple[str, ...] | None:

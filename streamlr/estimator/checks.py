@@ -46,13 +46,15 @@ def _validated(estimator: Any, X: Any, *, reset: bool) -> Any:
     return estimator._validate_data(X, reset=reset, accept_sparse="csr", force_all_finite=finite)
 
 
-def target_of(estimator: Any, y: Any, *, numeric: bool) -> NDArray[Any]:
-    """The target in memory, (m,)."""
+def target_of(estimator: Any, y: Any, *, numeric: bool, outputs: bool = False) -> NDArray[Any]:
+    """The target in memory, (m,), or (m, k) where it has two axes and ``outputs`` allows for that."""
     name = type(estimator).__name__
     if y is None:
         raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
     given = y if stored_rows(y) is None else np.asarray(y)
     checked = check_array(given, ensure_2d=False, dtype="numeric" if numeric else None, input_name="y", estimator=name)
+    if outputs and checked.ndim == 2:
+        return np.asarray(checked)
     flat: NDArray[Any] = column_or_1d(checked, warn=True)
     return flat
 

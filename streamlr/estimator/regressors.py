@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin
 from sklearn.metrics import d2_tweedie_score, r2_score
+from sklearn.utils.validation import check_is_fitted
 
 from streamlr.config import ClusterConfig
-from streamlr.errors import ConfigError
+from streamlr.data.source import Rows
+from streamlr.errors import ConfigError, LabelError
 from streamlr.estimator.checks import features_of, target_of, weights_of
-from streamlr.estimator.linear_model import LinearModel
+from streamlr.estimator.linear_model import LinearModel, Restraints, shown
 
 
 class _Regressor(RegressorMixin, LinearModel):  # type: ignore[misc]
-    """What the two share: one output, and coefficients with one axis."""
+    """What the two share: coefficients with one axis, where the target has one."""
+
+    _many_outputs: ClassVar[bool] = False
 
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> Self:
         """Fit to features and numbers, with weights, if any.
@@ -27,25 +32,47 @@ class _Regressor(RegressorMixin, LinearModel):  # type: ignore[misc]
         X
             (m, n): an array, a sparse matrix, a frame, or a Zarr or Dask array, which is read in every pass by its chunks.
         y
-            Numbers, (m,); held in memory, as are the weights.
+            Numbers, (m,); held in memory, as are the weights. Least squares also takes (m, k) of k outputs, each of which is a fit of its own.
         sample_weight
             Weight of each example, (m,).
         """
-        l2 = self._l2()
+        restraints = self._restraints()
         rows = features_of(self, X, reset=True)
-        target = target_of(self, y, numeric=True)
-        result = self._train(rows, target, weights_of(self, sample_weight, len(target)), l2)
-        self.coef_, self.intercept_ = result.model.coef_[0], float(result.model.intercept_[0])
+        target = target_of(self, y, numeric=True, outputs=self._many_outputs)
+        self._check_target(target)
+        weights = weights_of(self, sample_weight, len(target))
+        if target.ndim == 2:
+            return self._fit_each(rows, target, weights, restraints)
+        result = self._train(rows, target, weights, restraints, start=self._start(1, rows.shape[1]))
+        self.coef_, self.intercept_ = shown(result.model.coef_[0], rows.dtype), float(result.model.intercept_[0])
         self.n_iter_ = result.passes
         return self
 
-    def _l2(self) -> float:
-        """Strength of the penalty beside the mean loss."""
-        return 0.0
+    def _fit_each(self, rows: NDArray[Any] | Rows, targets: NDArray[Any], weights: NDArray[np.float64] | None, restraints: Restraints) -> Self:
+        """One fit for each column of the target, (m, k); they have nothing in common but the features."""
+        start = self._start(targets.shape[1], rows.shape[1])
+        results = []
+        for k, target in enumerate(np.ascontiguousarray(targets.T)):
+            own = None if start is None else replace(start, coef_=start.coef_[[k]], intercept_=start.intercept_[[k]])
+            results.append(self._train(rows, target, weights, restraints, start=own))
+        coef, intercept = (np.concatenate([getattr(result.model, name) for result in results]) for name in ("coef_", "intercept_"))
+        self.model_ = replace(self.model_, coef_=coef, intercept_=intercept)
+        self.coef_, self.intercept_ = shown(coef, rows.dtype), shown(intercept, rows.dtype)
+        self.status_ = next((result.status for result in results if result.status != "converged"), "converged")
+        self.n_iter_ = sum(result.passes for result in results)
+        return self
+
+    def _check_target(self, target: NDArray[Any]) -> None:
+        """Refuse numbers that the family does not know."""
+
+    def _restraints(self) -> Restraints:
+        return Restraints()
 
     def predict(self, X: Any) -> Any:
-        """Mean of the target, (m,); of a Dask array a Dask array."""
-        return self._by_blocks(X, lambda model: model.predict)
+        """Mean of the target, (m,), or (m, k) of k outputs; of a Dask array a Dask array."""
+        check_is_fitted(self)
+        n_outputs = len(self.coef_) if self.coef_.ndim == 2 else 0
+        return self._by_blocks(X, lambda model: lambda rows: model.predict(rows).reshape((-1, n_outputs) if n_outputs else -1), n_outputs)
 
 
 class LinearRegression(_Regressor):
@@ -55,6 +82,8 @@ class LinearRegression(_Regressor):
     ----------
     fit_intercept
         Whether the model has an intercept.
+    positive
+        Whether no coefficient may be below 0; the intercept may.
     warm_start
         Whether a fit starts from the coefficients of the last one.
     tol
@@ -63,15 +92,19 @@ class LinearRegression(_Regressor):
         Most passes over the data.
     solver
         ``auto``, ``lbfgs`` or ``newton``.
+    copy_X, n_jobs
+        Taken for scikit-learn's sake: ``X`` is never written to, and ``cluster`` says where the work is done.
+    verbose
+        Whether to show the passes as they end, on standard error.
     cluster
         The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.ClusterConfig`; None for threads, and one for what is small.
 
     Attributes
     ----------
-    coef_ : ndarray of shape (n,)
-    intercept_ : float
+    coef_ : ndarray of shape (n,), or (k, n) of k outputs
+    intercept_ : float, or ndarray of shape (k,)
     n_iter_ : int
-        Passes over the data.
+        Passes over the data, for all outputs.
     n_features_in_ : int
     feature_names_in_ : ndarray of shape (n,)
         Where ``X`` names all its features.
@@ -81,19 +114,37 @@ class LinearRegression(_Regressor):
     """
 
     _family = "linear"
+    _many_outputs = True
 
-    def __init__(self, *, fit_intercept: bool = True, warm_start: bool = False, tol: float = 1e-8, max_iter: int = 100, solver: str = "auto",
+    def __init__(self, *, fit_intercept: bool = True, positive: bool = False, warm_start: bool = False, tol: float = 1e-8, max_iter: int = 100,
+                 solver: str = "auto", copy_X: bool = True, n_jobs: int | None = None, verbose: int = 0,
                  cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
         self.fit_intercept = fit_intercept
+        self.positive = positive
         self.warm_start = warm_start
         self.tol = tol
         self.max_iter = max_iter
         self.solver = solver
+        self.copy_X = copy_X
+        self.n_jobs = n_jobs
+        self.verbose = verbose
         self.cluster = cluster
+
+    def _restraints(self) -> Restraints:
+        return Restraints(positive=bool(self.positive))
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
         """R², the share of the variance that is explained."""
         return float(r2_score(np.asarray(y), np.asarray(self.predict(X)), sample_weight=sample_weight))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def _more_tags(self) -> dict[str, bool]:
+        """The same for scikit-learn below 1.6."""
+        return {"multioutput": True}
 
 
 class PoissonRegressor(_Regressor):
@@ -114,7 +165,9 @@ class PoissonRegressor(_Regressor):
     max_iter
         Most passes over the data.
     solver
-        ``auto``, ``lbfgs`` or ``newton`` (or scikit-learn's name for it, ``newton-cholesky``).
+        ``auto``, ``lbfgs`` or ``newton`` (or scikit-learn's name for it, ``newton-cholesky``); the optimum is one and the same.
+    verbose
+        Whether to show the passes as they end, on standard error.
     cluster
         The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.ClusterConfig`; None for threads, and one for what is small.
 
@@ -135,19 +188,26 @@ class PoissonRegressor(_Regressor):
     _family = "poisson"
 
     def __init__(self, *, alpha: float = 1.0, fit_intercept: bool = True, warm_start: bool = False, tol: float = 1e-8, max_iter: int = 100,
-                 solver: str = "auto", cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
+                 solver: str = "auto", verbose: int = 0, cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
         self.alpha = alpha
         self.fit_intercept = fit_intercept
         self.warm_start = warm_start
         self.tol = tol
         self.max_iter = max_iter
         self.solver = solver
+        self.verbose = verbose
         self.cluster = cluster
 
-    def _l2(self) -> float:
+    def _restraints(self) -> Restraints:
         if not self.alpha >= 0:
             raise ConfigError(f"alpha is {self.alpha}; it must be 0 or above (0 for no penalty)")
-        return float(self.alpha)
+        return Restraints(l2=float(self.alpha))
+
+    def _check_target(self, target: NDArray[Any]) -> None:
+        if target.size and target.min() < 0:
+            row = int(np.argmax(target < 0))
+            raise LabelError(f"Some value(s) of y are out of the valid range of the loss: row {row} has {target[row]:g}; a Poisson regression is fitted to "
+                             "numbers of 0 or above")
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
         """D², the share of the deviance that is explained."""

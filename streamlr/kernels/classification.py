@@ -68,11 +68,12 @@ def class_sums(Z: Array, Y: Array, loss: Array, A: Array, omega: Array) -> Class
         Weight of each, (k,).
     """
     C = max(2, len(Y))
-    codes = Y[0].astype(np.intp) if len(Y) == 1 else Y.argmax(axis=0)
-    predicted = (Z[0] > 0).astype(np.intp) if len(Z) == 1 else Z.argmax(axis=0)
+    codes = Y[0].astype(np.intp) if len(Y) == 1 else (np.arange(float(C)) @ Y).astype(np.intp)
+    predicted = (Z[0] > 0).astype(np.intp) if len(Z) == 1 else _largest(Z)
     if C == 2:
         A, Y = A[-1:], Y[-1:]
-    brier = float(np.einsum("ck,ck,k->", A - Y, A - Y, omega))
+    rest = A - Y
+    brier = float(np.einsum("ck,ck->k", rest, rest) @ omega)
     if not np.isfinite(A).all():  # a NaN has no rank; the probe of the sums has the batch looked at
         A = np.zeros_like(A)
     if C == 2:
@@ -84,6 +85,14 @@ def class_sums(Z: Array, Y: Array, loss: Array, A: Array, omega: Array) -> Class
     calibration = np.stack([np.bincount(bins, values, BINS) for values in (omega, np.where(hits, omega, 0.0), omega * top)], axis=1).astype(np.float64)
     confusion = np.bincount(C * codes + predicted, omega, C * C).astype(np.float64).reshape(C, C)
     return ClassSums(len(omega), float(omega.sum()), float(loss[0] @ omega), brier, confusion, calibration, counts)
+
+
+def _largest(Z: Array) -> NDArray[np.intp]:
+    """The first row that holds the largest of each column, (k,): `argmax` along columns takes ten times as long."""
+    rows, columns = np.nonzero(Z.max(axis=0) == Z)
+    found = np.zeros(Z.shape[1], dtype=np.intp)
+    found[columns[::-1]] = rows[::-1]  # of several the first is written last
+    return found
 
 
 def class_metrics(sums: ClassSums, classes: list[Any]) -> dict[str, Any]:

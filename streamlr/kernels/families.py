@@ -58,7 +58,7 @@ class Family(Protocol):
 
     @property
     def certain_loss(self) -> float:
-        """A loss below this value at *every* example proves the classes separable; 0 where that cannot be."""
+        """A loss below this value at *every* example proves the classes separable; -inf where that cannot be."""
         ...
 
 
@@ -68,7 +68,7 @@ class Linear:
     name = "linear"
     labelled = False
     coupled = False
-    certain_loss = 0.0
+    certain_loss = -np.inf
 
     def target(self, values: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> Array:
         return numbers(values, self.name, first_row)
@@ -193,7 +193,7 @@ class Poisson:
     name = "poisson"
     labelled = False
     coupled = False
-    certain_loss = 0.0
+    certain_loss = -np.inf
 
     def target(self, values: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> Array:
         return numbers(values, self.name, first_row, least=0.0)

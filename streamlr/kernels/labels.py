@@ -77,6 +77,12 @@ class LabelScan:
         return _refuse_many(LabelSums(labels, counts.astype(np.int64), weight_sums))
 
 
+def looks_like_a_quantity(sums: LabelSums) -> bool:
+    """Whether the labels are more than two, and some of them no whole numbers."""
+    labels = sums.labels
+    return len(labels) > 2 and labels.dtype.kind == "f" and bool((labels != np.rint(labels)).any())
+
+
 def _refuse_nan(target: NDArray[Any], first_row: int, name: str) -> None:
     if target.dtype.kind == "f" and not np.isfinite(target).all():
         bad = ~np.isfinite(target)

@@ -13,12 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.errors import NonFiniteError
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.classification import class_metrics, class_sums
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.labels import refuse_bad_weights
 from streamlr.kernels.regression import regression_metrics, regression_sums
 from streamlr.kernels.split import Split
+from streamlr.kernels.survey import locate_non_finite
 
 Array = NDArray[np.float64]
 
@@ -89,11 +91,24 @@ class MetricScan:
             Z += offset
         with np.errstate(over="ignore", invalid="ignore"):
             loss, A = family.loss_and_activation(Z, Y)
+        refuse_overflow(loss, Z, batch, leaf)
         omega = np.ones(Y.shape[1]) if weights is None else weights
         if self.split is None:
             return METRICS[self.family].sums(Z, Y, loss, A, omega)
         counted = self.split.held_out(batch, leaf)
         return replace(METRICS[self.family].sums(Z, Y, loss, A, np.where(counted, omega, 0.0)), n_rows=int(np.count_nonzero(counted)))
+
+
+def refuse_overflow(values: Array, Z: Array, batch: Batch, leaf: slice) -> None:
+    """Raise a `NonFiniteError` that names the first example of which ``values``, (c, k), are not finite, though all features of the leaf are.
+
+    Features that are not finite are looked for where a chunk can be named.
+    """
+    bad = ~np.isfinite(values).all(axis=0)
+    if bad.any() and locate_non_finite(batch.X[:, leaf]) is None:
+        at = int(np.argmax(bad))
+        raise NonFiniteError(f"row {batch.first_row + leaf.start + at}: its features are finite, but the model makes {Z[np.abs(Z[:, at]).argmax(), at]:.3g} of "
+                             "them, which overflows; are the features of the store in the units of those that the model was fitted to?")
 
 
 def linear(X: Array, W: Array, b: Array) -> Array:

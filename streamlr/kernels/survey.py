@@ -94,7 +94,7 @@ class SurveySums:
     sample: tuple[SampledRows, ...]
     """Rows drawn, block after block."""
     fingerprint: bytes
-    """Digest of every bit of features, labels and weights, in the order of the rows, with those that are held out."""
+    """Digest of every bit of features, labels, weights and offset, in the order of the rows, with those that are held out."""
     target_square_sum: Array
     """Weighted sum of squares of Y about its mean, (c,)."""
     offset_mean: float
@@ -115,15 +115,16 @@ class SurveySums:
                            fingerprint=digest(self.fingerprint, other.fingerprint), held_out=held_out)
         share = other.weight_sum / weight
         common = self.weight_sum * share
-        by_feature = other.mean - self.mean
-        by_target = other.target_mean - self.target_mean
-        return SurveySums(
-            self.n_rows + other.n_rows, weight, self.mean + share * by_feature,
-            self.square_sum + other.square_sum + common * by_feature**2, self.target_mean + share * by_target,
-            self.comoment + other.comoment + common * np.outer(by_feature, by_target), self.sample + other.sample,
-            digest(self.fingerprint, other.fingerprint),
-            self.target_square_sum + other.target_square_sum + common * by_target**2,
-            self.offset_mean + share * (other.offset_mean - self.offset_mean), held_out)
+        with np.errstate(invalid="ignore", over="ignore"):  # non-finite data show in the sums, and are looked for there
+            by_feature = other.mean - self.mean
+            by_target = other.target_mean - self.target_mean
+            return SurveySums(
+                self.n_rows + other.n_rows, weight, self.mean + share * by_feature,
+                self.square_sum + other.square_sum + common * by_feature**2, self.target_mean + share * by_target,
+                self.comoment + other.comoment + common * np.outer(by_feature, by_target), self.sample + other.sample,
+                digest(self.fingerprint, other.fingerprint),
+                self.target_square_sum + other.target_square_sum + common * by_target**2,
+                self.offset_mean + share * (other.offset_mean - self.offset_mean), held_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +227,11 @@ def digest(*parts: bytes) -> bytes:
 
 
 def _fingerprint(batch: Batch, leaf: slice) -> bytes:
-    """Of a leaf: what `check_sums` makes of its arrays."""
+    """Of a leaf: what `check_sums` makes of its arrays.
+
+    Equal bytes of another type have the same, and equal values of another type do not: a run compares the type beside it, for
+    blocks, and with them the order of the sums, depend on the bytes of a value.
+    """
     assert batch.target is not None
     beside = [batch.weights_of(leaf), batch.offset_of(leaf)]
     arrays = [batch.X[:, leaf].T, batch.target[leaf], *(array for array in beside if array is not None)]
@@ -251,8 +256,8 @@ def row_is_drawn(first_row: int, n_rows: int, fraction: float, seed: int) -> NDA
     A row is drawn when a hash of its absolute number (splitmix64; Steele, Lea and Flood 2014) falls below the fraction,
     so that the sample depends on neither chunks nor engines, and the order of the rows cannot bias it.
     """
-    if fraction >= 1.0:
-        return np.ones(n_rows, dtype=np.bool_)
+    if not 0.0 < fraction < 1.0:
+        return np.full(n_rows, fraction > 0.0)
     return hashed(np.arange(first_row, first_row + n_rows, dtype=np.uint64), seed) < np.uint64(int(fraction * 2.0**64))
 
 

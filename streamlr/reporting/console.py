@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from streamlr.events import Event, Note, PassFinished, PathPassFinished, ScanFinished, ScanStarted, SlabFinished
+from streamlr.events import Event, Note, PassFinished, PathPassFinished, ScanFinished, ScanStarted, SlabFinished, finite
 
 _BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
@@ -16,6 +17,20 @@ _BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remai
 def plain(text: str) -> str:
     """Text without control characters: names that come from data must not steer a terminal."""
     return "".join(character if character.isprintable() or character == "\n" else f"\\x{ord(character):02x}" for character in text)
+
+
+def json_text(document: Any) -> str:
+    """A JSON document; numbers that JSON cannot hold are null."""
+    try:
+        return json.dumps(document, indent=2, allow_nan=False)
+    except ValueError:
+        return json.dumps(_all_finite(document), indent=2, allow_nan=False)
+
+
+def _all_finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _all_finite(entry) for name, entry in value.items()}
+    return [_all_finite(entry) for entry in value] if isinstance(value, list | tuple) else finite(value)
 
 
 class Console:
