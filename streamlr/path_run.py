@@ -185,7 +185,7 @@ class _PathRun:
         unit = Objective(self.look.scanner, penalized(self.look.model, 1.0, 1.0), classes, moments)
         self.lambdas = strengths(self.asked, unit, self._start(unit))
         grid = self._objectives(classes, moments)
-        curvatures, standings = start_plain(grid) if sample is None else start_together(grid, sample, self.look.plan.curvatures)
+        curvatures, standings = start_plain(grid) if sample is None else start_together(grid, sample, self.look.plan.curvatures, self.look.plan.columns)
         models = _Models(grid, curvatures.problems(grid, self.settings.solver.tolerance), curvatures, _probe(sample, moments))
         for number in range(1, self.look.scanner.passes + 1):
             self._pass_done(standings, models if number == self.look.scanner.passes else None)

@@ -146,7 +146,7 @@ def start_plain(grid: Sequence[Sequence[Objective]]) -> tuple[Curvatures, list[S
     return Curvatures([], []), [Standing(objective.start()) for row in grid for objective in row]
 
 
-def start_together(grid: Sequence[Sequence[Objective]], sample: SampledRows, most_curvatures: int) -> tuple[Curvatures, list[Standing]]:
+def start_together(grid: Sequence[Sequence[Objective]], sample: SampledRows, most_curvatures: int, most_columns: int) -> tuple[Curvatures, list[Standing]]:
     """All models of a path, each at the sample's optimum, and the sample's curvature there.
 
     Parameters
@@ -155,24 +155,25 @@ def start_together(grid: Sequence[Sequence[Objective]], sample: SampledRows, mos
         The objective of every strength of the penalty, from the largest on: first that of all rows, then those of the folds.
     sample
         Rows in memory, with the keys of their parts where there are folds.
-    most_curvatures
-        Hessians that there is room for.
+    most_curvatures, most_columns
+        Hessians, and points evaluated in one read, that there is room for.
     """
     here = grid[0][0].scanner.engine
     with ExitStack() as stack:
         engine = here if isinstance(here, SerialEngine | ThreadsEngine) else stack.enter_context(ThreadsEngine(available_cores()))
         stack.enter_context(one_blas_thread())
-        return _SampleSolve(grid, sample, engine, most_curvatures).starts()
+        return _SampleSolve(grid, sample, engine, most_curvatures, most_columns).starts()
 
 
 class _SampleSolve:
     """The solve of a sample for all models."""
 
-    def __init__(self, grid: Sequence[Sequence[Objective]], sample: SampledRows, engine: Engine, most_curvatures: int) -> None:
+    def __init__(self, grid: Sequence[Sequence[Objective]], sample: SampledRows, engine: Engine, most_curvatures: int, most_columns: int) -> None:
         self.grid = grid
         self.sample = sample
         self.engine = engine
         self.most_curvatures = most_curvatures
+        self.most_columns = most_columns
         self.model = grid[0][0]
         self.whole = len(sample.X) == self.model.moments.n_rows
         self.curvatures = Curvatures([], [])
@@ -237,7 +238,8 @@ class _SampleSolve:
         problems = self.curvatures.problems(grid, tolerance)
         standings = [Standing(point) for row, at in zip(grid, points, strict=True) for point in at[: len(row)]]
         scans: list[int] = []
-        standings = minimize_together(problems, standings, 0, _PASSES_OF_LEVEL, len(problems) * 4, lambda number, *_: scans.append(number))
+        most = _PASSES_OF_LEVEL * -(-len(problems) // self.most_columns)
+        standings = minimize_together(problems, standings, 0, most, self.most_columns, lambda number, *_: scans.append(number))
         each = iter(zip(problems, standings, strict=True))
         solved: list[list[Array]] = []
         for row in grid:

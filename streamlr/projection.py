@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from streamlr.data.footprint import Footprint
 from streamlr.data.partition import Partition, partition_rows
 from streamlr.data.source import rows_of_memory_chunk
+from streamlr.kernels.held_scores import LEAST_BINS, MOST_CELLS
 
 FIRST_USE_BYTES = 12 * 2**20
 """What libraries set up on their first use: BLAS its buffers, codecs theirs, Zarr its event loop."""
@@ -124,8 +125,9 @@ class Demand:
 
     @property
     def sums_bytes(self) -> int:
-        """Of the sums of all candidates of a path; those of a few are nothing beside a block."""
-        return 0 if self.models == 1 else 8 * self.candidates * (self.n_features + 1) * self.outputs
+        """Of the sums of all candidates of a path, or of the bins of their scores; those of a few candidates are nothing beside a block."""
+        bins = 2 * 8 * max(MOST_CELLS, self.models * LEAST_BINS)
+        return 0 if self.models == 1 else max(bins, 8 * self.candidates * (self.n_features + 1) * self.outputs)
 
     @property
     def model_bytes(self) -> int:

@@ -34,7 +34,7 @@ ARROWS: dict[str, set[str]] = {
     "warm_start": {"errors", "kernels", "data", "execution", "objective", "solvers", "sample_curvature"},
     "path_grid": {"config", "config_path", "objective"},
     "path_start": {"errors", "kernels", "data", "execution", "objective", "solvers", "sample_curvature", "warm_start"},
-    "projection": {"data"},
+    "projection": {"data", "kernels"},
     "plan": {"errors", "config", "data", "execution", "warm_start", "projection"},
     "admission": {"errors", "config", "data", "kernels", "objective"},
     "first_look": {"errors", "config", "events", "kernels", "data", "execution", "objective", "penalty", "plan", "admission"},

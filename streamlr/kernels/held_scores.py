@@ -19,9 +19,10 @@ from streamlr.kernels.split import Split
 
 Array = NDArray[np.float64]
 
-_MOST_CELLS = 2**20
+MOST_CELLS = 2**17
+"""Bins of all models together: sums of them wait for each other, like those of a gradient."""
 _MOST_BINS = 4096
-_LEAST_BINS = 64
+LEAST_BINS = 64
 _SPREADS = 6.0
 """Bins reach that many standard deviations to both sides of the mean; what lies outside is in the first or the last."""
 _PROBE_ROWS = 512
@@ -138,7 +139,7 @@ def _right(Z: Array, Y: Array, family: Family) -> NDArray[np.bool_]:
 def bins_for(coefficients: Array, intercepts: Array, probe: Array) -> Bins:
     """Bins for models W, (L, K, n, c), and b, (L, K, c), of one output, from what they make of a few rows, (s, n)."""
     L, K, n, c = coefficients.shape
-    count = int(np.clip(_MOST_CELLS // (L * K), _LEAST_BINS, _MOST_BINS))
+    count = int(np.clip(MOST_CELLS // (L * K), LEAST_BINS, _MOST_BINS))
     if c > 1:
         return Bins(count, np.zeros((L, K)), np.ones((L, K)))
     Z = coefficients.reshape(L * K, n) @ probe.T + intercepts.reshape(L * K, 1)
