@@ -52,15 +52,17 @@ class Cell:
     limit_mb: float | None = None
     max_passes: int = 4
     workers_threads: int = 1
+    classes: int = 2
 
     @property
     def store_name(self) -> str:
-        name = f"{self.features}-{self.dtype}-{self.chunk_mb:g}-{self.codec}-{self.layout}-{self.chunks}".replace(" ", "")
+        name = f"{self.features}-{self.dtype}-{self.chunk_mb:g}-{self.codec}-{self.layout}-{self.chunks}-{self.classes}".replace(" ", "")
         return name + ".zip" * (self.layout == "zip")
 
     @property
     def title(self) -> str:
         held = "" if self.limit_mb is None else f" limit {self.limit_mb:g} MB"
+        held += "" if self.classes == 2 else f" {self.classes} classes"
         return (f"{self.features} {self.dtype} chunk {self.chunk_mb:g} MB x {self.chunks} {self.codec} {self.layout} {self.solver} {self.kind} "
                 f"{self.workers}x{self.workers_threads}{held}")
 
@@ -87,7 +89,8 @@ def write(path: Path, cell: Cell) -> None:
             X[:, start : start + len(part)] = part.T
         else:
             X[start : start + len(part)] = part
-    group.create_array("y", data=(rng.random(m) < 0.4).astype(np.int8), chunks=(min(m, 4 * rows),))
+    labels = (rng.random(m) < 0.4).astype(np.int8) if cell.classes == 2 else rng.integers(0, cell.classes, m).astype(np.int8)
+    group.create_array("y", data=labels, chunks=(min(m, 4 * rows),))
     if cell.layout == "weights":
         group.create_array("w", data=rng.random(m), chunks=(min(m, rows),))
     if zipped:
@@ -149,6 +152,18 @@ def grid() -> Iterator[Cell]:
         yield Cell(features, "float32", 16, solver=solver, layout="held out")
     for kind, solver, limit_mb in itertools.product(("serial", "threads", "processes"), ("auto", "lbfgs"), (500, 700, 2000)):
         yield Cell(100, "float32", 16, solver=solver, kind=kind, chunks=32, limit_mb=limit_mb)
+    for classes, features, kind in itertools.product((10, 100), (10, 100, 500), ("serial", "threads", "processes", "address")):
+        yield from (Cell(features, "float32", 16, solver=solver, kind=kind, workers=1 if kind == "serial" else 2, classes=classes)
+                    for solver in ("auto", "lbfgs"))
+    yield from (Cell(features, "float32", 8, solver="newton", classes=classes) for classes, features in ((10, 20), (10, 100), (100, 10)))
+    yield from (Cell(2000, "float32", 64, solver=solver, classes=10, chunks=8) for solver in ("auto", "gradient_descent"))
+    for kind, workers, solver in itertools.product(("serial", "threads", "processes", "address"), (1, 2), ("auto", "lbfgs", "newton")):
+        if kind != "serial" or workers == 1:
+            yield Cell(2000, "float32", 32, solver=solver, kind=kind, workers=workers)
+    yield from (Cell(6000, "float32", 32, solver="newton", kind=kind, chunks=4, max_passes=2) for kind in ("threads", "processes", "address"))
+    yield Cell(8000, "float32", 64, solver="newton", chunks=4, max_passes=2)
+    for kind, workers, (chunk_mb, chunks), limit_mb in itertools.product(("processes", "address"), (2, 4), ((4, 96), (32, 16)), (400, 800)):
+        yield Cell(100, "float32", chunk_mb, solver="lbfgs", kind=kind, workers=workers, chunks=chunks, limit_mb=limit_mb)
     yield Cell(100, "float32", 32, solver="lbfgs", kind="processes", workers=1, workers_threads=2)
     yield Cell(100, "float32", 64, solver="lbfgs", workers=4, limit_mb=450, chunks=8)
     yield Cell(100, "float32", 64, solver="lbfgs", kind="processes", workers=1, workers_threads=4, limit_mb=450, chunks=8)

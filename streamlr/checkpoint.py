@@ -83,7 +83,7 @@ class CheckpointWriter:
         header = {"format_version": FORMAT_VERSION, "passes": checkpoint.passes, "fingerprint": dict(checkpoint.fingerprint),
                   "values": dict(checkpoint.values), "arrays": sorted(small), "large": large}
         content: dict[str, Any] = {_HEADER: np.array(json.dumps(header)), **small}
-        final = self._directory / f"pass-{checkpoint.passes:06d}.npz"
+        final = _path(self._directory, checkpoint.passes)
         commit_file(final, lambda file: np.savez(file, **content))
         self._drop_old(final, before)
         self._saved = True
@@ -91,7 +91,9 @@ class CheckpointWriter:
     def _write_large(self, name: str, array: NDArray[Any]) -> str:
         """Write both copies of an array, if it is not the one that was written last; its digest, by which they are called."""
         if name in self._large and self._large[name][0] is array:
-            return self._large[name][1]
+            digest = self._large[name][1]
+            if all(_large_path(self._directory, digest, copy).exists() for copy in range(_COPIES)):
+                return digest
         digest = _digest(array)
         for copy in range(_COPIES):
             commit_file(_large_path(self._directory, digest, copy), lambda file: np.save(file, array))
@@ -137,6 +139,15 @@ def load_checkpoint(directory: Path, fingerprint: Mapping[str, str]) -> Checkpoi
                                         "made with, or start anew with --overwrite")
         return checkpoint
     return None
+
+
+def has_checkpoint(directory: Path, passes: int) -> bool:
+    """Whether the checkpoint after so many passes is where it was committed."""
+    return _path(directory, passes).is_file()
+
+
+def _path(directory: Path, passes: int) -> Path:
+    return directory / f"pass-{passes:06d}.npz"
 
 
 def _files(directory: Path) -> list[Path]:

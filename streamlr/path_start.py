@@ -51,6 +51,8 @@ _COARSE_OF_NOISE = 0.5
 _NEWTON_PARAMETERS = 256
 _CHEAP_PRODUCTS = 5e8
 """Rows times parameters squared up to which a Hessian costs little more than to look at the rows."""
+_DENSE_PRODUCTS = 2e10
+"""The same up to which it is worth being written down for many coupled outputs, as `streamlr.warm_start` has it."""
 _RIDGE = 1e-8
 
 
@@ -190,7 +192,9 @@ class _SampleSolve:
 
     def _dense(self) -> bool:
         """Whether the Hessian is worth being written down; of many coupled outputs it is not."""
-        return not self.model.family.coupled or self.model.size <= MOST_COUPLED_PARAMETERS
+        d = self.model.size
+        few = d <= _NEWTON_PARAMETERS or (d <= MOST_COUPLED_PARAMETERS and len(self.sample.X) * d**2 <= _DENSE_PRODUCTS)
+        return not self.model.family.coupled or few
 
     def _coarse_to_fine(self, points: list[list[Array]]) -> list[list[Array]]:
         strides = [_COARSER**level for level in reversed(range(_LEVELS))]

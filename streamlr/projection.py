@@ -15,6 +15,7 @@ from streamlr.data.footprint import Footprint
 from streamlr.data.partition import Partition, partition_rows
 from streamlr.data.source import rows_of_memory_chunk
 from streamlr.kernels.held_scores import LEAST_BINS, MOST_CELLS
+from streamlr.kernels.hessian import hessian_leaf_rows
 
 FIRST_USE_BYTES = 12 * 2**20
 """What libraries set up on their first use: BLAS its buffers, codecs theirs, Zarr its event loop."""
@@ -28,6 +29,10 @@ CLUSTER_BYTES = 22 * 2**20
 """What a scheduler and a client add to the process that leads the run, where they are not there yet."""
 LEAF_VECTORS = 7
 """Vectors of a leaf's length and (K c) rows in the loss and its derivative."""
+COUPLED_VECTORS = (1.1, 2.4, 3.0)
+"""Of coupled outputs, vectors of a leaf's length: for each output of each candidate, for each output, and for each candidate."""
+SURVEY_VECTORS = 3
+"""Of several outputs: Y, what is left of its mean, and one product."""
 MOST_PACKED_BYTES = 8 * 2**20
 """Of a leaf that BLAS copies into an order of its own for a product, at most."""
 DRAW_BYTES = 17
@@ -40,6 +45,10 @@ HESSIANS_OF_INVERSE = 5
 """A Hessian, its Cholesky factor, the factor's inverse, and two copies that LAPACK works on."""
 METRICS_OF_MODEL = 2
 """Of the proximal solver, beside its metric: the part of it that is corrected and solved, and the copy that LAPACK works on."""
+ADDED_UP_HESSIANS = 1.5
+"""Of the two terms that a worker has added up, those that it still has when the next slab begins: the scheduler's word to let go comes a moment later."""
+WHOLE_LEAVES = 3
+"""Leaves with a row of ones, as they are, weighted and scaled, beside the columns that a coupled Hessian is the product of."""
 SAMPLES_SENT = 1
 """Times that the sample lies in the one worker that joins the rows of all, where it goes straight to the process that leads the run."""
 SAMPLES_FORWARDED = 3
@@ -51,7 +60,8 @@ MARGIN = 1.05
 STATE_VECTORS = 110
 """Vectors of a solver's state: 20 pairs of moves and changes and the copies made when one is added, candidates, and their gradients."""
 DENSE_PARAMETERS = 2048
-"""Of several outputs, up to this many parameters the metric is a matrix."""
+DENSE_PRODUCTS = 2e10
+"""Of several outputs the metric is a matrix up to this many parameters, and this many products that are added up for it, as `streamlr.warm_start` has it."""
 CONJUGATE_VECTORS = 20
 """Vectors of conjugate gradients, which solve for a step where it is none."""
 MOST_CURVATURE_BYTES = 256 * 2**20
@@ -106,17 +116,36 @@ class Demand:
         return ((self.n_features + 1) * self.outputs) ** 2 * 8
 
     @property
+    def dense_metric(self) -> bool:
+        """Whether the sample's curvature is written down as a matrix."""
+        parameters = (self.n_features + 1) * self.outputs
+        few = parameters <= DENSE_PARAMETERS and self.sample_rows * parameters**2 <= DENSE_PRODUCTS
+        return self.outputs == 1 or parameters <= NEWTON_PARAMETERS or few
+
+    @property
     def metric_bytes(self) -> int:
         """Of the sample's curvature: its Hessian, or of many outputs the two factors of a Kronecker product and vectors for conjugate gradients."""
-        parameters = (self.n_features + 1) * self.outputs
-        if self.outputs == 1 or parameters <= DENSE_PARAMETERS:
-            return self.hessian_bytes
-        return 8 * ((self.n_features + 1) ** 2 + self.outputs**2 + CONJUGATE_VECTORS * parameters)
+        return self.hessian_bytes if self.dense_metric else self.factor_bytes + CONJUGATE_VECTORS * self.vector_bytes
+
+    @property
+    def factor_bytes(self) -> int:
+        """Of the two factors of a Kronecker product."""
+        return 8 * ((self.n_features + 1) ** 2 + self.outputs**2)
+
+    @property
+    def vector_bytes(self) -> int:
+        """Of one vector of parameters."""
+        return 8 * (self.n_features + 1) * self.outputs
+
+    @property
+    def kept_sample_bytes(self) -> int:
+        """Of the sample, where it is the metric of all passes."""
+        return 0 if self.dense_metric else self.sample_bytes
 
     @property
     def state_bytes(self) -> int:
         metric = self.metric_bytes if self.sample_rows else 0
-        return self.curvatures * metric + self.models * STATE_VECTORS * (self.n_features + 1) * self.outputs * 8
+        return self.curvatures * metric + self.models * STATE_VECTORS * self.vector_bytes
 
     @property
     def curvatures(self) -> int:
@@ -127,7 +156,7 @@ class Demand:
     def sums_bytes(self) -> int:
         """Of the sums of all candidates of a path, or of the bins of their scores; those of a few candidates are nothing beside a block."""
         bins = 2 * 8 * max(MOST_CELLS, self.models * LEAST_BINS)
-        return 0 if self.models == 1 else max(bins, 8 * self.candidates * (self.n_features + 1) * self.outputs)
+        return 0 if self.models == 1 else max(bins, self.candidates * self.vector_bytes)
 
     @property
     def model_bytes(self) -> int:
@@ -143,10 +172,10 @@ class Demand:
 def local_peak(demand: Demand, threads: int, base: int) -> int:
     """Bytes of a process that takes the sums itself, on so many threads, and held ``base`` before."""
     kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand)
-    survey = threads * _survey_bytes(demand) + demand.sample_bytes
+    survey = threads * (_survey_bytes(demand) + _survey_vectors(demand)) + demand.sample_bytes
     solve = demand.sample_bytes + _sample_solve(demand, threads)
     passes = max(threads * _pass_bytes(demand) + _waiting(demand, threads), demand.model_bytes)
-    return demand.held_bytes + round(MARGIN * (kept + max(survey, solve, demand.state_bytes + passes)))
+    return demand.held_bytes + round(MARGIN * (kept + max(survey, solve, demand.kept_sample_bytes + demand.state_bytes + passes)))
 
 
 def worker_peak(demand: Demand, threads: int, processes: int, base: int, samples: int = SAMPLES_FORWARDED, waiting: int = 0) -> int:
@@ -154,8 +183,10 @@ def worker_peak(demand: Demand, threads: int, processes: int, base: int, samples
     share = -(-demand.partition.held_slabs // processes) + TAKEN_OVER_SLABS * (processes > 1 and demand.partition.held_slabs > 0)
     held = share * demand.partition.slab_blocks * demand.partition.block_rows * demand.row_bytes
     kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand) + waiting * WAITING_THREAD_BYTES
-    survey = threads * _survey_bytes(demand)
+    survey = threads * (_survey_bytes(demand) + _survey_vectors(demand))
     passes = threads * _pass_bytes(demand) + _waiting(demand, threads)
+    if demand.newton and demand.partition.n_slabs > 1:
+        passes += round(ADDED_UP_HESSIANS * demand.hessian_bytes)
     return min(held, demand.held_bytes) + round(MARGIN * (kept + max(survey, samples * demand.sample_bytes, passes)))
 
 
@@ -165,7 +196,7 @@ def leader_peak(demand: Demand, threads: int, base: int) -> int:
     if demand.sample_rows:
         kept += threads * (FIRST_USE_OF_THREAD_BYTES + _sample_leaf(demand))
     solve = demand.sample_bytes + _sample_solve(demand, threads)
-    return round(MARGIN * (kept + max(solve, demand.state_bytes + demand.model_bytes + demand.hessian_bytes * demand.newton)))
+    return round(MARGIN * (kept + max(solve, demand.kept_sample_bytes + demand.state_bytes + demand.model_bytes + demand.hessian_bytes * demand.newton)))
 
 
 def _leaf_bytes(demand: Demand) -> int:
@@ -182,11 +213,31 @@ def _thread_bytes(demand: Demand) -> int:
     reading = demand.reading.stored_bytes + (0 if all_held else demand.reading.decoded_bytes)
     leaf = demand.partition.leaf_rows * demand.n_features * 8
     workspace = max(_leaf_bytes(demand), _sample_leaf(demand), leaf)
-    vectors = LEAF_VECTORS * demand.candidates * demand.outputs * demand.partition.leaf_rows * 8
+    vectors = LEAF_VECTORS * demand.candidates * demand.partition.leaf_rows * 8 if demand.outputs == 1 else 0
     if demand.held_out:
         vectors += (2 * 8 * demand.candidates + SPLIT_BYTES) * demand.partition.leaf_rows
     packed = min(_leaf_bytes(demand), MOST_PACKED_BYTES)
     return FIRST_USE_OF_THREAD_BYTES + reading + demand.labels.kept_bytes + workspace + vectors + packed
+
+
+def _coupled_vectors(demand: Demand, leaf_rows: int) -> int:
+    """Of several outputs, vectors that go with every leaf, since they are large enough to be blocks of their own; those of one output stay with the thread."""
+    if demand.outputs == 1:
+        return 0
+    each, outputs, candidates = COUPLED_VECTORS
+    return round((each * demand.candidates * demand.outputs + outputs * demand.outputs + candidates * demand.candidates) * leaf_rows * 8)
+
+
+def _coupled_columns(demand: Demand, partition: Partition) -> int:
+    """What the Hessian of coupled outputs is the product of, with the rows that it is made of."""
+    if demand.outputs == 1:
+        return 0
+    rows = min(hessian_leaf_rows(partition.leaf_rows, demand.n_features, demand.outputs), partition.block_rows)
+    return (demand.outputs + WHOLE_LEAVES) * (demand.n_features + 1) * rows * 8
+
+
+def _survey_vectors(demand: Demand) -> int:
+    return SURVEY_VECTORS * demand.outputs * demand.partition.leaf_rows * 8 if demand.outputs > 1 else 0
 
 
 def _survey_bytes(demand: Demand) -> int:
@@ -197,11 +248,12 @@ def _survey_bytes(demand: Demand) -> int:
 
 def _pass_bytes(demand: Demand) -> int:
     """What comes and goes with a block of a later pass, with the sums of the blocks of its slab before it."""
+    vectors = _coupled_vectors(demand, demand.partition.leaf_rows)
     if not demand.newton:
         before = math.ceil(math.log2(demand.partition.slab_blocks)) + SUMS_OF_THREAD
-        return demand.reading.passing_bytes + before * demand.sums_bytes
+        return max(demand.reading.passing_bytes, vectors) + before * demand.sums_bytes
     before = math.ceil(math.log2(demand.partition.slab_blocks)) * demand.hessian_bytes
-    return before + max(demand.reading.passing_bytes, HESSIANS_OF_THREAD * demand.hessian_bytes)
+    return before + max(demand.reading.passing_bytes, HESSIANS_OF_THREAD * demand.hessian_bytes + _coupled_columns(demand, demand.partition), vectors)
 
 
 def _waiting(demand: Demand, threads: int) -> int:
@@ -226,13 +278,17 @@ def _sample_leaf(demand: Demand) -> int:
 
 
 def _sample_solve(demand: Demand, threads: int) -> int:
-    """Hessians while the sample is solved."""
+    """Hessians while the sample is solved, or of many outputs the sums of its factors, L-BFGS with them, and leaves in half the digits."""
     if not demand.sample_rows:
         return 0
     partition = _sample_partition(demand)
     busy = min(threads, partition.n_blocks)
     tree = HESSIANS_OF_THREAD * busy + _levels(partition.n_blocks)
-    metric = demand.n_features * demand.outputs > NEWTON_PARAMETERS
+    matrices = max(tree, HESSIANS_OF_INVERSE) + (demand.n_features * demand.outputs > NEWTON_PARAMETERS)
+    vectors = _coupled_vectors(demand, partition.leaf_rows)
     if demand.models > 1:
-        return (max(tree, HESSIANS_OF_INVERSE) + min(ANCHORS, demand.models)) * demand.metric_bytes + demand.state_bytes
-    return (max(tree, HESSIANS_OF_INVERSE) + metric) * demand.metric_bytes
+        return (matrices + min(ANCHORS, demand.models)) * demand.metric_bytes + demand.state_bytes + busy * vectors
+    if demand.dense_metric:
+        return matrices * demand.hessian_bytes + busy * max(vectors, _coupled_columns(demand, partition))
+    solver = (STATE_VECTORS + CONJUGATE_VECTORS) * demand.vector_bytes
+    return matrices * demand.factor_bytes + solver + busy * (vectors + partition.leaf_rows * demand.n_features * 4)

@@ -90,7 +90,7 @@ class RunDirectory:
         self._write(HISTORY_NAME, "".join(json.dumps(line) + "\n" for line in lines))
 
     def append_history(self, line: Mapping[str, Any]) -> None:
-        with writing(self.path / HISTORY_NAME), open(self.path / HISTORY_NAME, "a", encoding="utf-8") as file:
+        with writing(self.path / HISTORY_NAME), open(self.path / HISTORY_NAME, "a", encoding="utf-8", opener=_at_once) as file:
             file.write(json.dumps(line) + "\n")
 
     def write_results(self, model: Model, summary: Mapping[str, Any]) -> None:
@@ -115,6 +115,11 @@ class RunDirectory:
         commit_file(self.path / name, lambda file: file.write(text.encode("utf-8")))
 
 
+def remedy(error: WriteError) -> str:
+    """What to do about a write that failed, for the middle of a sentence."""
+    return "make room" if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM else "see to that"
+
+
 def read_summary(path: str | Path) -> dict[str, Any] | None:
     """What the run in a directory has come to; None where none has ended there."""
     try:
@@ -122,6 +127,11 @@ def read_summary(path: str | Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return summary if isinstance(summary, dict) else None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file, and never wait for whoever would read what is no file."""
+    return os.open(path, flags | os.O_NONBLOCK, 0o666)
 
 
 def _tidy(path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamlr.checkpoint import Checkpoint, CheckpointWriter, flatten, load_checkpoint, unflatten
+from streamlr.checkpoint import Checkpoint, CheckpointWriter, flatten, has_checkpoint, load_checkpoint, unflatten
 from streamlr.config import TrainConfig, load_config
 from streamlr.config_tree import flat_settings
 from streamlr.data.rows import labels_of, rows_of
@@ -28,7 +28,7 @@ from streamlr.first_look import FirstLook
 from streamlr.kernels.split import HELD_OUT
 from streamlr.model import Model
 from streamlr.objective import Moments, Objective, data_coordinates
-from streamlr.run_directory import RunDirectory
+from streamlr.run_directory import RunDirectory, remedy
 from streamlr.solvers import GradientDescent, Lbfgs, Newton, Outcome, Proximal, Solver, State, Watched, minimize
 from streamlr.solvers.base import PASS_LIMIT
 from streamlr.solvers.gradient_descent import GradientDescentState
@@ -176,7 +176,7 @@ class _Run:
         try:
             problem, state = self._begin() if saved is None else self._continue(saved)
         except WriteError as error:
-            raise WriteError(f"{error}; {self._what_is_safe()}") from error
+            raise WriteError(f"{error}; {self._what_is_safe(error)}") from error
         try:
             if saved is None:
                 for number in range(1, self.look.scanner.passes + 1):
@@ -185,7 +185,7 @@ class _Run:
                                       lambda number, reached: self._pass_done(number, reached, problem))
             return self._result(problem, state, outcome)
         except WriteError as error:
-            raise WriteError(f"{error}; {self._what_is_safe()}") from error
+            raise WriteError(f"{error}; {self._what_is_safe(error)}") from error
         except (Exception, KeyboardInterrupt):
             self._save_finished(problem)
             raise
@@ -193,11 +193,14 @@ class _Run:
     def _watched(self, problem: _Problem) -> Watched:
         return Watched(problem.solver, self.settings.validation.patience)
 
-    def _what_is_safe(self) -> str:
+    def _what_is_safe(self, error: WriteError) -> str:
         assert self.directory is not None
         if not self.committed:
-            return f"no checkpoint had been committed in {str(self.directory.path)!r} yet: make room, then start again with --overwrite"
-        return f"the checkpoint of pass {self.committed} in {str(self.directory.checkpoints)!r} is intact: make room, then add --resume to go on"
+            return f"no checkpoint had been committed in {str(self.directory.path)!r} yet: {remedy(error)}, then start again with --overwrite"
+        where = f"the checkpoint of pass {self.committed} in {str(self.directory.checkpoints)!r}"
+        if not has_checkpoint(self.directory.checkpoints, self.committed):
+            return f"{where} is gone: somebody removed or replaced the directory of this run; bring it back and add --resume, or start again with --overwrite"
+        return f"{where} is intact: {remedy(error)}, then add --resume to go on"
 
     def _save_finished(self, problem: _Problem) -> None:
         """The run ends before its time: commit the last finished pass, where `run.checkpoint_every` has not done so."""
@@ -206,7 +209,7 @@ class _Run:
         try:
             self._save(*self.reached, problem)
         except WriteError as error:
-            log.warning("%s; %s", error, self._what_is_safe())
+            log.warning("%s; %s", error, self._what_is_safe(error))
 
     def _begin(self) -> tuple[_Problem, State]:
         """List the labels, survey the data (pass 1), and set the solver up; with an offset or a start, of which the survey knows too

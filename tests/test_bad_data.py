@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,30 @@ def rewrite_chunk(path: Path, *, keep_time: bool = False) -> None:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns - 10**9))
 
 
+def in_place_of(path: Path, put_there: Callable[[Path], None]) -> None:
+    path.unlink() if path.is_file() or path.is_symlink() else shutil.rmtree(path)
+    put_there(path)
+
+
+def swap(one: Path, other: Path) -> None:
+    between = one.with_name("between")
+    one.rename(between)
+    other.rename(one)
+    between.rename(other)
+
+
+def tell_apart(store: Path) -> None:
+    """Give each file a time of its own, as files have that were written in more than a few milliseconds."""
+    for age, path in enumerate(sorted(path for path in store.rglob("*") if path.is_file())):
+        os.utime(path, ns=(before := time.time_ns() - (age + 10) * 10**9, before))
+
+
+def restate(array: Path, **change: Any) -> None:
+    """Change what the metadata of an array state."""
+    path = array / "zarr.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+
+
 CHANGES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "written again": (lambda store: rewrite_chunk(chunk_file(store, "X", 2, 0)),
                       ("chunk 2 of X (rows 200 to 299) was written again", "--resume", "--overwrite")),
@@ -48,6 +73,25 @@ CHANGES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "labels written again": (lambda store: rewrite_chunk(chunk_file(store, "y", 1)), ("chunk 1 of y (rows 100 to 199) was written again",)),
     "a chunk gone": (lambda store: chunk_file(store, "X", 2, 0).unlink(), ("chunk 2 of X (rows 200 to 299) is missing", "Restore it")),
     "a chunk cut": (lambda store: os.truncate(chunk_file(store, "X", 2, 0), 100), ("chunk 2 of X (rows 200 to 299) is damaged",)),
+    "a pipe in its place": (lambda store: in_place_of(chunk_file(store, "X", 2, 0), os.mkfifo), ("chunk 2 of X (rows 200 to 299) is damaged", "is no file")),
+    "an endless file in its place": (lambda store: in_place_of(chunk_file(store, "X", 2, 0), lambda path: path.symlink_to("/dev/zero")),
+                                     ("chunk 2 of X (rows 200 to 299) is damaged", "is no file")),
+    "neighbours swapped": (lambda store: swap(chunk_file(store, "X", 1, 0), chunk_file(store, "X", 2, 0)),
+                           ("chunk 1 of X (rows 100 to 199) was written again",)),
+    "a chunk of another array": (lambda store: shutil.copy2(chunk_file(store, "y", 2), chunk_file(store, "X", 2, 0)), ("chunk 2 of X", "is damaged")),
+    "a link to its neighbour": (lambda store: in_place_of(chunk_file(store, "X", 2, 0), lambda path: os.link(chunk_file(store, "X", 1, 0), path)),
+                                ("chunk 2 of X (rows 200 to 299) was written again",)),
+    "rows added": (lambda store: restate(store / "X", shape=[500, 6]), ("the metadata of X have changed", "X/zarr.json", "--resume")),
+    "rows taken": (lambda store: [restate(store / "X", shape=[300, 6]), restate(store / "y", shape=[300])], ("the metadata of X have changed",)),
+    "another fill value": (lambda store: restate(store / "X", fill_value=7.0), ("the metadata of X have changed",)),
+    "another type": (lambda store: restate(store / "X", data_type="int32", fill_value=0), ("the metadata of X have changed",)),
+    "another byte order": (lambda store: restate(store / "X", codecs=[{"name": "bytes", "configuration": {"endian": "big"}}]),
+                           ("the metadata of X have changed",)),
+    "another codec": (lambda store: restate(store / "X", codecs=[{"name": "bytes"}, {"name": "gzip", "configuration": {"level": 1}}]),
+                      ("the metadata of X have changed",)),
+    "labels of another type": (lambda store: restate(store / "y", data_type="uint8"), ("the metadata of y have changed",)),
+    "no metadata": (lambda store: (store / "X" / "zarr.json").unlink(), ("the metadata of X have changed", "which is gone")),
+    "half of the metadata": (lambda store: os.truncate(store / "X" / "zarr.json", 100), ("the metadata of X have changed",)),
     "the store gone": (lambda store: shutil.rmtree(store), ("chunk 0 of X (rows 0 to 99) is missing",)),
 }
 
@@ -67,11 +111,12 @@ def after_pass(number: int, change: Callable[[], None]) -> Callable[[Event], Non
 @pytest.mark.parametrize("kind", ["serial", "threads", "processes"])
 @pytest.mark.parametrize("change", list(CHANGES))
 def test_a_store_that_changes_between_passes_ends_the_run_with_its_checkpoint_intact(change: str, kind: str, tmp_path: Path) -> None:
-    if kind == "processes" and change not in ("written again", "the store gone"):
+    if kind == "processes" and change not in ("written again", "rows added", "the store gone"):
         pytest.skip("what is refused is the same code; a cluster takes a second")
     X, y = two_class_data()
     store, run = tmp_path / "s", tmp_path / "run"
     write_store(store, X, y.astype(np.int8), (100, 6), y_chunk=100)
+    tell_apart(store)
     first = streamlr.train({**settings(store, run), "model": {"penalty": {"l2": 1.0}}})
     shutil.copytree(store, tmp_path / "kept", copy_function=shutil.copy2)
     act, words = CHANGES[change]
@@ -85,6 +130,48 @@ def test_a_store_that_changes_between_passes_ends_the_run_with_its_checkpoint_in
         shutil.copytree(tmp_path / "kept", store, copy_function=shutil.copy2)
         again = streamlr.train(settings(store, run), resume=True)
         assert again.model.coefficients_sha256 == streamlr.train(settings(store, None)).model.coefficients_sha256
+
+
+def test_attributes_may_change_under_a_run(tmp_path: Path) -> None:
+    X, y = two_class_data()
+    store = tmp_path / "s"
+    write_store(store, X, y, (100, 6))
+    told = after_pass(2, lambda: restate(store / "X", attributes={"description": "noted while it was read"}))
+    assert streamlr.train(settings(store, None), subscribers=[told]).passes == 6
+
+
+@pytest.mark.parametrize("array", ["weights", "offset"])
+def test_weights_and_offsets_that_change_under_a_run_end_it(array: str, tmp_path: Path) -> None:
+    X, y = two_class_data()
+    store = tmp_path / "s"
+    write_store(store, X, y, (100, 6))
+    put(zarr.open_group(str(store), mode="r+"), array, np.ones(400), (100,))
+    change = after_pass(2, lambda: rewrite_chunk(chunk_file(store, array, 1)))
+    with pytest.raises(ChunkError, match=rf"chunk 1 of {array} \(rows 100 to 199\) was written again"):
+        streamlr.train(settings(store, None, **{array: array}), subscribers=[change])
+
+
+def test_times_in_the_future_hide_no_change(tmp_path: Path) -> None:
+    """As a clock leaves that was set back after the store was written."""
+    X, y = two_class_data()
+    store = tmp_path / "s"
+    write_store(store, X, y, (100, 6))
+    for path in store.rglob("*"):
+        os.utime(path, ns=(4 * 10**18, 4 * 10**18))
+    assert streamlr.train(settings(store, None)).passes == 6
+    with pytest.raises(ChunkError, match=r"chunk 2 of X .* was written again"):
+        streamlr.train(settings(store, None), subscribers=[after_pass(2, lambda: rewrite_chunk(chunk_file(store, "X", 2, 0)))])
+
+
+@pytest.mark.parametrize("pass_number", [1, 3])
+def test_a_link_that_is_set_to_another_version_of_the_store_ends_the_run(pass_number: int, tmp_path: Path) -> None:
+    X, y = two_class_data()
+    write_store(tmp_path / "older", X[::-1].copy(), y[::-1].copy(), (100, 6))
+    write_store(tmp_path / "newer", X, y, (100, 6))
+    link = tmp_path / "s"
+    link.symlink_to("newer")
+    with pytest.raises(ChunkError, match=r"chunk 0 of X \(rows 0 to 99\) was written again .* which had another size or time"):
+        streamlr.train(settings(link, None), subscribers=[after_pass(pass_number, lambda: in_place_of(link, lambda path: path.symlink_to("older")))])
 
 
 def test_a_run_whose_data_changed_in_between_is_not_resumed_even_where_checkpoints_came_after(tmp_path: Path) -> None:
@@ -219,11 +306,6 @@ def test_an_archive_that_is_none_is_refused(content: bytes, tmp_path: Path) -> N
     names(error, "s.zip", "check data.store")
 
 
-def in_place_of(path: Path, put_there: Callable[[Path], None]) -> None:
-    path.unlink() if path.is_file() else shutil.rmtree(path)
-    put_there(path)
-
-
 @pytest.mark.parametrize(("where", "put_there"), [
     ("X/c/2/0", lambda path: path.mkdir()), ("X/c/2/0", lambda path: path.symlink_to(path)), ("X/c/2", lambda path: path.symlink_to(path)),
     ("X/c/2/0", lambda path: path.symlink_to("nowhere"))], ids=["a directory", "a circle", "a circle above", "a link to nowhere"])
@@ -250,6 +332,22 @@ def test_a_sparse_file_of_the_right_size_is_named_by_info_as_undetectable(tmp_pa
     assert "X has no checksums: a flipped bit in a chunk can go unnoticed" in describe_store(ZarrSource(config))["problems"]
 
 
+@pytest.mark.parametrize("codec", ["raw", "blosc lz4, crc32c"])
+def test_chunks_that_changed_places_are_named_by_info_and_found_when_the_store_is_trained_again(codec: str, tmp_path: Path) -> None:
+    X, y = two_class_data()
+    store, run = tmp_path / "s", tmp_path / "run"
+    config = write_store(store, X, y, (100, 6), codec=codec)
+    assert any("a chunk in the place of another" in kind for kind in describe_store(ZarrSource(config))["undetectable"])
+    streamlr.train(settings(store, run))
+    swap(chunk_file(store, "X", 1, 0), chunk_file(store, "X", 2, 0))
+    os.utime(chunk_file(store, "X", 1, 0))  # a rename leaves the times, by which the store would be the one that it was
+    with pytest.raises(streamlr.errors.RunDirectoryError, match="made with data of fingerprint"):
+        streamlr.train(settings(store, run), resume=True)
+    notes: list[str] = []
+    streamlr.train(settings(store, run), overwrite=True, subscribers=[lambda event: notes.append(getattr(event, "text", ""))])
+    assert any("if nobody changed the store, it is damaged" in note for note in notes)
+
+
 # Metadata that lie
 
 
@@ -263,6 +361,19 @@ def test_metadata_that_lie_are_refused(change: dict[str, Any], tmp_path: Path) -
     X, y = two_class_data()
     write_store(tmp_path / "s", X, y, (100, 6))
     path = tmp_path / "s" / "X" / "zarr.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    names(refusal(tmp_path / "s"), "X")
+
+
+@pytest.mark.parametrize("change", [
+    {"chunks": [0, 6]}, {"chunks": [-100, 6]}, {"chunks": [100]}, {"chunks": "abc"}, {"shape": [-4, 6]}, {"shape": [500, 6]}, {"shape": [400, "6"]},
+    {"dtype": "<f3"}, {"dtype": "<f8"}, {"dtype": "|O"}, {"dtype": [["a", "<f4"]]}, {"compressor": {"id": "evil"}}, {"compressor": {}}, {"compressor": "zlib"},
+    {"compressor": {"id": "zstd"}}, {"filters": [{"id": "pickle"}]}, {"filters": "x"}, {"order": "Q"}, {"fill_value": "abc"}, {"dimension_separator": "/../"},
+    {"zarr_format": 1}, {"zarr_format": 3}], ids=str)
+def test_metadata_of_format_2_that_lie_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    X, y = two_class_data()
+    write_store(tmp_path / "s", X, y, (100, 6), zarr_format=2)
+    path = tmp_path / "s" / "X" / ".zarray"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     names(refusal(tmp_path / "s"), "X")
 
@@ -350,3 +461,23 @@ def test_one_row_is_one_class(tmp_path: Path) -> None:
     X, y = two_class_data(1, 6)
     write_store(tmp_path / "s", X, y)
     names(refusal(tmp_path / "s"), "one class only", "(1 rows)")
+
+
+# What stands in the place of a file of the run
+
+
+@pytest.mark.parametrize(("name", "ended"), [("history.jsonl", False), ("model.zarr", True)])
+def test_a_pipe_in_the_place_of_a_file_of_the_run_keeps_nobody_waiting(name: str, ended: bool, tmp_path: Path) -> None:
+    X, y = two_class_data()
+    store, run = tmp_path / "s", tmp_path / "run"
+    write_store(store, X, y, (100, 6))
+    expected = streamlr.train(settings(store, run)).model.coefficients_sha256
+    put_pipe = after_pass(3, lambda: in_place_of(run / name, os.mkfifo))
+    if ended:
+        streamlr.train(settings(store, run), overwrite=True, subscribers=[put_pipe])
+    else:
+        with pytest.raises(streamlr.errors.WriteError, match=rf"cannot write '.*{name}'.*the checkpoint of pass 3 in .* is intact"):
+            streamlr.train(settings(store, run), overwrite=True, subscribers=[put_pipe])
+        (run / name).unlink()
+        streamlr.train(settings(store, run), resume=True)
+    assert streamlr.load_model(run).coefficients_sha256 == expected

@@ -401,6 +401,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does_so_to_the_bit(blow: signa
     folder = fresh(place, tmp_path)
     history = folder / "runs" / "c" / "history.jsonl"
     slow = ["train", "--config", "c.yaml", "--set", "solver.name=gradient_descent", "--set", "solver.learning_rate=0.01"]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has it ignored in the background, which a child would inherit
     process = subprocess.Popen([sys.executable, "-m", "streamlr.cli.main", *slow, "--set", "solver.max_passes=100000"], cwd=folder,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not history.exists() or history.read_bytes().count(b"\n") < 20:

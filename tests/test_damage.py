@@ -17,6 +17,7 @@ from stores import CHECKSUMMED, CODECS_V2, CODECS_V3, chunk_paths, put, two_clas
 from zarr.codecs import BytesCodec, ShardingCodec
 
 import streamlr
+from streamlr.config import DataConfig
 from streamlr.data.source import Buffer
 from streamlr.data.store import ZarrSource
 from streamlr.errors import ChunkError, DataError, DtypeError, LabelError, NonFiniteError, ShapeError, StoreNotFoundError
@@ -139,6 +140,34 @@ def test_a_wrong_entry_in_an_unprotected_shard_index_is_refused(tmp_path: Path, 
     index[2 + entry] = value
     path.write_bytes(path.read_bytes()[:-64] + index.tobytes())
     names(refusal(store), "chunk 5 of X (rows 250 to 299)")
+
+
+OVERLAPS: dict[str, Callable[[Any], None]] = {
+    "one for another": lambda index: index.__setitem__(1, index[0]),
+    "half of one for half of another": lambda index: index.__setitem__((1, 0), index[1, 0] - 600),
+    "the index for a chunk": lambda index: index.__setitem__((3, 0), index[3, 0] + 8),
+}
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("overlap", list(OVERLAPS))
+def test_chunks_that_overlap_in_their_shard_are_refused(overlap: str, direct: bool, tmp_path: Path) -> None:
+    X, y = two_class_data()
+    store = tmp_path / "s"
+    group = zarr.open_group(str(store), mode="w", zarr_format=3)
+    sharding = ShardingCodec(chunk_shape=(50, 6), codecs=[BytesCodec()], index_codecs=[BytesCodec()])
+    zarr.create(store=group.store, path="X", shape=X.shape, chunks=(200, 6), dtype=X.dtype, zarr_format=3, codecs=[sharding])[...] = X
+    put(group, "y", y)
+    path = chunk_file(store, "X", 1, 0)
+    index = np.frombuffer(path.read_bytes()[-64:], dtype="<u8").copy().reshape(4, 2)
+    OVERLAPS[overlap](index)
+    path.write_bytes(path.read_bytes()[:-64] + index.tobytes())
+    source = ZarrSource(DataConfig(store=str(store)), direct=direct)
+    np.testing.assert_array_equal(source.read_features(0, 200, Buffer()).T, X[:200])
+    if overlap == "the index for a chunk" and not direct:
+        pytest.skip("through Zarr the size of a shard, and so the place of its index, is not known")
+    with pytest.raises(ChunkError, match=r"chunk [4-7] of X .*(where another chunk lies too|overlap|by the index it lies at)"):
+        source.read_features(200, 400, Buffer())
 
 
 @pytest.mark.parametrize("kind", ["serial", "threads", "processes"])

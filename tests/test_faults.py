@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -29,6 +31,7 @@ from streamlr.errors import ChunkError, ClusterError, ConfigError
 from streamlr.events import Event, PassFinished
 from streamlr.execution import open_engine
 from streamlr.execution.local import SerialEngine
+from streamlr.execution.process import is_stopped
 from streamlr.kernels.gradient import GradientScan
 
 ROWS, FEATURES = 4000, 6
@@ -75,6 +78,39 @@ def test_workers_that_die_or_hang_cost_no_bit(what: int, how_many: int, held: in
         assert bits(engine.run(source, partition, scan(), signaller)) == expected
         assert sorted(signaller.told) == list(range(partition.n_slabs))
         assert bits(engine.run(source, partition, scan(), lambda slab: None)) == expected  # the next pass, on those that are left or new
+
+
+def test_a_worker_that_hangs_does_not_hide_what_the_others_tell(caplog: pytest.LogCaptureFixture) -> None:
+    with open_engine(ClusterConfig(kind="processes", workers=2, stall_seconds=2.0)) as engine:
+        victim = next(iter(engine._client.run(os.getpid).items()))  # type: ignore[attr-defined]
+        os.kill(victim[1], signal.SIGSTOP)
+        told = engine.memory_of_workers(peak=True)
+        assert told is not None
+        assert told > 10 * 2**20
+    assert f"{victim[0]} did not tell" in caplog.text
+
+
+@pytest.mark.parametrize("victims", [1, 2])
+def test_workers_that_are_stopped_before_they_have_started_are_started_anew(victims: int, store: str, caplog: pytest.LogCaptureFixture) -> None:
+    stopped: list[int] = []
+
+    def stop() -> None:
+        while len(stopped) < victims:
+            for child in multiprocessing.active_children():
+                if child.pid is not None and child.pid not in stopped[:victims]:
+                    os.kill(child.pid, signal.SIGSTOP)
+                    stopped.append(child.pid)
+            time.sleep(0.01)
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with open_engine(ClusterConfig(kind="processes", workers=2)) as engine:
+        source, partition = ZarrSource(DataConfig(store=store)), Partition(ROWS, 100, 100)
+        assert bits(engine.run(source, partition, scan(), lambda slab: None)) == bits(SerialEngine().run(source, partition, scan(), lambda slab: None))
+    stopper.join()
+    assert "a worker process is stopped before it has started; killing it" in caplog.text
+    for pid in stopped[:victims]:
+        assert not is_stopped(pid), "it would be waited for at the end"
 
 
 class StuckScan:

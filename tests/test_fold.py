@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamlr.execution.engine import sum_tree
+from streamlr.kernels.batch import Batch, sum_over_leaves
 from streamlr.kernels.fold import fold
 
 
@@ -114,6 +115,40 @@ def test_at_most_one_partial_sum_for_each_level_is_held(count: int) -> None:
     fold(Counted() for _ in range(count))
     # log2(count) + 1 partial sums, the node that has just come in, the sum of two, and the generator's own
     assert most <= count.bit_length() + 4
+
+
+@pytest.mark.parametrize("leaves", [1, 2, 7])
+def test_the_leaves_of_a_block_are_added_from_first_to_last_and_let_go_of(leaves: int) -> None:
+    """A Hessian may take gigabytes, so what lives beside the sum so far is one leaf's, or the sum with it."""
+    living = 0
+    most: list[int] = []
+
+    class Counted:
+        def __init__(self, text: str) -> None:
+            nonlocal living
+            living += 1
+            most.append(living)
+            self.text = text
+
+        def __add__(self, other: Counted) -> Counted:
+            return Counted(f"({self.text}+{other.text})")
+
+        def __del__(self) -> None:
+            nonlocal living
+            living -= 1
+
+    def leaf_sums(leaf: slice) -> Counted:
+        most.append(living + 1)  # the sum so far, and what the leaf's own is made of
+        return Counted(str(leaf.start))
+
+    batch = Batch(0, np.empty((1, leaves)), None, None)
+    total = sum_over_leaves(batch, 1, leaf_sums)
+    expected = "0"
+    for leaf in range(1, leaves):
+        expected = f"({expected}+{leaf})"
+    assert total.text == expected
+    assert max(most) == (1 if leaves == 1 else 3)  # the sum so far, the leaf, and both together
+    assert living == 1
 
 
 def test_a_fold_of_nothing_is_refused() -> None:

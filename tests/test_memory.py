@@ -16,7 +16,7 @@ import pytest
 from stores import any_values, bits, read_rows, two_class_data, write_store
 
 from streamlr import plan as plan_module
-from streamlr import train
+from streamlr import projection, train, warm_start
 from streamlr.config import ClusterConfig, DataConfig, TrainConfig, load_config
 from streamlr.data import arrays as arrays_module
 from streamlr.data.source import Buffer
@@ -289,3 +289,8 @@ def test_sampled_rows_are_joined_in_their_order_and_let_go_of(weighted: bool) ->
 def test_the_script_names_its_cells(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(SCRIPTS / "memory_contract.py"), "--only", "nothing of the kind"], capture_output=True, text=True, check=True)
     assert re.search(r"^0 cells, 0 outside", done.stdout, re.MULTILINE)
+
+
+def test_what_is_projected_of_a_metric_is_what_the_warm_start_makes_of_it() -> None:
+    assert (projection.DENSE_PARAMETERS, projection.DENSE_PRODUCTS, projection.NEWTON_PARAMETERS) == (
+        warm_start.MOST_COUPLED_PARAMETERS, warm_start._NEWTON_PRODUCTS, warm_start._NEWTON_PARAMETERS)

@@ -143,7 +143,8 @@ def test_without_a_sample_they_are_the_same(solver: str) -> None:
 
 
 def test_many_classes_have_the_metric_of_a_kronecker_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.path_start.MOST_COUPLED_PARAMETERS", 10)
+    monkeypatch.setattr("streamlr.path_start._NEWTON_PARAMETERS", 10)
+    monkeypatch.setattr("streamlr.path_start._DENSE_PRODUCTS", 0)
     for alpha in (0.0, 0.5):
         X, y = data("softmax")
         found = streamlr.path(config_of("softmax", lambdas=[0.1, 0.01], alpha=alpha, folds=2), X=X, y=y)
@@ -336,7 +337,8 @@ def test_a_path_goes_on_to_the_bit(family: str, alpha: float, solver: str, tmp_p
     monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 1)
     monkeypatch.setattr("streamlr.checkpoint._LARGE_BYTES", 200)
     if family == "softmax":
-        monkeypatch.setattr("streamlr.path_start.MOST_COUPLED_PARAMETERS", 10)
+        monkeypatch.setattr("streamlr.path_start._NEWTON_PARAMETERS", 10)
+    monkeypatch.setattr("streamlr.path_start._DENSE_PRODUCTS", 0)
     config = config_of(family, solver=solver, lambdas=[0.1, 0.01, 0.001], alpha=alpha, folds=2)
     config |= {"data": {"store": write_store(tmp_path / "s.zarr", X, y, (250, N)).store}, "cluster": {"kind": "serial"}}
     config["solver"]["tolerance"] = 1e-8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, replace
 from typing import Any, get_args, get_type_hints
 
@@ -192,6 +193,28 @@ def test_the_loop_makes_one_evaluation_a_pass_until_the_end_or_the_limit(already
     assert told == [already + k + 1 for k in range(made)]
     assert outcome.status == status
     assert state.step == made
+
+
+def test_what_a_pass_found_is_let_go_of_before_the_next_one() -> None:
+    """It may hold a Hessian of gigabytes."""
+
+    class Found(list[Evaluation]):
+        """A list that can be watched."""
+
+    watched: list[weakref.ref[Found]] = []
+    alive: list[int] = []
+
+    class WatchedObjective:
+        def evaluate(self, points: Array, title: str, *, hessian: bool = False) -> list[Evaluation]:
+            alive.append(sum(reference() is not None for reference in watched))
+            found = Found()
+            watched.append(weakref.ref(found))
+            return found
+
+    objective: Any = WatchedObjective()
+    solver: Any = EndsAfter(3)
+    minimize(objective, solver, EMPTY, 1, 10, lambda number, reached: None)
+    assert alive == [0, 0, 0]
 
 
 def test_a_state_that_has_ended_is_left_alone() -> None:

@@ -99,6 +99,8 @@ def _info_text(found: dict[str, Any]) -> str:
     for entry in found["classes"]:
         lines.append(f"  class {entry['label']!r}: {entry['rows']:,} rows")
     lines += [f"  problem: {problem}" for problem in found["problems"]] or ["  no problems found"]
+    lines += [f"  not to be noticed in one run: {kind}" for kind in found["undetectable"]]
+    lines.append("  (the fingerprint of the data shows these when the store is trained on again: train --overwrite or --resume compares it)")
     return "\n".join(lines)
 
 

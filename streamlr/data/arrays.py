@@ -20,9 +20,10 @@ from zarr.core.buffer import BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
+from streamlr.data.conventions import axes_of, refuse_encoded
 from streamlr.data.decoding import DamagedChunkError
 from streamlr.data.files import NO_CHUNK, MissingChunkError, ShardLayout, chunk_files, read_shard_index, shard_layout
-from streamlr.data.footprint import STORED_SLACK, TEXT_LABEL_BYTES, ZARR_CHUNKS_IN_FLIGHT, Footprint, decoder_copies
+from streamlr.data.footprint import STORED_SLACK, TEXT_LABEL_BYTES, ZARR_CHUNKS_IN_FLIGHT, Footprint
 from streamlr.data.retries import READ_ATTEMPTS, is_transient, retried
 from streamlr.data.source import Buffer
 from streamlr.data.watch import FileWatch
@@ -80,6 +81,8 @@ class StoredArray:
         self.chunk_shape: tuple[int, ...] = tuple(array.chunks)
         if min(self.chunk_shape, default=1) < 1:
             raise ShapeError(f"{self.name} has chunks of shape {self.chunk_shape}; restore its metadata (zarr.json or .zarray), or write the store again")
+        refuse_encoded(array.attrs, self.name)
+        self.axes = axes_of(array)
         self._fill_missing = fill_missing
         self.dtype = np.dtype(array.dtype)
         self._files = None
@@ -153,7 +156,7 @@ class StoredArray:
         stored = 0 if decoder.is_raw and self._files.shards is None else self._largest_chunk(chunk_bytes)
         in_place = all(part == size or (axis == self.sample_axis and (axis == 0 or rows <= part))  # as `_place_chunk` asks
                        for axis, (size, part) in enumerate(zip(self.shape, self.chunk_shape, strict=True)))
-        return Footprint(decoded, stored, round(chunk_bytes * ((not in_place) + decoder_copies(decoder))))
+        return Footprint(decoded, stored, round(chunk_bytes * ((not in_place) + decoder.copies(self._files.head()))))
 
     def _largest_chunk(self, chunk_bytes: int) -> int:
         assert self._files is not None
@@ -281,6 +284,10 @@ class StoredArray:
         self._refuse_rewritten(index)
 
     def _refuse_rewritten(self, index: tuple[int, ...]) -> None:
+        changed = None if any(index) else self._watch.metadata_changed()
+        if changed is not None:
+            raise ChunkError(f"the metadata of {self.name} have changed ({changed}) after the store was opened: it may be in the middle of being written "
+                             "again. Bring back what was there and go on with --resume, or train on the new data with --overwrite")
         found = self._watch.rewritten(index)
         if found is not None:
             raise ChunkError(f"{self.chunk_name(index)} was written again ({found}) after the store was opened: the sums would mix old data with new. "
@@ -345,10 +352,12 @@ class StoredArray:
         first = tuple(i * per for i, per in zip(shard, layout.chunks_per_shard, strict=True))
         try:
             raw = sync((self._array.store_path / key).get(default_buffer_prototype(), request))
-            entries = read_shard_index(b"" if raw is None else raw.to_bytes(), layout)
+            where = read_shard_index(b"" if raw is None else raw.to_bytes(), layout)
+            if where.overlapping.any():
+                raise DamagedChunkError("the index of its shard has chunks overlap")
         except DamagedChunkError as error:
             raise ChunkError(f"{self.chunk_name(first)} is damaged: {error}; restore it or write the store again") from error
-        absent = np.argwhere(entries[..., 0] == entries.dtype.type(NO_CHUNK))
+        absent = np.argwhere(where.entries[..., 0] == np.uint64(NO_CHUNK))
         for within in absent.tolist():
             index = tuple(i + j for i, j in zip(first, within, strict=True))
             if all(i * part < size for i, part, size in zip(index, self.chunk_shape, self.shape, strict=True)):

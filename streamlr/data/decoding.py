@@ -22,6 +22,13 @@ from numpy.typing import NDArray
 Bytes = bytes | memoryview
 _CRC_BYTES = 4
 _BLOSC_HEADER_BYTES = 16
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_HEADER_BYTES = 18
+_OVERHEAD_BYTES = 2**20
+_ZLIB, _GZIP = zlib.MAX_WBITS, 16 + zlib.MAX_WBITS
+"""What zlib is told of the header that it is to expect."""
+_GATHERED_COPIES = 1.0
+"""Of a Zstandard frame that does not state its size, which is gathered elsewhere and copied."""
 
 
 class DamagedChunkError(Exception):
@@ -55,16 +62,41 @@ def _blosc(encoded: Bytes) -> Bytes:
     return view
 
 
-class _Zlib:
-    """zlib, which numcodecs lets pass with anything behind its end."""
+def zstd_bytes(encoded: Bytes) -> int | None:
+    """Decoded bytes by the header of a Zstandard frame (RFC 8878, 3.1.1.1); None where it does not state them, or is none."""
+    head = bytes(memoryview(encoded)[:_ZSTD_HEADER_BYTES])
+    if len(head) < 5 or head[:4] != _ZSTD_MAGIC:
+        return None
+    flag, single, dictionary = head[4] >> 6, head[4] >> 5 & 1, (0, 1, 2, 4)[head[4] & 3]
+    width = (single, 2, 4, 8)[flag]
+    at = 5 + (not single) + dictionary
+    if width == 0 or len(head) < at + width:
+        return None
+    return int.from_bytes(head[at : at + width], "little") + (256 if width == 2 else 0)
 
-    @staticmethod
-    def decode(encoded: Bytes) -> bytes:
-        stream = zlib.decompressobj()
-        content = stream.decompress(encoded)
-        if not stream.eof or stream.unused_data:
-            raise DamagedChunkError(f"its zlib stream {'is followed by something else' if stream.eof else 'has no end'}")
-        return content
+
+class _Deflate:
+    """zlib's and gzip's streams. numcodecs lets zlib's pass with anything behind the end, and both unfold to gigabytes that no chunk has."""
+
+    def __init__(self, window_bits: int, members: bool) -> None:
+        self._window_bits = window_bits
+        self._members = members  # a gzip file may be several, one behind the other
+
+    def decode(self, encoded: Bytes, most: int) -> Bytes:
+        """What is encoded, if that is not more than ``most`` bytes."""
+        parts: list[bytes] = []
+        while True:
+            stream = zlib.decompressobj(self._window_bits)
+            parts.append(stream.decompress(encoded, most + 1 - sum(map(len, parts))))
+            if sum(map(len, parts)) > most:
+                raise DamagedChunkError(f"it decodes to more than {most} bytes")
+            if not stream.eof:
+                raise DamagedChunkError("its compressed stream has no end")
+            encoded = stream.unused_data
+            if not encoded:
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+            if not self._members:
+                raise DamagedChunkError("its compressed stream is followed by something else")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +109,13 @@ class _BytesCodec:
     """Decoded chunks that the decoder makes beside the one that it fills."""
 
 
-# Blosc writes to the place of the values, Zstandard hands over bytes that are copied there, and the others gather theirs in pieces that are joined at the end
+# Blosc and Zstandard write to the place of the values, the others gather theirs in pieces that are joined at the end
 _BYTES_CODECS: dict[str, Callable[[], _BytesCodec]] = {
     "crc32c": lambda: _BytesCodec(_strip_crc32c, None),
     "blosc": lambda: _BytesCodec(_blosc, numcodecs.Blosc()),
-    "zstd": lambda: _BytesCodec(None, numcodecs.Zstd(), 1.0),
-    "gzip": lambda: _BytesCodec(None, numcodecs.GZip(), 2.5),
-    "zlib": lambda: _BytesCodec(None, _Zlib(), 2.0),
+    "zstd": lambda: _BytesCodec(None, numcodecs.Zstd()),
+    "gzip": lambda: _BytesCodec(None, _Deflate(_GZIP, members=True), 2.0),
+    "zlib": lambda: _BytesCodec(None, _Deflate(_ZLIB, members=False), 2.0),
 }
 
 
@@ -100,6 +132,11 @@ class Decoder:
     def is_raw(self) -> bool:
         """Whether the stored bytes are the values themselves."""
         return not self.codecs
+
+    def copies(self, head: Bytes) -> float:
+        """Decoded chunks that exist for a moment beside the one that is filled, of chunks whose stored bytes begin so (nothing: not known)."""
+        gathered = bool(head) and bool(self.codecs) and isinstance(self.codecs[-1].decoder, numcodecs.Zstd) and zstd_bytes(head) is None
+        return sum(codec.copies for codec in self.codecs) + gathered * _GATHERED_COPIES
 
     def decode(self, encoded: Bytes, out: NDArray[Any]) -> None:
         """Decode into ``out``, C-contiguous, of the shape of a whole chunk.
@@ -120,14 +157,23 @@ class Decoder:
                 _require_length(struct.unpack("<I", memoryview(encoded)[4:8])[0], target.nbytes)
                 _run(codec.decoder, encoded, target)
                 return
-            encoded = _run(codec.decoder, encoded, None)
+            stated = zstd_bytes(encoded) if last and isinstance(codec.decoder, numcodecs.Zstd) else None
+            if stated is not None:
+                _require_length(stated, target.nbytes)
+                _run(codec.decoder, encoded, target)  # numcodecs would leave the rest of a larger place as it was, hence the comparison
+                return
+            # what a codec leaves to the next is never much more than the values
+            encoded = _run(codec.decoder, encoded, target.nbytes if last else 2 * target.nbytes + _OVERHEAD_BYTES)
         _require_length(memoryview(encoded).nbytes, target.nbytes)
         target[:] = np.frombuffer(encoded, dtype=np.uint8)
 
 
-def _run(decoder: Any, encoded: Bytes, out: NDArray[np.uint8] | None) -> Any:
+def _run(decoder: Any, encoded: Bytes, place: NDArray[np.uint8] | int) -> Any:
+    """Decode to a place, or to one of the decoder's own, of that many bytes at most where it can be told."""
     try:
-        return decoder.decode(encoded, out) if out is not None else decoder.decode(encoded)
+        if isinstance(place, int):
+            return decoder.decode(encoded, place) if isinstance(decoder, _Deflate) else decoder.decode(encoded)
+        return decoder.decode(encoded, place)
     except DamagedChunkError:
         raise
     except Exception as error:  # zlib.error and the like derive from Exception alone

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from streamlr.data.source import Buffer
 NO_CHUNK = 2**64 - 1
 """Offset and length of a chunk that a shard lacks."""
 _SHARD_INDICES_KEPT = 64
+_HEAD_BYTES = 32
 
 
 class MissingChunkError(Exception):
@@ -41,6 +43,16 @@ class ShardLayout:
         return 16 * int(np.prod(self.chunks_per_shard)) + (4 if self.checksummed else 0)
 
 
+@dataclass(frozen=True, slots=True)
+class ShardIndex:
+    """Where the chunks of one shard lie."""
+
+    entries: NDArray[np.uint64]
+    """Offset and length of every chunk, (chunks..., 2)."""
+    overlapping: NDArray[np.bool_]
+    """Which of them share bytes with another, (chunks...)."""
+
+
 @dataclass(frozen=True)
 class ChunkFiles:
     """The chunks of one array below a directory."""
@@ -59,7 +71,7 @@ class ChunkFiles:
     """What stands between the coordinates."""
     shards: ShardLayout | None = None
     """How chunks are packed into shards, where they are."""
-    _indices: OrderedDict[tuple[int, ...], NDArray[np.uint64]] = field(default_factory=OrderedDict, repr=False)
+    _indices: OrderedDict[tuple[int, ...], ShardIndex] = field(default_factory=OrderedDict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def path_of(self, index: tuple[int, ...]) -> Path:
@@ -79,7 +91,7 @@ class ChunkFiles:
             When its bytes are not what was written.
         """
         try:
-            with open(self.path_of(index), "rb", buffering=0) as file:
+            with open_chunk(self.path_of(index)) as file:
                 size = os.fstat(file.fileno()).st_size
                 if self.shards is not None:
                     self._read_from_shard(file.fileno(), size, index, out, buffer)
@@ -102,7 +114,7 @@ class ChunkFiles:
         """
         expected = int(np.prod(self.chunk_shape)) * out.dtype.itemsize
         try:
-            with open(self.path_of(index), "rb", buffering=0) as file:
+            with open_chunk(self.path_of(index)) as file:
                 size = os.fstat(file.fileno()).st_size
                 if size != expected:
                     raise DamagedChunkError(f"its file has {size} bytes instead of {expected}")
@@ -110,12 +122,20 @@ class ChunkFiles:
         except FileNotFoundError:
             raise MissingChunkError from None
 
+    def head(self) -> bytes:
+        """The first bytes of the first chunk; none where it is missing, or in a shard."""
+        try:
+            with open_chunk(self.path_of((0,) * len(self.grid))) as file:
+                return b"" if self.shards is not None else file.read(_HEAD_BYTES)
+        except (OSError, DamagedChunkError):
+            return b""  # the read that follows will tell
+
     def prefetch(self, index: tuple[int, ...]) -> None:
         """Ask the operating system to bring the file of a chunk into memory meanwhile; a hint, so failures do not matter."""
         if self.shards is not None or not hasattr(os, "posix_fadvise"):
             return
         try:
-            descriptor = os.open(self.path_of(index), os.O_RDONLY)
+            descriptor = os.open(self.path_of(index), os.O_RDONLY | os.O_NONBLOCK)
         except OSError:
             return  # the read that follows will tell
         try:
@@ -147,28 +167,31 @@ class ChunkFiles:
         assert self.shards is not None
         shard = tuple(i // per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
         within = tuple(i % per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
-        entries = self._index_of(descriptor, shard)
-        offset, nbytes = (int(value) for value in entries[within])
+        where = self._index_of(descriptor, shard)
+        offset, nbytes = (int(value) for value in where.entries[within])
         if offset == NO_CHUNK and nbytes == NO_CHUNK:
             raise MissingChunkError
-        if offset + nbytes > size:
-            raise DamagedChunkError(f"its shard has {size} bytes, but by the index it lies at {offset} to {offset + nbytes}")
+        first, last = (0, size - self.shards.index_bytes) if self.shards.at_end else (self.shards.index_bytes, size)
+        if not first <= offset <= offset + nbytes <= last:
+            raise DamagedChunkError(f"the chunks of its shard lie at {first} to {last}, but by the index it lies at {offset} to {offset + nbytes}")
+        if where.overlapping[within]:
+            raise DamagedChunkError(f"by the index of its shard it lies at {offset} to {offset + nbytes}, where another chunk lies too")
         encoded = buffer.encoded(nbytes)
         read_exactly(descriptor, encoded, offset)
         self.decoder.decode(encoded.data, out)
 
-    def _index_of(self, descriptor: int, shard: tuple[int, ...]) -> NDArray[np.uint64]:
+    def _index_of(self, descriptor: int, shard: tuple[int, ...]) -> ShardIndex:
         with self._lock:
-            entries = self._indices.get(shard)
-        if entries is None:
+            where = self._indices.get(shard)
+        if where is None:
             assert self.shards is not None
             at = max(0, os.fstat(descriptor).st_size - self.shards.index_bytes) if self.shards.at_end else 0
-            entries = read_shard_index(os.pread(descriptor, self.shards.index_bytes, at), self.shards)
+            where = read_shard_index(os.pread(descriptor, self.shards.index_bytes, at), self.shards)
             with self._lock:
-                self._indices[shard] = entries
+                self._indices[shard] = where
                 if len(self._indices) > _SHARD_INDICES_KEPT:
                     self._indices.popitem(last=False)
-        return entries
+        return where
 
 
 def chunk_statuses(directory: Path) -> Iterator[os.stat_result]:
@@ -200,8 +223,23 @@ def read_exactly(descriptor: int, out: NDArray[np.uint8], offset: int) -> None:
         done += got
 
 
-def read_shard_index(raw: bytes, layout: ShardLayout) -> NDArray[np.uint64]:
-    """Offset and length of every chunk, (chunks..., 2), of the bytes of an index.
+def open_chunk(path: Path) -> IO[bytes]:
+    """Open a chunk's file.
+
+    Raises
+    ------
+    DamagedChunkError
+        When it is something else: a pipe would have its reader wait for ever.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb", buffering=0)
+    os.close(descriptor)
+    raise DamagedChunkError("what stands there is no file")
+
+
+def read_shard_index(raw: bytes, layout: ShardLayout) -> ShardIndex:
+    """Where the chunks of a shard lie, by the bytes of its index.
 
     Raises
     ------
@@ -214,7 +252,20 @@ def read_shard_index(raw: bytes, layout: ShardLayout) -> NDArray[np.uint64]:
         raw, (stored,) = raw[:-4], struct.unpack("<I", raw[-4:])
         if crc32c(raw) != stored:
             raise DamagedChunkError(f"the index of its shard has checksum crc32c {crc32c(raw):08x}, stored was {stored:08x}")
-    return np.frombuffer(raw, dtype=layout.dtype).astype(np.uint64).reshape(*layout.chunks_per_shard, 2)
+    entries = np.frombuffer(raw, dtype=layout.dtype).astype(np.uint64).reshape(*layout.chunks_per_shard, 2)
+    return ShardIndex(entries, _overlapping(entries))
+
+
+def _overlapping(entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Entries that share bytes with another: no writer makes such an index, and each alone would look sound."""
+    starts, lengths = entries[..., 0].ravel(), entries[..., 1].ravel()
+    there = np.flatnonzero((starts != NO_CHUNK) & (lengths > 0))
+    order = there[np.argsort(starts[there], kind="stable")]
+    starts, ends = starts[order], np.where(lengths[order] > NO_CHUNK - starts[order], np.uint64(NO_CHUNK), starts[order] + lengths[order])
+    found = np.zeros(entries.shape[:-1], dtype=np.bool_)
+    found.ravel()[order[:-1]] |= starts[1:] < ends[:-1]
+    found.ravel()[order[1:]] |= starts[1:] < np.maximum.accumulate(ends)[:-1]
+    return found
 
 
 def chunk_files(root: Path, path: str, metadata: Mapping[str, Any], shape: tuple[int, ...]) -> ChunkFiles | None:

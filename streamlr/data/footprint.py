@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streamlr.data.decoding import Decoder
-
 ZARR_CHUNKS_IN_FLIGHT = 10
 """Chunks that Zarr's pipeline fetches and decodes at a time (its setting ``async.concurrency``)."""
 STORED_SLACK = 1.02
@@ -33,8 +31,3 @@ class Footprint:
 
 IN_MEMORY = Footprint(0, 0, 0)
 """Of arrays that are in memory anyway."""
-
-
-def decoder_copies(decoder: Decoder) -> float:
-    """Decoded chunks that exist for a moment beside the one that is filled."""
-    return sum(codec.copies for codec in decoder.codecs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,8 @@ def describe_store(source: ZarrSource, family: str = "logistic") -> dict[str, An
     dict
         ``store``, ``rows``, ``features``, ``dtype``, ``sample_axis``, ``data_bytes``, ``stored_bytes``, ``arrays`` (a record for each),
         ``target`` (least, largest and mean of numbers, whether they are whole, and how many are distinct: None for more than can be classes;
-        None for text), ``classes`` (label, rows and weight of each; none for a quantity), ``feature_names`` and ``problems`` (a list of sentences).
+        None for text), ``classes`` (label, rows and weight of each; none for a quantity), ``feature_names``, ``problems`` (a list of sentences) and
+        ``undetectable`` (a list of what could be wrong with any store of this kind and would not be noticed in one run).
     """
     problems = [problem for array in source.arrays for problem in _array_problems(array)]
     target, classes = None, None
@@ -49,11 +51,27 @@ def describe_store(source: ZarrSource, family: str = "logistic") -> dict[str, An
             problems.append(f"{source.config.target} is {sums.labels.labels[0].item()} in every row: there is nothing to learn")
     except DataError as error:
         problems.append(str(error))
+    if source.feature_names is not None and len(set(source.feature_names)) < len(source.feature_names):
+        name, times = Counter(source.feature_names).most_common(1)[0]
+        problems.append(f"feature_names has {name!r} {times} times: what is told of features by their names is ambiguous")
     return {
         "store": source.config.shown_store, "rows": source.n_rows, "features": source.n_features, "dtype": str(source.dtype),
         "sample_axis": source.config.sample_axis, "data_bytes": source.n_rows * source.n_features * source.dtype.itemsize,
         "stored_bytes": source.stored_bytes, "arrays": [array.describe() for array in source.arrays], "target": target, "classes": classes or [],
-        "feature_names": None if source.feature_names is None else list(source.feature_names), "problems": problems}
+        "feature_names": None if source.feature_names is None else list(source.feature_names), "problems": problems,
+        "undetectable": _undetectable(source)}
+
+
+def _undetectable(source: ZarrSource) -> list[str]:
+    """What no check of one run can find. The fingerprint of the data finds all of it when the store is trained again, if it was sound the first time."""
+    found = ["a chunk in the place of another of its array (nothing in a chunk tells where it belongs)",
+             "metadata that give the values another type of the same size or another byte order"]
+    bare = [array.name for array in source.arrays if array.checksummed is not True]
+    if bare:
+        found.insert(0, f"a changed value in a chunk of {', '.join(bare)} (no checksum covers it, or none that streamlr knows of)")
+    if all(array.modified() is not None for array in source.arrays):
+        found.append("a chunk that is replaced, while a run reads the store, by a file of the same size and time of writing")
+    return found
 
 
 def _target_sums(source: ZarrSource, family: str) -> TargetSums:

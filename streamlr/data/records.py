@@ -86,7 +86,10 @@ def commit_directory(partial: Path, path: Path) -> None:
         old = path.with_name(f".{path.name}.old-{os.getpid()}")
         os.replace(path, old)
         os.replace(partial, path)
-        shutil.rmtree(old)
+        if old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)
+        else:
+            old.unlink()
     else:
         os.replace(partial, path)
     sync_path(path.parent)

@@ -17,6 +17,7 @@ from zarr.storage import ZipStore
 
 from streamlr.config import HIDDEN, NOT_KEPT, DataConfig
 from streamlr.data.arrays import RefuseMissing, StoredArray, text_of
+from streamlr.data.conventions import refuse_turned
 from streamlr.data.footprint import Footprint
 from streamlr.data.group_keys import group_keys
 from streamlr.data.records import holds_pickles, local_store
@@ -77,6 +78,7 @@ class ZarrSource:
             self.groups = StoredArray(_member(group, self._groups_name, "validation.array" if listed else "data.groups", config), **how)
         self._check_shapes()
         self._check_dtypes()
+        refuse_turned(self.features.axes, {array.name: array.axes for array in self.arrays[1:]}, config.sample_axis, self.describe("features"))
         self._identity = tuple(array.identity for array in self.arrays)
         self._newest: tuple[int | None, ...] = (None,) * len(self.arrays)
         self.feature_names = _feature_names(group, self.n_features, config)

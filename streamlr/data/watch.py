@@ -2,11 +2,12 @@
 
 A pass over data of which a part was written anew would mix two data sets in one sum, and no solver could tell. So every
 chunk that is read is held against the newest one when the store was opened, and against itself when it was read before; that takes a
-look at its entry in the file system, about two microseconds.
+look at its entry in the file system, about two microseconds. The metadata of the array are looked at with its first chunk.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,10 @@ class FileWatch:
         self._files = files
         self._zip = Path(store.path) if isinstance(store, ZipStore) else None
         self._root = Path(store.root, array.path) if isinstance(store, LocalStore) else None
+        self._metadata = None if self._root is None else self._root / ("zarr.json" if array.metadata.zarr_format == 3 else ".zarray")
+        self._mark: int | None = None
+        self._stated: Any = None
+        self._mark, self._stated = self._read_metadata()
         counts = [-(-size // max(1, part)) for size, part in zip(array.shape, array.chunks, strict=True)]
         small = int(np.prod(counts, dtype=np.float64)) <= _MOST_CHUNKS
         self._seen = np.zeros(counts, dtype=np.int64) if small else None
@@ -68,6 +73,32 @@ class FileWatch:
                 return f"file {path}, which had another size or time when it was read before"
             self._seen[index] = mark
         return None
+
+    def metadata_changed(self) -> str | None:
+        """What tells that the array's metadata are others now than when it was opened; None where nothing does. Attributes may change."""
+        if self.newest is None or self._metadata is None:
+            return None
+        mark, stated = self._read_metadata()
+        if stated != self._stated:
+            return f"file {self._metadata}" + (", which is gone" if mark is None else "")
+        self._mark = mark
+        return None
+
+    def _read_metadata(self) -> tuple[int | None, Any]:
+        """A mark of the file, and what it states but for attributes; read only where the mark is another."""
+        if self._metadata is None:
+            return None, None
+        try:
+            status = os.stat(self._metadata)
+            mark = status.st_mtime_ns ^ (status.st_size << 20)
+            if mark == self._mark:
+                return mark, self._stated
+            stated = json.loads(self._metadata.read_bytes())
+            return mark, {key: value for key, value in stated.items() if key != "attributes"}
+        except OSError:
+            return None, None
+        except (ValueError, AttributeError, RecursionError):
+            return 0, "no metadata"
 
     def _path(self, index: tuple[int, ...]) -> Path | None:
         if self._files is not None:

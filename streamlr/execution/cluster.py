@@ -62,6 +62,12 @@ def _settle_worker() -> None:
     settle_allocator()
 
 
+def _told_bytes(peak: bool) -> int:
+    """What a worker holds, or held at most, settled first."""
+    _settle_worker()
+    return process_peak_bytes() if peak else process_bytes()
+
+
 @dataclass(frozen=True, slots=True)
 class _Counted:
     """Sums, and what is counted beside them: a monoid as well, so that it takes the same way."""
@@ -330,12 +336,14 @@ class ClusterEngine:
 
     def memory_of_workers(self, peak: bool) -> int | None:
         try:
-            within(ASK_SECONDS, lambda: self._client.run(_settle_worker, on_error="ignore"))
-            found: dict[str, int] = within(ASK_SECONDS, lambda: self._client.run(process_peak_bytes if peak else process_bytes, on_error="ignore"))
+            told = self._workers.ask_each(functools.partial(_told_bytes, peak))
         except (TimeoutError, OSError) as error:
-            log.warning("not every worker told its memory (%s); it is left out", str(error) or type(error).__name__)
+            log.warning("the workers were not asked for their memory (%s); it is left out", str(error) or type(error).__name__)
             return None
-        return max(found.values(), default=None)
+        mute = [address for address, found in told.items() if found is None]
+        if mute:
+            log.warning("%s did not tell what memory it has; left out", _named(mute))
+        return max((found for found in told.values() if found is not None), default=None)
 
     def limit_threads(self, per_process: int) -> None:
         self._slabs_at_a_time = per_process

@@ -14,7 +14,7 @@ from streamlr.errors import ClusterError, ConfigError
 from streamlr.execution.cluster import CLOSE_SECONDS, WORKER_DEATHS, ClusterEngine, close_cluster
 from streamlr.execution.engine import Engine
 from streamlr.execution.local import available_cores
-from streamlr.execution.workers import within
+from streamlr.execution.workers import Starting, within
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +34,15 @@ def default_processes(config: ClusterConfig) -> int:
 def open_processes(config: ClusterConfig) -> Engine:
     """The engine of ``cluster.kind: processes``: a scheduler and workers on this machine, gone with the run."""
     for attempt in range(1, _STARTS + 1):
-        cluster = None
+        cluster, starting = None, Starting()
         try:
-            cluster = within(_START_SECONDS, lambda: _start_cluster(config))
+            cluster = within(_START_SECONDS, lambda: _start_cluster(config), starting.kill_stopped)
             return ClusterEngine(Client(cluster, timeout=_CONNECT_SECONDS, direct_to_workers=True), cluster.scheduler_address, config.stall_seconds, cluster)
         except Exception as error:  # a worker that dies while it starts ends in whatever error met it
             log.warning("the worker processes did not start (%s), attempt %d of %d", str(error) or type(error).__name__, attempt, _STARTS)
             if cluster is not None:
                 close_cluster(cluster)
+            starting.kill()
             if attempt == _STARTS:
                 raise ClusterError(f"the worker processes did not start in {_STARTS} attempts ({str(error) or type(error).__name__}); check memory and "
                                    "processes of this machine, or use cluster.kind: threads") from error

@@ -45,6 +45,15 @@ def _c_library() -> ctypes.CDLL | None:
         return None
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether a process was stopped, as by SIGSTOP; not known, and so False, where there is no ``/proc``."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as status:
+            return status.read().rpartition(")")[2].split()[0] == "T"
+    except (OSError, IndexError):
+        return False
+
+
 def process_peak_bytes() -> int:
     """Largest resident memory of this process so far.
 

@@ -5,7 +5,10 @@ Nothing here waits without a time-out: a process that is stopped answers no ques
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import multiprocessing
+import multiprocessing.process
 import os
 import queue
 import signal
@@ -17,11 +20,15 @@ from typing import Any, TypeVar
 
 from distributed import Client, LocalCluster, TimeoutError
 
+from streamlr.execution.process import is_stopped
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 ASK_SECONDS = 10.0
 """Longest wait for an answer of the scheduler, which takes milliseconds when all is well."""
+_TELL_SECONDS = 5.0
+"""For an answer of a worker that has nothing to do, which takes milliseconds too."""
 _RESTART_SECONDS = 20.0
 _LOOK_SECONDS = 5.0
 _LEAST_SILENCE = 5.0
@@ -30,8 +37,8 @@ _SLOWER_THAN_SEEN = 10.0
 _DOUBLINGS = 5
 
 
-def within(seconds: float, call: Callable[[], T]) -> T:
-    """The result of a call that has no time-out of its own.
+def within(seconds: float, call: Callable[[], T], meanwhile: Callable[[], None] | None = None) -> T:
+    """The result of a call that has no time-out of its own; ``meanwhile`` is called each second that it takes.
 
     Raises
     ------
@@ -47,10 +54,17 @@ def within(seconds: float, call: Callable[[], T]) -> T:
             outcome.put((None, error))
 
     threading.Thread(target=run, daemon=True, name="streamlr-within").start()
-    try:
-        result, error = outcome.get(timeout=seconds)
-    except queue.Empty:
-        raise TimeoutError(f"no answer within {seconds:g} s") from None
+    deadline = time.monotonic() + seconds
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        try:
+            result, error = outcome.get(timeout=left if meanwhile is None else min(left, 1.0))
+            break
+        except queue.Empty:
+            if time.monotonic() >= deadline:
+                raise TimeoutError(f"no answer within {seconds:g} s") from None
+            if meanwhile is not None:
+                meanwhile()
     if error is not None:
         raise error
     return result  # type: ignore[return-value]
@@ -62,6 +76,30 @@ def kill_workers(cluster: LocalCluster, addresses: Collection[str]) -> None:
         if nanny.pid is not None and nanny.worker_address in addresses:
             with suppress(ProcessLookupError):
                 os.kill(nanny.pid, signal.SIGKILL)
+
+
+class Starting:
+    """The processes that come to be while a cluster of one's own starts, which has no list of them before it has started."""
+
+    def __init__(self) -> None:
+        self._others = set(multiprocessing.active_children())
+        self._seen_stopped: set[int] = set()
+
+    def kill_stopped(self) -> None:
+        """Kill those that were found stopped before and still are, which ends the attempt: they would be waited for as long as for slow ones."""
+        stopped = {child.pid: child for child in self._children() if child.pid is not None and is_stopped(child.pid)}
+        for pid in self._seen_stopped & stopped.keys():
+            log.warning("a worker process is stopped before it has started; killing it")
+            stopped[pid].kill()
+        self._seen_stopped = set(stopped)
+
+    def kill(self) -> None:
+        """Kill all that are left of an attempt that failed, or this process would wait for them at its end."""
+        for child in self._children():
+            child.kill()
+
+    def _children(self) -> list[multiprocessing.process.BaseProcess]:
+        return [child for child in multiprocessing.active_children() if child not in self._others]
 
 
 class Workers:
@@ -112,6 +150,29 @@ class Workers:
         tasks = self._ask("processing", {"workers": None})
         ours = {address: frozenset(str(key) for key in keys if name in str(key)) for address, keys in tasks.items()}
         return {address: keys for address, keys in ours.items() if keys}
+
+    def ask_each(self, call: Callable[[], T]) -> dict[str, T | None]:
+        """What a function returns on each worker, or None where it does not answer: asked apart, since one that hangs would take the answers of all.
+
+        Raises
+        ------
+        TimeoutError, OSError
+            When the scheduler does not answer.
+        """
+        addresses = list(self.known())
+
+        async def ask(address: str) -> T | None:
+            try:
+                told = await asyncio.wait_for(self._client.run(call, workers=[address], on_error="ignore"), _TELL_SECONDS)
+            except (TimeoutError, OSError):
+                return None
+            return told.get(address)
+
+        async def ask_all() -> list[T | None]:
+            return list(await asyncio.gather(*map(ask, addresses)))
+
+        answers = within(ASK_SECONDS, lambda: self._client.sync(ask_all))
+        return dict(zip(addresses, answers, strict=True))
 
     def replace(self, addresses: Collection[str]) -> None:
         """Have workers killed and started again by their nannies; where they have none, or it does not answer either, the scheduler lets go of them.

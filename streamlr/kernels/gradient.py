@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
-from streamlr.kernels.families import FAMILIES
+from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.hessian import hessian_leaf_rows, hessian_of
 from streamlr.kernels.split import Split
 
@@ -105,9 +105,8 @@ class GradientScan:
             Z += self.intercepts.reshape(K * c, 1)
             if offset is not None:
                 Z += offset
-            loss, A = family.loss_and_activation(Z.reshape(K, c, -1), Y)
-            dZ = np.subtract(A, Y, out=Z.reshape(K, c, -1)).reshape(K * c, -1)
-            loss = loss.reshape(K, -1, X.shape[1])
+            loss, A = _derived(family, Z.reshape(K, c, -1), Y, self.hessian)
+            dZ = Z.reshape(K * c, -1)
             by_candidate = dZ.reshape(K, c, -1)
             held_weight, held_loss = np.zeros(K), np.zeros(K)
             if self.split is not None:
@@ -119,7 +118,7 @@ class GradientScan:
         return GradientSums(
             X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), held_weight, held_loss, _weighted(loss, weights),
             _largest(loss, weights), dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
-            hessian_of(X, A[0], family, self._counted(batch, leaf, weights)) if self.hessian else None)
+            None if A is None else hessian_of(X, A, family, self._counted(batch, leaf, weights)))
 
     def _hold_out(self, parts: NDArray[np.intp], weights: Array | None, loss: Array, dZ: Array, held_weight: Array, held_loss: Array) -> None:
         """Tell the weight and the loss of the rows that each candidate holds out, (K,) each, and take them from ``loss``, (K, ., k), and ``dZ``, (K, c, k)."""
@@ -140,6 +139,25 @@ class GradientScan:
             return weights
         kept = (self.split.parts(batch, leaf) != self.held_out[0]).astype(np.float64)
         return kept if weights is None else kept * weights
+
+
+def _derived(family: Family, Z: Array, Y: Array, keep: bool) -> tuple[Array, Array | None]:
+    """Loss of each candidate, (K, ., k), and A of the first, (c, k), where it is kept; ``Z``, (K, c, k), becomes dZ.
+
+    Coupled outputs take their candidates one at a time: what is computed on the way is as large as their Z.
+    """
+    if not family.coupled:
+        loss, A = family.loss_and_activation(Z, Y)
+        np.subtract(A, Y, out=Z)
+        return loss, A[0] if keep else None
+    losses, first = [], None
+    for of_candidate in Z:
+        loss, A = family.loss_and_activation(of_candidate, Y)
+        np.subtract(A, Y, out=of_candidate)
+        losses.append(loss)
+        first = A if keep and first is None else first
+        del A  # or it would be there while the next is computed
+    return np.stack(losses), first
 
 
 def _weighted(loss: Array, weights: Array | None) -> Array:

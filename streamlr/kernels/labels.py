@@ -13,6 +13,8 @@ from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.split import Split
 
 _MANY = 1000
+_LARGEST = 1e145
+"""Of a target that is a number: the squares of so many as there ever are still add up."""
 _LEAST_LABELS = 65_536
 """Labels sorted at a time: enough that the calls cost nothing beside the sorting."""
 
@@ -148,17 +150,18 @@ def numbers(target: NDArray[Any], family: str, first_row: int = 0, least: float 
     DtypeError
         For text.
     NonFiniteError
-        For NaN or infinity.
+        For NaN, infinity, and what is so large that its square is infinite.
     LabelError
         For a number below ``least``.
     """
     if target.dtype.kind not in "biuf":
         raise DtypeError(f"the target has dtype {target.dtype}; the family {family} is fitted to numbers. Are labels meant (model.family: logistic)?")
     Y = target.astype(np.float64)
-    good = np.isfinite(Y)
+    good = np.abs(Y) <= _LARGEST
     if not good.all():
         at = int(np.argmin(good))
-        raise NonFiniteError(f"row {first_row + at} has the target {Y[at]}; drop or mend that row and ingest again")
+        remedy = "its square overflows: mend that row, or rescale the target" if np.isfinite(Y[at]) else "drop or mend that row"
+        raise NonFiniteError(f"row {first_row + at} has the target {Y[at]}; {remedy} and ingest again")
     if len(Y) and Y.min() < least:
         at = int(np.argmax(least > Y))
         raise LabelError(f"row {first_row + at} has the target {Y[at]:g}; the family {family} is fitted to numbers of {least:g} or above")

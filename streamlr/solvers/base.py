@@ -129,8 +129,8 @@ def minimize(objective: Objective, solver: Solver, state: State, passes: int, ma
     while not state.status and passes < max_passes:
         passes += 1
         with np.errstate(over="ignore", invalid="ignore"):  # steps that lead to infinity end in a status, not in a warning
-            evaluations = objective.evaluate(solver.candidates(state), f"pass {passes}", hessian=solver.needs_hessian)
-            state = solver.step(state, evaluations)
+            # what is found has no name here, or its Hessian would be kept throughout the next pass
+            state = solver.step(state, objective.evaluate(solver.candidates(state), f"pass {passes}", hessian=solver.needs_hessian))
         pass_done(passes, state)
     if state.status:
         return state, Outcome(state.status, state.reason)

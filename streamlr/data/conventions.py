@@ -1,0 +1,86 @@
+"""What xarray and others write beside an array, by which its values or axes mean something else than they seem to.
+
+The CF conventions keep a number as ``(value - add_offset) / scale_factor``, often in a small integer, and a missing one as ``_FillValue``.
+To train on what is stored would give a model of the codes, and nobody would be told.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import zarr
+
+from streamlr.errors import DtypeError, ShapeError
+
+_HARMLESS = {"scale_factor": 1.0, "add_offset": 0.0}
+_MISSING = ("_FillValue", "missing_value")
+
+
+def refuse_encoded(attributes: Mapping[str, Any], name: str) -> None:
+    """Refuse an array whose attributes say that its values stand for others.
+
+    Raises
+    ------
+    DtypeError
+        Names the attribute.
+    """
+    for key, harmless in _HARMLESS.items():
+        if key in attributes and _number(attributes[key]) != harmless:
+            raise DtypeError(f"{name} has the attribute {key} {attributes[key]!r}, by which others decode its values; streamlr takes them as they are stored. "
+                             "Write the array decoded, or remove the attribute if what is stored is what is meant")
+    for key in _MISSING:
+        values = attributes.get(key, [])
+        marks = [value for value in (values if isinstance(values, list) else [values]) if not _is_nan(value)]
+        if marks:
+            raise DtypeError(f"{name} has the attribute {key} {marks[0]!r}: values equal to it stand for missing ones, and streamlr would take them for data. "
+                             "Write the array without those rows, or remove the attribute if there are none")
+
+
+def refuse_turned(features: Sequence[str], others: Mapping[str, Sequence[str]], sample_axis: int, name: str) -> None:
+    """Refuse features whose named axes say that the examples lie along the other one, which no shape tells where both are of one length.
+
+    Parameters
+    ----------
+    features
+        Names of their axes, or none.
+    others
+        The same of the arrays that have one value for each example.
+    sample_axis, name
+        Along which axis the examples are said to lie, and of what.
+
+    Raises
+    ------
+    ShapeError
+        With both names and the remedy.
+    """
+    if len(features) != 2 or features[0] == features[1]:
+        return
+    for other, axes in others.items():
+        if list(axes) == [features[1 - sample_axis]]:
+            raise ShapeError(f"the axes of {name} are named {features[0]!r} and {features[1]!r}, and that of {other} {axes[0]!r}: the examples lie along axis "
+                             f"{1 - sample_axis}, and data.sample_axis is {sample_axis}; set data.sample_axis: {1 - sample_axis}, or correct the names")
+
+
+def axes_of(array: zarr.Array[Any]) -> tuple[str, ...]:
+    """Names of the axes: in the metadata of Zarr 3, or as xarray's attribute in Zarr 2; none where they have none."""
+    names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    return tuple(str(name) for name in names) if isinstance(names, list | tuple) else ()
+
+
+def _number(value: Any) -> Any:
+    """The number in a list of one, as some writers have it; anything else as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def _is_nan(value: Any) -> bool:
+    """Whether a mark of missing values is NaN, which is refused wherever it stands. In Zarr 3 xarray writes it as the base64 of a float64."""
+    if isinstance(value, str) and value.lower() != "nan":
+        try:
+            (value,) = struct.unpack("<d", base64.b64decode(value, validate=True))
+        except (binascii.Error, struct.error):
+            return False
+    return isinstance(value, str) or value != value
