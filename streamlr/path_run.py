@@ -278,6 +278,8 @@ class _PathRun:
         scores["accuracy"] = sums.correct_sum / sums.weight_sum, sums.weight_sum
         if c == 1:
             area, bound = sums.areas()
+            if not self.look.source.has_offset:
+                bound = np.where(coefficients.any(axis=(2, 3)), bound, 0.0)  # ties that are ties
             scores["auc"] = area, sums.weight_sum
             scores["auc_error_bound"] = bound, sums.weight_sum
         return scores
@@ -288,6 +290,9 @@ class _PathRun:
         W = np.ascontiguousarray(np.swapaxes(W, 2, 3))
         judged = Judgement.of(*scores["loss"]) if K else None
         chosen = L - 1 if judged is None else judged.lowest if self.asked.choose == "min" else judged.within_one
+        if judged is not None and L > 1 and judged.lowest == L - 1:
+            smaller = "smaller path.lambdas" if self.asked.lambdas is not None else "a smaller path.ratio"
+            self.publish(Note(f"the held-out loss is lowest at the smallest strength, {self.lambdas[-1]:g}: {smaller} may find a lower one"))
         objective = grid[0][0]
         model = Model(W[chosen, 0], b[chosen, 0], objective.classes, self.look.source.feature_names, self.look.model.family)
         table = self._table(standings, W[:, 0], scores)

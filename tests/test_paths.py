@@ -236,6 +236,24 @@ def test_the_chosen_model_is_that_of_the_table(choose: str) -> None:
     assert "held_loss" not in without_folds.table[0]
 
 
+@pytest.mark.parametrize(("lambdas", "told"), [([0.3, 0.1], True), ([0.3, 1e-2, 1e-9], False), ([0.1], False)])
+def test_a_grid_that_ends_before_the_lowest_loss_is_told(lambdas: list[float], told: bool) -> None:
+    X, y = data()
+    X = np.hstack([X, np.random.default_rng(3).normal(size=(M, 60))])  # noise enough for a penalty to be of use
+    notes: list[str] = []
+    streamlr.path(config_of(lambdas=lambdas, folds=3), X=X, y=y, subscribers=[lambda event: notes.append(getattr(event, "text", ""))])
+    assert any("lowest at the smallest strength, 0.1: smaller path.lambdas" in text for text in notes) == told
+
+
+def test_models_without_coefficients_rank_nothing_and_that_exactly() -> None:
+    X, y = data()
+    found = streamlr.path(config_of(lambdas=[1e3, 0.01], alpha=1.0, folds=3), X=X, y=y)
+    assert not found.fold_coefficients[0].any()
+    assert (found.fold_scores["auc"][0] == 0.5).all()
+    assert (found.fold_scores["auc_error_bound"][0] == 0.0).all()
+    assert (found.fold_scores["auc_error_bound"][1] > 0.0).all()
+
+
 def test_rows_of_a_group_are_held_out_together() -> None:
     X, y = data()
     groups = np.random.default_rng(2).integers(0, 40, M)
