@@ -6,20 +6,21 @@ from streamlr.config import TrainConfig, load_config
 from streamlr.inference import summary
 from streamlr.inference_table import Summary
 from streamlr.model import Model, load_model
+from streamlr.path_run import PathResult, path
 from streamlr.scoring import evaluate, predict
 from streamlr.training import TrainResult, train
 
 if TYPE_CHECKING:
-    from streamlr.estimator import LinearRegression, LogisticRegression, PoissonRegressor
+    from streamlr.estimator import LinearRegression, LogisticRegression, LogisticRegressionCV, PoissonRegressor
 
 __version__ = "0.1.0"
-__all__ = ["LinearRegression", "LogisticRegression", "Model", "PoissonRegressor", "Summary", "TrainConfig", "TrainResult", "evaluate", "load_config",
-           "load_model", "predict", "summary", "train"]
+__all__ = ["LinearRegression", "LogisticRegression", "LogisticRegressionCV", "Model", "PathResult", "PoissonRegressor", "Summary", "TrainConfig",
+           "TrainResult", "evaluate", "load_config", "load_model", "path", "predict", "summary", "train"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the estimators when they are first asked for: they alone need scikit-learn, which takes longer to import than all the rest."""
-    if name not in ("LinearRegression", "LogisticRegression", "PoissonRegressor"):
+    if name not in ("LinearRegression", "LogisticRegression", "LogisticRegressionCV", "PoissonRegressor"):
         raise AttributeError(f"module 'streamlr' has no attribute {name!r}")
     from streamlr import estimator
 

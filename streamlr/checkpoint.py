@@ -64,6 +64,7 @@ class CheckpointWriter:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._large: dict[str, tuple[NDArray[Any], str]] = {}
+        self._saved = False
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Commit a checkpoint, then drop all but this one and the one before.
@@ -85,6 +86,7 @@ class CheckpointWriter:
         final = _path(self._directory, checkpoint.passes)
         commit_file(final, lambda file: np.savez(file, **content))
         self._drop_old(final, before)
+        self._saved = True
 
     def _write_large(self, name: str, array: NDArray[Any]) -> str:
         """Write both copies of an array, if it is not the one that was written last; its digest, by which they are called."""
@@ -103,8 +105,8 @@ class CheckpointWriter:
         kept = [path for path in files if path <= newest][-_KEPT:]
         large = {digest for _, digest in self._large.values()}
         stale = [path for path in files if path not in kept]
-        if large == large_before:  # else the one before may need others
-            stale += [path for path in self._directory.glob("large-*.npy") if path.name.split("-")[1] not in large]
+        if self._saved or large == large_before:  # else the one before is another writer's, and may need others
+            stale += [path for path in self._directory.glob("large-*.npy") if path.name.split("-")[1] not in large | large_before]
         for path in stale:
             path.unlink(missing_ok=True)
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from streamlr.config_path import PathConfig, check_path
 from streamlr.config_penalty import BoundsConfig, PenaltyConfig, check_penalty
 from streamlr.config_tree import apply_override, copy_tree, read_tree
 from streamlr.config_values import build
@@ -163,10 +164,13 @@ class TrainConfig:
     solver: SolverConfig = field(default_factory=SolverConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    path: PathConfig | None = None
+    """For ``streamlr path`` alone."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The configuration as plain mappings, complete, in the order of the contract."""
-        return dataclasses.asdict(self)
+        """The configuration as plain mappings, complete, in the order of the contract; a path that is not asked for is left out."""
+        tree = dataclasses.asdict(self)
+        return {name: section for name, section in tree.items() if section is not None}
 
     def to_public_dict(self) -> dict[str, Any]:
         """The same without what may be secret: the values of the storage options, and parts of the store's URL."""
@@ -255,6 +259,10 @@ def _check(config: TrainConfig) -> None:
     check_penalty(config.model.penalty, config.model.bounds, config.solver.name)
     _check_family(config)
     _check_validation(config.validation)
+    if config.path is not None:
+        check_path(config.path, config.model.penalty, config.solver.name)
+        if config.validation.array is not None or config.validation.fraction:
+            raise ConfigError("validation: a path judges its models by folds (path.folds); remove the section validation")
     if config.cluster.kind == "address" and not config.cluster.address:
         raise ConfigError("cluster.address: missing; cluster.kind: address needs one, such as tcp://scheduler:8786")
     if config.cluster.tls is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from streamlr.config_path import LAMBDAS, read_lambdas
 from streamlr.config_penalty import OF_FEATURES, read_feature_values
 from streamlr.config_tree import may_be_secret
 from streamlr.errors import ConfigError
@@ -116,5 +117,6 @@ def _bytes(value: Any, key: str) -> int | None:
 
 
 _READERS: dict[str, Callable[[Any, str], Any]] = {
-    "model.class_weight": _class_weight, "cluster.memory_limit": _bytes, **dict.fromkeys(OF_FEATURES, read_feature_values)}
+    "model.class_weight": _class_weight, "cluster.memory_limit": _bytes, LAMBDAS: read_lambdas,
+    **dict.fromkeys(OF_FEATURES, read_feature_values)}
 """Keys whose values have a form of their own, and what reads it."""

@@ -77,6 +77,29 @@ class PassFinished(Event):
         return {"pass": record.pop("number"), **{key: finite(value) for key, value in record.items()}}
 
 
+@dataclass(frozen=True, slots=True)
+class PathPassFinished(Event):
+    """One line of the history of a path: a pass that many models share."""
+
+    number: int
+    """Which pass of the run, from 1."""
+    active: int
+    """Models that go on."""
+    models: int
+    """Models in all."""
+    gradient_max: float
+    """Largest entry of a gradient of any model, in standardised units; not a number before the first evaluation."""
+    seconds: float
+    """Time of the pass."""
+    bytes_read: int
+    """Bytes that it read from storage."""
+
+    def as_line(self) -> dict[str, Any]:
+        """The line as ``history.jsonl`` has it."""
+        record = asdict(self)
+        return {"pass": record.pop("number"), **{key: finite(value) for key, value in record.items()}}
+
+
 def finite(value: Any) -> Any:
     """The value as JSON can hold it: None for a number that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

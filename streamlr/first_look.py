@@ -14,7 +14,7 @@ from streamlr.config import TrainConfig
 from streamlr.data.class_weights import class_factors, with_class_weights
 from streamlr.data.source import Source
 from streamlr.data.validation import split_of
-from streamlr.errors import ConfigError
+from streamlr.errors import ConfigError, RunDirectoryError
 from streamlr.events import Note, Subscriber
 from streamlr.execution.engine import Engine
 from streamlr.execution.scanner import Scanner
@@ -103,9 +103,10 @@ class FirstLook:
             self._make_plan(len(classes))
             self.publish(Note(f"{len(classes)} classes, {self.plan.solver}: {self.plan.reason}"))
 
-    def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1") -> SurveySums:
-        """Moments, fingerprint and a sample of the rows: one pass."""
-        sums: SurveySums = self.scanner.run(SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family, self.split), title)
+    def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1", *, keyed: bool = False) -> SurveySums:
+        """Moments, fingerprint and a sample of the rows, with the keys of their parts where they are asked for: one pass."""
+        scan = SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family, self.split, keyed)
+        sums: SurveySums = self.scanner.run(scan, title)
         return sums
 
     def take(self, survey: SurveySums) -> Moments:
@@ -124,6 +125,25 @@ class FirstLook:
         if self.split is not None:
             self.publish(Note(f"validation: {moments.held_rows:,} of {survey.n_rows:,} rows are held out of the fit"))
         return moments
+
+    def require_same_data(self, classes: NDArray[Any], moments: Moments, modified: object) -> None:
+        """Hold the data against those of a checkpoint: by when they were written, or if that does not tell, by reading them once.
+
+        Raises
+        ------
+        RunDirectoryError
+            When they are others.
+        """
+        if self.source.modified is not None and self.source.modified == modified:
+            return
+        survey = self.survey(classes, 0.0, "compare")
+        if survey.held_out is not None and survey.held_out.digest.hex() != moments.held_digest:
+            raise RunDirectoryError("the checkpoint was made with other rows held out than those that are now; bring back the array that says which, or "
+                                    "start anew with --overwrite")
+        if survey.fingerprint.hex() != moments.fingerprint:
+            raise RunDirectoryError(f"the checkpoint was made with data of fingerprint {moments.fingerprint[:12]}, those in "
+                                    f"{self.source.describe('features')} have {survey.fingerprint.hex()[:12]}; bring back the data that it was made with, "
+                                    "or start anew with --overwrite")
 
     def tell_plan(self) -> None:
         """Say what will be read, where and how."""

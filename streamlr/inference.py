@@ -146,6 +146,9 @@ def _facts(run: str | Path) -> dict[str, Any]:
     if trained.model.bounds.given:
         raise ConfigError(f"the model in {str(run)!r} was fitted with model.bounds, and the distribution of a coefficient at its bound is not normal; train "
                           "again without bounds")
+    if trained.path is not None:
+        raise ConfigError(f"the model in {str(run)!r} is one of a path of penalties; a penalty biases coefficients, and standard errors and p that leave that "
+                          "out would be wrong. Train with model.penalty: {l2: 0, l1: 0}")
     if split_of(trained) is not None:
         raise ConfigError(f"the model in {str(run)!r} was fitted to a part of the rows (validation), and standard errors are those of all; train again without "
                           "validation")

@@ -159,6 +159,8 @@ class Evaluation:
     """Whether the point classifies every single example correctly: a proof that without a penalty there is no optimum."""
     held_loss: float = np.nan
     """Mean loss of the rows that are held out; not a number where none are."""
+    held_weight: float = 0.0
+    """Their weight."""
 
 
 class Objective:
@@ -297,7 +299,7 @@ class Objective:
             point, float(sums.loss_sum[k] / weight), sums.coefficient_sum[k] / weight, sums.intercept_sum[k] / weight,
             None if sums.hessian_sum is None or k > 0 else sums.hessian_sum / weight,
             bool(sums.loss_max[k] < self.family.certain_loss),
-            float(sums.held_loss_sum[k]) / held if held > 0 else np.nan)
+            float(sums.held_loss_sum[k]) / held if held > 0 else np.nan, held)
 
     def shifted_units(self, point: Array) -> tuple[Array, Array]:
         """W, and the intercept that goes with features less their shift."""
@@ -305,7 +307,8 @@ class Objective:
         W = V / self.coordinates.scale[:, None]
         return W, u - (self.coordinates.center - self._shift) @ W
 
-    def _evaluation(self, point: Array, loss: float, dW: Array, db: Array, hessian: Array | None, separates: bool, held_loss: float = np.nan) -> Evaluation:
+    def _evaluation(self, point: Array, loss: float, dW: Array, db: Array, hessian: Array | None, separates: bool, held_loss: float = np.nan,
+                    held_weight: float = 0.0) -> Evaluation:
         """From derivatives by W and b of features less their shift to those by the parameters."""
         V, _ = self.coordinates.split(point)
         if self.family.coupled:  # the sum over the classes is 0, but for rounding, which would move the point where nothing holds it
@@ -321,7 +324,8 @@ class Objective:
             scaled = self._standard.join(in_standard, np.zeros(len(db)))  # an intercept has neither threshold nor bound: any value will do
             gradient_by_standard = self._nonsmooth_by_standard.subgradient(scaled, gradient_by_standard)
         gradient_max = float(np.abs(gradient_by_standard).max()) / self._target_unit
-        return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates, held_loss)
+        return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates, held_loss,
+                          held_weight)
 
     def _gradient(self, at: Coordinates, dW: Array, db: Array, penalty: Array) -> Array:
         by_V = (dW - np.outer(at.center - self._shift, db)) / at.scale[:, None]

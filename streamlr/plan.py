@@ -60,6 +60,12 @@ class Plan:
     """What each process may use."""
     worker_peak_bytes: int = 0
     """Projected memory of the largest of those that take the sums."""
+    models: int = 1
+    """Models that are fitted together: strengths of a path and their folds; 1 where there is no path."""
+    columns: int = 1
+    """Of these so many are evaluated in one pass."""
+    curvatures: int = 1
+    """Hessians of the sample that are kept for them."""
     fitted: str = ""
     """What was made smaller to keep to the limit, and why; empty where nothing was."""
 
@@ -75,6 +81,7 @@ class Plan:
             "solver": self.solver, "reason": self.reason, "rows": p.n_rows, "features": self.features, "dtype": self.dtype, "blocks": p.n_blocks,
             "slabs": p.n_slabs, "tasks_per_pass": p.n_slabs + tree_tasks(p.n_slabs, p.tree_arity), "threads": self.threads, "data_bytes": self.data_bytes,
             "stored_bytes": self.stored_bytes, "block_bytes": p.block_rows * self.row_bytes, "leaf_bytes": p.leaf_rows * self.features * 8,
+            "models": self.models, "columns": self.columns,
             "sample_rows": self.sample_rows, "sample_bytes": self.sample_rows * self.row_bytes, "held_slabs": p.held_slabs,
             "held_bytes": p.held_rows * self.row_bytes, "peak_bytes": self.peak_bytes, "worker_peak_bytes": self.worker_peak_bytes,
             "memory_limit": self.memory_limit, "fitted": self.fitted}
@@ -149,24 +156,36 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     if threads < workers.threads_per_process:
         fitted.insert(0, f"{threads} of {workers.threads_per_process} threads" + ("" if workers.in_this_process else " in each process"))
     demand = _demand(config, source, name, fraction, outputs, threads * workers.processes)
+    while limit is not None and demand.candidates > _MOST_CANDIDATES and _peaks(demand, workers, threads)[1] > limit:
+        demand = replace(demand, candidates=-(-demand.candidates // 2))
+    if demand.candidates < demand.models:
+        fitted.append(f"{demand.candidates} of {demand.models} models in a pass")
     if limit is not None and not isinstance(source, ArraySource):
         demand = _holding(demand, limit, workers, threads)
     peak, worker_peak_bytes = _peaks(demand, workers, threads)
     why = "" if not fitted else f"{' and '.join(fitted)}: {_shown(limit)} of cluster.memory_limit"
     return Plan(name, reason, demand.partition, source.n_features, str(source.dtype), threads * workers.processes, source.n_rows * demand.row_bytes,
-                source.stored_bytes, fraction, demand.row_bytes, peak, limit, worker_peak_bytes, why)
+                source.stored_bytes, fraction, demand.row_bytes, peak, limit, worker_peak_bytes, demand.models, demand.candidates, demand.curvatures, why)
 
 
 def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, threads: int) -> Demand:
     """What a run on so many threads in all asks for."""
-    partition = plan_slabs(source, threads, outputs)
+    models = models_of(config)
+    partition = plan_slabs(source, threads, outputs * models)
     demand = Demand(
-        partition, source.n_features, source.dtype.itemsize, outputs, _CANDIDATES.get(solver, _MOST_CANDIDATES), solver == "newton",
+        partition, source.n_features, source.dtype.itemsize, outputs, max(models, _CANDIDATES.get(solver, _MOST_CANDIDATES)), solver == "newton",
         math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
-        proximal=solver == "proximal", held_out=config.validation.array is not None or config.validation.fraction > 0)
+        solver == "proximal", config.validation.array is not None or config.validation.fraction > 0, models)
     if demand.newton and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand
+
+
+def models_of(config: TrainConfig) -> int:
+    """Models that are fitted together: those of all strengths of a path, to all rows and to those of each fold; 1 where there is no path."""
+    if config.path is None:
+        return 1
+    return (config.path.count if config.path.lambdas is None else len(config.path.lambdas)) * (1 + config.path.folds)
 
 
 def _peaks(demand: Demand, workers: Workers, threads: int) -> tuple[int, int]:
@@ -237,7 +256,8 @@ def choose_solver(config: TrainConfig, source: Source, outputs: int = 1) -> tupl
         return name, 0.0, "solver.name asks for it"
     n_features = source.n_features + config.model.fit_intercept
     fraction = sample_fraction(source.n_rows, n_features, outputs, source.n_features * source.dtype.itemsize)
-    method = "proximal" if config.model.penalty.l1 > 0 or config.model.bounds.given else "lbfgs"
+    with_l1 = config.model.penalty.l1 > 0 or (config.path is not None and config.path.alpha > 0)
+    method = "proximal" if with_l1 or config.model.bounds.given else "lbfgs"
     if fraction == 0.0:
         why = f"more than the {MOST_PARAMETERS} for which a sample's Hessian is worth its cost" if n_features > MOST_PARAMETERS else \
             "too many for the rows that a sample could hold"

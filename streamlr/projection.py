@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from streamlr.data.footprint import Footprint
 from streamlr.data.partition import Partition, partition_rows
 from streamlr.data.source import rows_of_memory_chunk
+from streamlr.kernels.held_scores import LEAST_BINS, MOST_CELLS
 from streamlr.kernels.hessian import hessian_leaf_rows
 
 FIRST_USE_BYTES = 12 * 2**20
@@ -63,6 +64,12 @@ DENSE_PRODUCTS = 2e10
 """Of several outputs the metric is a matrix up to this many parameters, and this many products that are added up for it, as `streamlr.warm_start` has it."""
 CONJUGATE_VECTORS = 20
 """Vectors of conjugate gradients, which solve for a step where it is none."""
+MOST_CURVATURE_BYTES = 256 * 2**20
+"""Of the Hessians that the models of a path keep as their metrics."""
+ANCHORS = 8
+"""Hessians of the sample from which those are made, at most."""
+SUMS_OF_THREAD = 4
+"""Sums of many models: so far, of a leaf, and as they are turned and added."""
 NEWTON_PARAMETERS = 256
 """Up to this many the sample is solved in one level, without a metric to start from."""
 
@@ -92,6 +99,8 @@ class Demand:
     """Whether the metric is corrected and solved anew in every pass."""
     held_out: bool = False
     """Whether some rows are held out."""
+    models: int = 1
+    """Models that are fitted together; 1 where there is no path."""
 
     @property
     def row_bytes(self) -> int:
@@ -136,7 +145,18 @@ class Demand:
     @property
     def state_bytes(self) -> int:
         metric = self.metric_bytes if self.sample_rows else 0
-        return metric + STATE_VECTORS * self.vector_bytes
+        return self.curvatures * metric + self.models * STATE_VECTORS * self.vector_bytes
+
+    @property
+    def curvatures(self) -> int:
+        """Metrics that are kept: one, or of a path as many as have room."""
+        return max(1, min(self.models, MOST_CURVATURE_BYTES // self.metric_bytes))
+
+    @property
+    def sums_bytes(self) -> int:
+        """Of the sums of all candidates of a path, or of the bins of their scores; those of a few candidates are nothing beside a block."""
+        bins = 2 * 8 * max(MOST_CELLS, self.models * LEAST_BINS)
+        return 0 if self.models == 1 else max(bins, self.candidates * self.vector_bytes)
 
     @property
     def model_bytes(self) -> int:
@@ -233,16 +253,15 @@ def _pass_bytes(demand: Demand) -> int:
     """What comes and goes with a block of a later pass, with the sums of the blocks of its slab before it."""
     vectors = _coupled_vectors(demand, demand.partition.leaf_rows, demand.candidates)
     if not demand.newton:
-        return max(demand.reading.passing_bytes, vectors)
+        before = math.ceil(math.log2(demand.partition.slab_blocks)) + SUMS_OF_THREAD
+        return max(demand.reading.passing_bytes, vectors) + before * demand.sums_bytes
     before = math.ceil(math.log2(demand.partition.slab_blocks)) * demand.hessian_bytes
     return before + max(demand.reading.passing_bytes, HESSIANS_OF_THREAD * demand.hessian_bytes + _coupled_columns(demand, demand.partition), vectors)
 
 
 def _waiting(demand: Demand, threads: int) -> int:
     """Sums that wait for others to be added to."""
-    if not demand.newton:
-        return 0
-    return _levels(demand.partition.n_slabs) * demand.hessian_bytes
+    return _levels(demand.partition.n_slabs) * (demand.hessian_bytes if demand.newton else demand.sums_bytes)
 
 
 def _levels(n_slabs: int) -> int:
@@ -273,6 +292,8 @@ def _sample_solve(demand: Demand, threads: int, others: int = 0) -> int:
     tree = HESSIANS_OF_THREAD * busy + _levels(partition.n_blocks)
     matrices = max(tree, HESSIANS_OF_INVERSE) + (demand.n_features * demand.outputs > NEWTON_PARAMETERS)
     vectors, fewer = (_coupled_vectors(demand, partition.leaf_rows, candidates) for candidates in (demand.candidates, 1))
+    if demand.models > 1:
+        return (matrices + min(ANCHORS, demand.models)) * demand.metric_bytes + demand.state_bytes + busy * vectors
     if demand.dense_metric:
         return matrices * demand.hessian_bytes + busy * max(vectors, _coupled_columns(demand, partition))
     ours = min(threads, busy)

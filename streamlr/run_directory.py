@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
+from numpy.typing import NDArray
 
 from streamlr.config import TrainConfig
-from streamlr.data.records import commit_file, writing
+from streamlr.data.records import commit_file, write_record, writing
 from streamlr.errors import RunDirectoryError, WriteError
 from streamlr.model import MODEL_NAME, Model
 
@@ -23,9 +24,11 @@ CONFIG_NAME = "config.yaml"
 HISTORY_NAME = "history.jsonl"
 SUMMARY_NAME = "summary.json"
 CHECKPOINT_NAME = "checkpoint"
+PATH_NAME = "path.json"
+PATH_ARRAYS_NAME = "path.zarr"
 _LOCK_NAME = ".lock"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_OURS = (CONFIG_NAME, HISTORY_NAME, SUMMARY_NAME, MODEL_NAME, CHECKPOINT_NAME)
+_OURS = (CONFIG_NAME, HISTORY_NAME, SUMMARY_NAME, MODEL_NAME, CHECKPOINT_NAME, PATH_NAME, PATH_ARRAYS_NAME)
 
 
 class RunDirectory:
@@ -73,9 +76,9 @@ class RunDirectory:
         """The first pass has succeeded: drop what an overwritten run left, but for its model, which stands until there is a new one."""
         with writing(self.path):
             for name in self._stale:
-                if name == CHECKPOINT_NAME and not (self.path / name).is_symlink():
+                if name in (CHECKPOINT_NAME, PATH_ARRAYS_NAME) and not (self.path / name).is_symlink():
                     shutil.rmtree(self.path / name)
-                elif name in (CHECKPOINT_NAME, CONFIG_NAME, HISTORY_NAME):
+                elif name not in (MODEL_NAME, SUMMARY_NAME):
                     (self.path / name).unlink()
         self._stale = []
 
@@ -93,6 +96,11 @@ class RunDirectory:
     def write_results(self, model: Model, summary: Mapping[str, Any]) -> None:
         model.save(self.path / MODEL_NAME)
         self._write(SUMMARY_NAME, json.dumps(dict(summary), indent=2) + "\n")
+
+    def write_path(self, table: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """What a path has found: a table as JSON, and its coefficients as a Zarr group."""
+        write_record(self.path / PATH_ARRAYS_NAME, arrays, {"format": "streamlr path", "format_version": 1})
+        self._write(PATH_NAME, json.dumps(dict(table), indent=2) + "\n")
 
     def close(self) -> None:
         self._lock.close()

@@ -13,7 +13,7 @@ suffice, and as the metric itself where the sample has too few rows for its Hess
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,10 @@ class Kronecker:
     """(p, p), of the n features and the intercept, if there is one."""
     U: Array
     """(c, c)."""
+    mu: Array
+    """μ, (p,)."""
+    gamma: Array
+    """γ, (c,)."""
     weights: Array
     """1 / (μ + γ), (p, c); 0 along the common shift of all classes."""
 
@@ -59,10 +63,18 @@ class Kronecker:
         mu, rotation = np.linalg.eigh((inverse_factor * D) @ inverse_factor.T)
         Q = Q - Q.mean(axis=0)  # it sums to 0 over the classes, but for the rounding of single precision
         gamma, U = np.linalg.eigh(Q - Q.mean(axis=1)[:, None])
-        total = np.maximum(mu, 0.0)[:, None] + np.maximum(gamma, _RIDGE * gamma[-1])
-        weights = 1.0 / total
-        weights[:, 0] = 0.0  # eigenvalue 0: the common shift
-        return cls(coordinates, inverse_factor.T @ rotation, U, weights)
+        mu, gamma = np.maximum(mu, 0.0), np.maximum(gamma, _RIDGE * gamma[-1])
+        return cls(coordinates, inverse_factor.T @ rotation, U, mu, gamma, _weights(mu, gamma))
+
+    def with_strength(self, share: float) -> Kronecker:
+        """The same with so many times the penalty."""
+        return replace(self, weights=_weights(share * self.mu, self.gamma))
+
+
+def _weights(mu: Array, gamma: Array) -> Array:
+    weights: Array = 1.0 / (mu[:, None] + gamma)
+    weights[:, 0] = 0.0  # eigenvalue 0: the common shift
+    return weights
 
 
 class SampleCurvature:

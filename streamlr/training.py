@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 _STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState,
                                   "proximal": ProximalState}
 _SOLVERS: dict[str, type[Lbfgs | Newton | Proximal]] = {"lbfgs": Lbfgs, "newton": Newton, "proximal": Proximal}
-_BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options")
+_BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options", "path.choose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +95,12 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
     DataError
         When the store or the data cannot be trained on.
     """
-    settings = load_config(config, overrides if validation is None else [*overrides, "validation.array=validation"])
+    settings = replace(load_config(config, overrides if validation is None else [*overrides, "validation.array=validation"]), path=None)
     if resume and overwrite:
         raise ConfigError("resume and overwrite exclude each other: one goes on with a run, the other drops it")
     publish = publisher(subscribers)
     with ExitStack() as stack:
-        source = _open_source(settings, _Arrays(X, y, sample_weight, offset, groups, validation))
+        source = open_source(settings, Arrays(X, y, sample_weight, offset, groups, validation))
         where = settings.run.directory
         directory = None if where is None else stack.enter_context(RunDirectory(where, resume=resume, overwrite=overwrite))
         if settings.cluster.kind == "address":
@@ -111,18 +111,19 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrays:
+class Arrays:
     """Data in the place of a store, as they were given."""
 
     X: ArrayLike | Rows | None
     y: ArrayLike | None
-    sample_weight: ArrayLike | None
-    offset: ArrayLike | None
-    groups: ArrayLike | None
-    validation: ArrayLike | None
+    sample_weight: ArrayLike | None = None
+    offset: ArrayLike | None = None
+    groups: ArrayLike | None = None
+    validation: ArrayLike | None = None
 
 
-def _open_source(settings: TrainConfig, given: _Arrays) -> Source:
+def open_source(settings: TrainConfig, given: Arrays) -> Source:
+    """The store, or the arrays in its place."""
     if given.X is None and given.y is None:
         if given.groups is not None or given.validation is not None:
             raise ConfigError("groups and validation go with X and y; of a store, data.groups and validation.array name them")
@@ -283,6 +284,8 @@ class _Run:
     def _continue(self, saved: Checkpoint) -> tuple[_Problem, State]:
         """Take everything from a checkpoint."""
         assert self.directory is not None
+        if "lambdas" in saved.arrays:
+            raise RunDirectoryError(f"the run in {str(self.directory.path)!r} is a path; go on with streamlr path, or start anew with --overwrite")
         moments = unflatten(Moments, "moments.", saved)
         classes = saved.arrays["classes"]
         self.look.use_classes(classes, saved.arrays.get("class_factors"))
@@ -291,27 +294,14 @@ class _Run:
         self.history = list(saved.values["history"])
         self.committed = saved.passes
         self.seconds_before = float(saved.values["seconds"])
-        self._require_same_data(classes, moments, saved)
+        self.look.require_same_data(classes, moments, saved.values["modified"])
+        self.bytes_told, self.pass_started = self.look.scanner.bytes_read, time.monotonic()
         self.sample_fraction = float(saved.values["sample_fraction"])
         problem = self._with_sample(problem, state)
         self.directory.write_config(self.settings)
         self.directory.write_history(self.history)
         self.publish(Note(f"resuming after pass {saved.passes}, at a gradient of {state.gradient_max:.3g}"))
         return problem, state
-
-    def _require_same_data(self, classes: NDArray[Any], moments: Moments, saved: Checkpoint) -> None:
-        """Hold the data against those of the checkpoint: by when they were written, or if that does not tell, by reading them once."""
-        if self.look.source.modified is not None and self.look.source.modified == saved.values["modified"]:
-            return
-        survey = self.look.survey(classes, 0.0, "compare")
-        self.bytes_told, self.pass_started = self.look.scanner.bytes_read, time.monotonic()
-        if survey.held_out is not None and survey.held_out.digest.hex() != moments.held_digest:
-            raise RunDirectoryError("the checkpoint was made with other rows held out than those that are now; bring back the array that says which, or "
-                                    "start anew with --overwrite")
-        if survey.fingerprint.hex() != moments.fingerprint:
-            raise RunDirectoryError(f"the checkpoint was made with data of fingerprint {moments.fingerprint[:12]}, those in "
-                                    f"{self.look.source.describe('features')} have {survey.fingerprint.hex()[:12]}; bring back the data that it was made with, "
-                                    "or start anew with --overwrite")
 
     def _with_sample(self, problem: _Problem, state: State) -> _Problem:
         """Draw the sample again where its curvature is the metric, which no checkpoint holds: one more read of the data."""
@@ -326,11 +316,7 @@ class _Run:
         return replace(problem, solver=replace(problem.solver, sampled=sampled_metric(problem.objective, sample, state.curvature_at)))
 
     def _fingerprint(self) -> dict[str, str]:
-        """What must be the same for a checkpoint to be continued: all keys that the bits depend on, and the shape of the data."""
-        flat = {key: repr(value) for key, value in flat_settings(self.settings.to_public_dict()) if not key.startswith(_BITS_DO_NOT_DEPEND_ON)}
-        data = {"data shape": f"({self.look.source.n_rows}, {self.look.source.n_features})", "data dtype": str(self.look.source.dtype),
-                "data chunk rows": str(self.look.source.chunk_rows), "data bytes": str(self.look.source.stored_bytes)}
-        return {**flat, **data}
+        return run_fingerprint(self.settings, self.look.source)
 
     def _result(self, problem: _Problem, state: State, outcome: Outcome) -> TrainResult:
         objective, solver = problem.objective, self._watched(problem)
@@ -354,6 +340,14 @@ class _Run:
         if self.directory is not None:
             self.directory.write_results(model, summary)
         return TrainResult(model, outcome.status, outcome.reason, len(self.history), self.history, summary)
+
+
+def run_fingerprint(settings: TrainConfig, source: Source) -> dict[str, str]:
+    """What must be the same for a checkpoint to be continued: all keys that the bits depend on, and the shape of the data."""
+    flat = {key: repr(value) for key, value in flat_settings(settings.to_public_dict()) if not key.startswith(_BITS_DO_NOT_DEPEND_ON)}
+    data = {"data shape": f"({source.n_rows}, {source.n_features})", "data dtype": str(source.dtype),
+            "data chunk rows": str(source.chunk_rows), "data bytes": str(source.stored_bytes)}
+    return {**flat, **data}
 
 
 def _start_point(problem: _Problem, model: Model | None) -> NDArray[np.float64]:

@@ -110,6 +110,7 @@ def join_sample(parts: list[SampledRows]) -> SampledRows | None:
     target = np.concatenate([part.target for part in parts])
     weights = None if parts[0].weights is None else np.concatenate([part.weights for part in parts if part.weights is not None])
     offset = None if parts[0].offset is None else np.concatenate([part.offset for part in parts if part.offset is not None])
+    keys = None if parts[0].keys is None else np.concatenate([part.keys for part in parts if part.keys is not None])
     parts.reverse()
     row = given = 0
     while parts:
@@ -120,7 +121,7 @@ def join_sample(parts: list[SampledRows]) -> SampledRows | None:
             del part
             give_back()
             given = row
-    return SampledRows(X, target, weights, offset)
+    return SampledRows(X, target, weights, offset, keys)
 
 
 def start_from_sample(objective: Objective, solver: Lbfgs | Proximal, sample: SampledRows,
@@ -178,7 +179,7 @@ def _solve_proximal(objective: Objective, sample: SampledRows, engine: Engine, s
     if (found.separates and on_sample.free_to_grow(state.point)) or not np.isfinite(found.hessian).all():
         return state.point, None
     if n_rows < objective.moments.n_rows:
-        _fill_unseen(found.hessian)
+        fill_unseen(found.hessian)
     return state.point, loss_hessian(on_sample, found)
 
 
@@ -306,11 +307,11 @@ def _with_metric(objective: Objective, point: Array) -> SampleOptimum:
     if (found.separates and objective.free_to_grow(point)) or not np.isfinite(hessian).all():
         return SampleOptimum(point, None)
     if objective.scanner.source.n_rows < objective.moments.n_rows:
-        _fill_unseen(hessian)
+        fill_unseen(hessian)
     return SampleOptimum(point, inverse_of(hessian, ridge=_RIDGE))
 
 
-def _fill_unseen(hessian: Array) -> None:
+def fill_unseen(hessian: Array) -> None:
     """Give parameters that the sample's rows tell nothing of (a feature that is 0 in all of them) the curvature of the others.
 
     Features are in units of their spread, so curvatures are alike. With next to none, the metric sent the first step so far that

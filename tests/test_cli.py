@@ -35,13 +35,13 @@ from streamlr.data.synth import SynthSpec
 from streamlr.data.tables import Columns
 from streamlr.training import TrainResult
 
-COMMANDS = ["synth", "ingest", "info", "plan", "train", "evaluate", "predict", "summary"]
+COMMANDS = ["synth", "ingest", "info", "plan", "train", "evaluate", "predict", "summary", "path"]
 CONTRACT = {  # what the help of every command has to mention
     "synth": ["STORE", "--rows", "--features", "--family", "--classes", "--dtype", "--chunk-rows", "--compressor", "--seed"],
     "ingest": ["SOURCE...", "STORE", "--target"], "info": ["STORE", "--json"], "plan": ["--config", "--set", "--json"],
     "train": ["--config", "--set", "--run-dir", "--resume", "--overwrite"], "evaluate": ["RUN", "STORE", "--validation", "--json", "--plot"],
     "summary": ["RUN", "--store", "--errors", "--groups", "--weights", "--confidence", "--json"],
-    "predict": ["RUN", "STORE", "OUT"]}
+    "path": ["--config", "--set", "--run-dir", "--resume", "--overwrite", "--json"], "predict": ["RUN", "STORE", "OUT"]}
 
 
 def streamlr_process(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:

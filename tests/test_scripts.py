@@ -117,6 +117,18 @@ def test_a_reason_is_idle_where_all_its_tests_pass(outcomes: list[str], idle: bo
     assert script.idle_patterns(results) == ([pattern] if idle else [])
 
 
+def test_the_cost_of_a_path_is_told_beside_one_model() -> None:
+    head, *rows = run("path_cost.py", "--rows", "3000", "--features", "4", "--turns", "1").splitlines()
+    assert head.split()[:6] == ["seconds", "CPU", "s", "passes", "MB", "ratio"]
+    found = {row[:36].strip(): row[36:].split() for row in rows}
+    assert list(found) == ["one model", "16 strengths", "4 strengths, all rows and 3 folds"]
+    for seconds, cpu, passes, megabytes, ratio, *rest in found.values():
+        assert min(float(seconds), float(cpu), float(megabytes)) > 0
+        assert float(ratio) == pytest.approx(float(seconds) / float(found["one model"][0]), abs=0.5 * (1 + float(ratio)))  # of seconds that are rounded
+        assert "converged;" in rest
+        assert len(rest) - rest.index("converged;") - 1 == int(passes)  # the seconds of each pass
+
+
 def test_chaos_kills_workers_and_clients_and_finds_the_same_bits() -> None:
     # how long a trial takes beside an undisturbed run is for the machine to say that runs it alone, so no bound here
     lines = run("chaos.py", "--kills", "4", "--rows", "20000", "--passes", "15",

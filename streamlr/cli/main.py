@@ -13,6 +13,7 @@ import click
 
 import streamlr
 from streamlr.cli.inference import summary_command
+from streamlr.cli.paths import path_command
 from streamlr.cli.stores import info_command, ingest_command, synth_command
 from streamlr.config import load_config
 from streamlr.data.validation import open_store
@@ -46,6 +47,7 @@ def cli(verbose: bool) -> None:
 cli.add_command(synth_command)
 cli.add_command(ingest_command)
 cli.add_command(info_command)
+cli.add_command(path_command)
 cli.add_command(summary_command)
 
 

@@ -9,6 +9,7 @@ except ImportError as error:
                       "streamlr.train does without it") from error
 
 from streamlr.estimator.classifier import LogisticRegression
+from streamlr.estimator.path_classifier import LogisticRegressionCV
 from streamlr.estimator.regressors import LinearRegression, PoissonRegressor
 
-__all__ = ["LinearRegression", "LogisticRegression", "PoissonRegressor"]
+__all__ = ["LinearRegression", "LogisticRegression", "LogisticRegressionCV", "PoissonRegressor"]

@@ -107,30 +107,38 @@ class GradientScan:
                 Z += offset
             loss, A = _derived(family, Z.reshape(K, c, -1), Y, self.hessian)
             dZ = Z.reshape(K * c, -1)
-            counted, held = weights, None
+            by_candidate = dZ.reshape(K, c, -1)
+            held_weight, held_loss = np.zeros(K), np.zeros(K)
             if self.split is not None:
-                counted, held = self._shared_out(batch, leaf, weights)
-            if counted is not None:
-                by_candidate = dZ.reshape(K, c, -1)
-                by_candidate *= counted if counted.ndim == 1 else counted[:, None, :]
+                self._hold_out(self.split.parts(batch, leaf), weights, loss, by_candidate, held_weight, held_loss)
+            if weights is not None:
+                by_candidate *= weights
             dW = X @ dZ.T
             db = dZ.sum(axis=1)
-        nothing = np.zeros(K)
         return GradientSums(
-            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), nothing if held is None else nothing + held.sum(axis=-1),
-            nothing if held is None else _weighted(loss, held), _weighted(loss, counted), _largest(loss, counted),
-            dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
-            None if A is None else hessian_of(X, A, family, counted if counted is None or counted.ndim == 1 else counted[0]))
+            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), held_weight, held_loss, _weighted(loss, weights),
+            _largest(loss, weights), dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
+            None if A is None else hessian_of(X, A, family, self._counted(batch, leaf, weights)))
 
-    def _shared_out(self, batch: Batch, leaf: slice, weights: Array | None) -> tuple[Array, Array]:
-        """The weights that count in each candidate's sums, and those of the rows that it holds out: (K, k) each, or (k,) where all hold out the same."""
-        assert self.split is not None
+    def _hold_out(self, parts: NDArray[np.intp], weights: Array | None, loss: Array, dZ: Array, held_weight: Array, held_loss: Array) -> None:
+        """Tell the weight and the loss of the rows that each candidate holds out, (K,) each, and take them from ``loss``, (K, ., k), and ``dZ``, (K, c, k)."""
         assert self.held_out is not None
-        parts = self.split.parts(batch, leaf)
-        same = (self.held_out == self.held_out[0]).all()
-        out = parts == (self.held_out[0] if same else self.held_out[:, None])
-        omega = np.ones(len(parts)) if weights is None else weights
-        return omega * ~out, omega * out
+        rows_of = {part: np.flatnonzero(parts == part) for part in set(self.held_out.tolist())}
+        omega_of = {part: np.ones(len(rows)) if weights is None else weights[rows] for part, rows in rows_of.items()}
+        for k, part in enumerate(self.held_out.tolist()):
+            rows, omega = rows_of[part], omega_of[part]
+            if len(rows):
+                held_weight[k] = omega.sum()
+                held_loss[k] = (loss[k][:, rows] @ omega).sum()
+                loss[k][:, rows] = 0.0
+                dZ[k][:, rows] = 0.0
+
+    def _counted(self, batch: Batch, leaf: slice, weights: Array | None) -> Array | None:
+        """The weights that count in the first candidate's sums, (k,); None where all are 1."""
+        if self.split is None or self.held_out is None:
+            return weights
+        kept = (self.split.parts(batch, leaf) != self.held_out[0]).astype(np.float64)
+        return kept if weights is None else kept * weights
 
 
 def _derived(family: Family, Z: Array, Y: Array, keep: bool) -> tuple[Array, Array | None]:
@@ -153,14 +161,10 @@ def _derived(family: Family, Z: Array, Y: Array, keep: bool) -> tuple[Array, Arr
 
 
 def _weighted(loss: Array, weights: Array | None) -> Array:
-    """Sum of the loss, (K, ., k), over outputs and examples, with weights (k,) or (K, k), if any: (K,)."""
-    if weights is None:
-        return loss.sum(axis=2).sum(axis=1)
-    return (loss @ weights if weights.ndim == 1 else np.einsum("kij,kj->ki", loss, weights)).sum(axis=1)
+    """Sum of the loss, (K, ., k), over outputs and examples, with weights (k,), if any: (K,)."""
+    return loss.sum(axis=2).sum(axis=1) if weights is None else (loss @ weights).sum(axis=1)
 
 
 def _largest(loss: Array, weights: Array | None) -> Array:
-    """Largest loss, of (K, ., k), of an example that has weight, (k,) or (K, k): (K,); 0 where none has."""
-    if weights is None:
-        return loss.max(axis=(1, 2))
-    return np.where((weights if weights.ndim == 1 else weights[:, None, :]) > 0, loss, 0.0).max(axis=(1, 2))
+    """Largest loss, of (K, ., k), of an example that has weight, (k,): (K,); 0 where none has."""
+    return loss.max(axis=(1, 2)) if weights is None else np.where(weights > 0, loss, 0.0).max(axis=(1, 2))

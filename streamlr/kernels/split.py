@@ -40,8 +40,7 @@ class Split:
         """The part of each example of a leaf, (k,): by its group where there are groups, else by its number."""
         if self.listed:
             return self._listed_parts(batch, leaf)
-        numbers = np.arange(batch.first_row + leaf.start, batch.first_row + leaf.stop, dtype=np.uint64)
-        keys = numbers if batch.groups is None else batch.groups[leaf]
+        keys = split_keys(batch, leaf)
         bounds = (np.cumsum(self.shares) * 2.0**53).round().astype(np.uint64)
         places = hashed(keys, self.seed_of_hash) >> np.uint64(11)
         if len(bounds) == 1:  # the same, in a fifth of the time
@@ -65,6 +64,14 @@ class Split:
 def folds(n_folds: int, seed: int) -> Split:
     """Folds of about the same size."""
     return Split((1.0 / n_folds,) * (n_folds - 1), seed)
+
+
+def split_keys(batch: Batch, leaf: slice = slice(None)) -> NDArray[np.uint64]:
+    """What is hashed of each example of a leaf, (k,): its group where there are groups, else its absolute number."""
+    if batch.groups is not None:
+        return batch.groups[leaf]
+    start, stop, _ = leaf.indices(batch.X.shape[1])
+    return np.arange(batch.first_row + start, batch.first_row + stop, dtype=np.uint64)
 
 
 def hashed(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.split import Split, hashed
+from streamlr.kernels.split import Split, hashed, split_keys
 
 Array = NDArray[np.float64]
 _ROWS_SPLIT_AT_ONCE = 65_536
@@ -39,6 +39,8 @@ class SampledRows:
     """Sample weights, (s,)."""
     offset: Array | None = None
     """What is added to Z, (s,)."""
+    keys: NDArray[np.uint64] | None = None
+    """By which `streamlr.kernels.split` tells the part of each, (s,): its group, or its absolute number; None where nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,8 @@ class SurveyScan:
     """Name of the family."""
     split: Split | None = None
     """Tells which rows are held out, where some are."""
+    keyed: bool = False
+    """Whether the sampled rows are to come with the keys of their parts."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> SurveySums:
         """The sums over a batch: its leaves, added from first to last."""
@@ -181,7 +185,8 @@ class SurveyScan:
         if not len(drawn):
             return ()
         return (SampledRows(np.ascontiguousarray(batch.X[:, drawn].T), batch.target[drawn],
-                            None if batch.weights is None else batch.weights[drawn], None if batch.offset is None else batch.offset[drawn]),)
+                            None if batch.weights is None else batch.weights[drawn], None if batch.offset is None else batch.offset[drawn],
+                            split_keys(batch)[drawn] if self.keyed else None),)
 
 
 def _moments_about_zero(X: Array, Y: Array, omega: Array) -> tuple[Array, Array, Array] | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from streamlr.events import Event, Note, PassFinished, ScanFinished, ScanStarted, SlabFinished, finite
+from streamlr.events import Event, Note, PassFinished, PathPassFinished, ScanFinished, ScanStarted, SlabFinished, finite
 
 _BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
@@ -58,6 +59,8 @@ class Console:
             self._end_bar()
         elif isinstance(event, PassFinished) and not self._quiet:
             self._line(pass_line(event))
+        elif isinstance(event, PathPassFinished) and not self._quiet:
+            self._line(path_pass_line(event))
         elif isinstance(event, Note) and (event.warning or not self._quiet):
             self._line(("warning: " if event.warning else "") + event.text)
 
@@ -91,6 +94,13 @@ def pass_line(event: PassFinished) -> str:
     validation = "" if event.validation_loss is None else f"validation {event.validation_loss:.9f}   "
     return (f"pass {event.number:3d}   loss {event.loss:.9f}   {validation}gradient {event.gradient_max:.2e}   step {event.step:<6.3g} "
             f"{event.seconds:7.2f} s   {speed:.2f} GB/s")
+
+
+def path_pass_line(event: PathPassFinished) -> str:
+    """One line for one pass that many models share."""
+    speed = event.bytes_read / event.seconds / 1e9 if event.seconds > 0 else 0.0
+    gradient = f"gradient {event.gradient_max:.2e}" if math.isfinite(event.gradient_max) else ""
+    return f"pass {event.number:3d}   {f'{event.active} of {event.models} models go on':30} {gradient:17} {event.seconds:7.2f} s   {speed:.2f} GB/s"
 
 
 class RowCounter:

@@ -7,6 +7,8 @@ from streamlr.solvers.gradient_descent import GradientDescent
 from streamlr.solvers.lbfgs import Lbfgs
 from streamlr.solvers.newton import Newton
 from streamlr.solvers.proximal import Proximal
+from streamlr.solvers.together import Problem, Standing, minimize_together
 from streamlr.solvers.watched import Watched
 
-__all__ = ["GradientDescent", "Lbfgs", "Newton", "Outcome", "Proximal", "Solver", "State", "Watched", "minimize"]
+__all__ = ["GradientDescent", "Lbfgs", "Newton", "Outcome", "Problem", "Proximal", "Solver", "Standing", "State", "Watched", "minimize",
+           "minimize_together"]

@@ -1,0 +1,363 @@
+"""A regularisation path with its folds: all models in the passes of the slowest of them."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from streamlr.checkpoint import Checkpoint, flatten, load_checkpoint, unflatten
+from streamlr.config import TrainConfig, load_config
+from streamlr.config_path import PathConfig
+from streamlr.data.source import Rows, Source
+from streamlr.errors import ConfigError, ShapeError, WriteError
+from streamlr.events import Note, PathPassFinished, Subscriber, finite, publisher
+from streamlr.execution import open_engine
+from streamlr.execution.engine import Engine, blas_core, one_blas_thread
+from streamlr.first_look import FirstLook
+from streamlr.kernels.held_scores import HeldScores, HeldScoreScan, bins_for, probe_rows
+from streamlr.kernels.split import folds as equal_folds
+from streamlr.kernels.survey import SampledRows
+from streamlr.model import Model
+from streamlr.objective import Evaluation, Moments, Objective
+from streamlr.path_checkpoint import PathCheckpoints, pack_curvatures, pack_standings, unpack_curvatures, unpack_standings
+from streamlr.path_grid import Judgement, mean_and_error, nonzero, penalized, strengths
+from streamlr.path_start import Curvatures, start_plain, start_together
+from streamlr.run_directory import RunDirectory
+from streamlr.solvers import Problem, Standing, State, minimize_together
+from streamlr.solvers.base import CONVERGED
+from streamlr.training import Arrays, open_source, run_fingerprint
+from streamlr.warm_start import join_sample
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class PathResult:
+    """What a path leaves behind."""
+
+    model: Model
+    """The chosen model, fitted to all rows."""
+    lambdas: Array
+    """Strengths of the penalty, from the largest on, (L,)."""
+    coefficients: Array
+    """Of the models fitted to all rows, (L, c, n), in the units of the data."""
+    intercepts: Array
+    """(L, c)."""
+    fold_coefficients: Array
+    """Of the models of the folds, (L, K, c, n)."""
+    fold_intercepts: Array
+    """(L, K, c)."""
+    fold_scores: dict[str, Array]
+    """``loss`` of the rows held out, and where the target is a class their ``accuracy`` and (of two) ``auc``, (L, K) each."""
+    table: list[dict[str, Any]]
+    """A record for each strength, as in ``path.json``."""
+    chosen: int
+    """Index of the chosen strength."""
+    status: str
+    """``converged``, or how the worst of the solves ended."""
+    reason: str
+    """The same for a person."""
+    passes: int
+    """Reads of all the data."""
+    history: list[dict[str, Any]]
+    """A record for each pass, as in ``history.jsonl``."""
+    summary: dict[str, Any]
+    """What ``summary.json`` holds."""
+    scores: dict[str, Any]
+    """What ``path.json`` holds beside the table."""
+
+
+def path(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike | Rows | None = None, y: ArrayLike | None = None,
+         sample_weight: ArrayLike | None = None, offset: ArrayLike | None = None, groups: ArrayLike | None = None,
+         fold_shares: Sequence[float] | None = None, overrides: Sequence[str] = (), resume: bool = False, overwrite: bool = False,
+         subscribers: Sequence[Subscriber] = ()) -> PathResult:
+    """Fit the models of many penalties, and of the folds that judge them, in the passes of the slowest of them.
+
+    Parameters
+    ----------
+    config
+        Path of a YAML file, a mapping of sections, or a `TrainConfig`; its section ``path`` says what is asked for.
+    X, y, sample_weight, offset
+        Data in the place of ``data.store``, as for `streamlr.train`.
+    groups
+        The group of each row, (m,): those of one group are held out together.
+    fold_shares
+        Strengths of the penalty in the folds over those of all rows, (K,); none: the same.
+    overrides
+        Settings of the form ``section.key=value``, applied last.
+    resume, overwrite
+        What to do with a run that ``run.directory`` already holds: go on with it, or replace it.
+    subscribers
+        Called with every event of the run (see `streamlr.events`).
+
+    Raises
+    ------
+    ConfigError
+        When the configuration is wrong.
+    DataError
+        When the store or the data cannot be trained on, or a fold holds no rows.
+    """
+    settings = load_config(config, overrides)
+    if resume and overwrite:
+        raise ConfigError("resume and overwrite exclude each other: one goes on with a run, the other drops it")
+    if settings.path is None:
+        settings = load_config(replace(settings, path=PathConfig()))
+    publish = publisher(subscribers)
+    with ExitStack() as stack:
+        source = open_source(settings, Arrays(X, y, sample_weight, offset, groups))
+        where = settings.run.directory
+        directory = None if where is None else stack.enter_context(RunDirectory(where, resume=resume, overwrite=overwrite))
+        if settings.cluster.kind == "address":
+            publish(Note(f"asking the scheduler at {settings.cluster.address}"))
+        engine = stack.enter_context(open_engine(settings.cluster))
+        stack.enter_context(one_blas_thread())
+        return _PathRun(settings, source, engine, directory, publish, fold_shares).finish(resume)
+
+
+@dataclass(frozen=True, slots=True)
+class _Models:
+    """All models of a path, and what is known of them."""
+
+    grid: list[list[Objective]]
+    """Of every strength, the objective of all rows, then those of the folds."""
+    problems: list[Problem]
+    """The same in a row, with their solvers."""
+    curvatures: Curvatures
+    probe: Array
+    """A few of the rows, (s, n)."""
+
+
+class _PathRun:
+    """One path: what is known so far, and the steps that add to it."""
+
+    def __init__(self, settings: TrainConfig, source: Source, engine: Engine, directory: RunDirectory | None, publish: Subscriber,
+                 fold_shares: Sequence[float] | None) -> None:
+        assert settings.path is not None
+        self.settings = settings
+        self.asked = settings.path
+        self.look = FirstLook(settings, source, engine, publish)
+        self.directory = directory
+        self.checkpoints = PathCheckpoints(directory, settings.run.checkpoint_every)
+        self.publish = publish
+        self.fold_shares = [1.0] * self.asked.folds if fold_shares is None else list(fold_shares)
+        self.history: list[dict[str, Any]] = []
+        self.started = self.pass_started = time.monotonic()
+        self.seconds_before = 0.0
+        self.bytes_told = 0
+
+    def finish(self, resume: bool) -> PathResult:
+        self.look.tell_plan()
+        saved = None
+        if self.directory is not None and resume:
+            saved = load_checkpoint(self.directory.checkpoints, run_fingerprint(self.settings, self.look.source))
+        try:
+            models, standings = self._begin() if saved is None else self._continue(saved)
+            standings = minimize_together(models.problems, standings, len(self.history), self.settings.solver.max_passes, self.look.plan.columns,
+                                          lambda number, now, complete: self._pass_done(now, models if complete else None))
+            scores = self._judge(models, standings)
+            return self._result(models.grid, standings, scores)
+        except WriteError as error:
+            raise WriteError(f"{error}; {self.checkpoints.what_is_safe()}") from error
+        except (Exception, KeyboardInterrupt):
+            self.checkpoints.save_pending()
+            raise
+
+    def _begin(self) -> tuple[_Models, list[Standing]]:
+        """List the labels, survey the data (pass 1), and solve the sample for all models."""
+        classes = self.look.list_labels()
+        self.pass_started = time.monotonic()
+        survey = self.look.survey(classes, self.look.plan.sample_fraction, keyed=self.asked.folds > 0)
+        moments = self.look.take(survey)
+        parts = list(survey.sample)
+        del survey  # or the rows would stay in memory beside those that they are joined to
+        sample = join_sample(parts)
+        unit = Objective(self.look.scanner, penalized(self.look.model, 1.0, 1.0), classes, moments)
+        self.lambdas = strengths(self.asked, unit, self._start(unit))
+        grid = self._objectives(classes, moments)
+        curvatures, standings = start_plain(grid) if sample is None else start_together(grid, sample, self.look.plan.curvatures, self.look.plan.columns)
+        models = _Models(grid, curvatures.problems(grid, self.settings.solver.tolerance), curvatures, _probe(sample, moments))
+        for number in range(1, self.look.scanner.passes + 1):
+            self._pass_done(standings, models if number == self.look.scanner.passes else None)
+        return models, standings
+
+    def _start(self, unit: Objective) -> Evaluation:
+        """Without features; with an offset, of which the survey knows too little, in a pass of its own, if the grid hangs on it."""
+        point = unit.start()
+        if self.look.source.has_offset and self.asked.lambdas is None:
+            return unit.evaluate(point[None, :], "pass 2")[0]
+        return unit.without_features(point)
+
+    def _objectives(self, classes: NDArray[Any], moments: Moments) -> list[list[Objective]]:
+        """Of every strength that of all rows, then those of the folds."""
+        K = self.asked.folds
+        split = equal_folds(K, self.settings.run.seed) if K else None
+        shares = [1.0, *self.fold_shares]
+        return [[Objective(self.look.scanner, penalized(self.look.model, strength * shares[fold + 1], self.asked.alpha), classes, moments, None, split, fold)
+                 for fold in range(-1, K)] for strength in self.lambdas.tolist()]
+
+    def _continue(self, saved: Checkpoint) -> tuple[_Models, list[Standing]]:
+        """Take everything from a checkpoint."""
+        assert self.directory is not None
+        classes, moments = saved.arrays["classes"], unflatten(Moments, "moments.", saved)
+        self.look.use_classes(classes, saved.arrays.get("class_factors"))
+        self.lambdas = saved.arrays["lambdas"]
+        self.history = list(saved.values["history"])
+        self.seconds_before = float(saved.values["seconds"])
+        self.look.require_same_data(classes, moments, saved.values["modified"])
+        grid = self._objectives(classes, moments)
+        curvatures = unpack_curvatures(saved, grid[0][0].coordinates)
+        standings = unpack_standings(saved, curvatures.known)
+        self.checkpoints.begin_at(saved.passes)
+        self.directory.write_config(self.settings)
+        self.directory.write_history(self.history)
+        self.publish(Note(f"resuming after pass {saved.passes}, with {sum(not s.ended for s in standings)} of {len(standings)} models to go on"))
+        self.pass_started, self.bytes_told = time.monotonic(), self.look.scanner.bytes_read
+        return _Models(grid, curvatures.problems(grid, self.settings.solver.tolerance), curvatures, saved.arrays["probe"]), standings
+
+    def _pass_done(self, standings: list[Standing], models: _Models | None) -> None:
+        """Tell of a pass, and keep where the models stand if all have taken their step."""
+        now, number = time.monotonic(), len(self.history) + 1
+        active = sum(not s.ended for s in standings)
+        worst = max((s.state.gradient_max for s in standings if s.state is not None), default=np.nan)
+        event = PathPassFinished(number, active, len(standings), worst, now - self.pass_started, self.look.scanner.bytes_read - self.bytes_told)
+        self.pass_started, self.bytes_told = now, self.look.scanner.bytes_read
+        self.history.append(event.as_line())
+        if self.directory is not None:
+            if number == 1:
+                self.directory.begin()
+                self.directory.write_config(self.settings)
+                self.directory.write_history(self.history)
+            else:
+                self.directory.append_history(self.history[-1])
+        if models is not None:
+            self.checkpoints.reached(number, not active, lambda: self._checkpoint(number, standings, models))
+        self.publish(event)
+
+    def _checkpoint(self, number: int, standings: list[Standing], models: _Models) -> Checkpoint:
+        objective = models.grid[0][0]
+        factors = {} if self.look.class_factors is None else {"class_factors": self.look.class_factors}
+        arrays: dict[str, NDArray[Any]] = {"classes": objective.classes, "lambdas": self.lambdas, "probe": models.probe, **factors}
+        values = {"history": self.history[:number], "modified": self.look.source.modified,
+                  "seconds": self.seconds_before + time.monotonic() - self.started}
+        for some, others in (flatten(objective.moments, "moments."), pack_curvatures(models.curvatures), pack_standings(standings, models.curvatures.known)):
+            arrays |= some
+            values |= others
+        return Checkpoint(number, run_fingerprint(self.settings, self.look.source), arrays, values)
+
+    def _judge(self, models: _Models, standings: list[Standing]) -> dict[str, tuple[Array, Array]]:
+        """Values and weights of every score of the rows held out, (L, K) each; one pass where the target is a class."""
+        L, K = len(self.lambdas), self.asked.folds
+        if not K:
+            return {}
+        table = np.array([(s.held_loss, s.held_weight) for s in standings]).reshape(L, K + 1, 2)[:, 1:]
+        empty = np.flatnonzero(~(table[0, :, 1] > 0))
+        if len(empty):
+            raise ShapeError(f"fold {empty[0] + 1} of {K} holds no rows (or none that have weight) among the {self.look.source.n_rows} of the data; "
+                             "set path.folds lower, or use larger data or more groups")
+        scores = {"loss": (table[:, :, 0], table[:, :, 1])}
+        model = models.grid[0][0]
+        if not model.family.labelled:
+            return scores
+        coefficients, intercepts = (values[:, 1:] for values in _in_data_units(models.grid, standings))
+        c = model.coordinates.n_outputs
+        assert model.split is not None
+        scan = HeldScoreScan(model.model.family, model.classes, coefficients, intercepts, model.split, bins_for(coefficients, intercepts, models.probe))
+        sums: HeldScores = self.look.scanner.run(scan, f"pass {len(self.history) + 1}")
+        self._pass_done(standings, None)
+        scores["accuracy"] = sums.correct_sum / sums.weight_sum, sums.weight_sum
+        if c == 1:
+            area, bound = sums.areas()
+            if not self.look.source.has_offset:
+                bound = np.where(coefficients.any(axis=(2, 3)), bound, 0.0)  # ties that are ties
+            scores["auc"] = area, sums.weight_sum
+            scores["auc_error_bound"] = bound, sums.weight_sum
+        return scores
+
+    def _result(self, grid: list[list[Objective]], standings: list[Standing], scores: dict[str, tuple[Array, Array]]) -> PathResult:
+        L, K = len(self.lambdas), self.asked.folds
+        W, b = _in_data_units(grid, standings)
+        W = np.ascontiguousarray(np.swapaxes(W, 2, 3))
+        judged = Judgement.of(*scores["loss"]) if K else None
+        chosen = L - 1 if judged is None else judged.lowest if self.asked.choose == "min" else judged.within_one
+        if judged is not None and L > 1 and judged.lowest == L - 1:
+            smaller = "smaller path.lambdas" if self.asked.lambdas is not None else "a smaller path.ratio"
+            self.publish(Note(f"the held-out loss is lowest at the smallest strength, {self.lambdas[-1]:g}: {smaller} may find a lower one"))
+        objective = grid[0][0]
+        model = Model(W[chosen, 0], b[chosen, 0], objective.classes, self.look.source.feature_names, self.look.model.family)
+        table = self._table(standings, W[:, 0], scores)
+        status, reason = _worst(standings)
+        found = {"alpha": self.asked.alpha, "folds": K, "choose": self.asked.choose, "chosen": chosen, "lambda": float(self.lambdas[chosen]),
+                 "lambda_min": None if judged is None else float(self.lambdas[judged.lowest]),
+                 "lambda_1se": None if judged is None else float(self.lambdas[judged.within_one])}
+        state = _state(standings[chosen * (K + 1)])
+        summary = self._summary(model, objective, state) | {"status": status, "reason": reason, "models": len(standings), **found}
+        summary = {key: finite(value) for key, value in summary.items()}
+        if self.directory is not None:
+            of_folds = {"fold_coef": W[:, 1:], "fold_intercept": b[:, 1:]} if K else {}
+            self.directory.write_path(found | {"path": table}, {"lambda": self.lambdas, "coef": W[:, 0], "intercept": b[:, 0], **of_folds})
+            self.directory.write_results(model, summary)
+        return PathResult(model, self.lambdas, W[:, 0], b[:, 0], W[:, 1:], b[:, 1:], {name: values for name, (values, _) in scores.items()}, table, chosen,
+                          status, reason, len(self.history), self.history, summary, found)
+
+    def _table(self, standings: list[Standing], W: Array, scores: dict[str, tuple[Array, Array]]) -> list[dict[str, Any]]:
+        every, alpha, counted = self.asked.folds + 1, self.asked.alpha, nonzero(W)
+        summed = {name: mean_and_error(*found) for name, found in scores.items()}
+        rows = []
+        for i, strength in enumerate(self.lambdas.tolist()):
+            here = standings[i * every : (i + 1) * every]
+            state, worst = _state(here[0]), _worst(here)[0]
+            row = {"lambda": strength, "l2": (1.0 - alpha) * strength, "l1": alpha * strength, "objective": state.value, "loss": state.loss,
+                   "gradient_max": max(_state(s).gradient_max for s in here), "status": worst, "passes": max(s.passes for s in here), "nonzero": counted[i]}
+            for name, (mean, error) in summed.items():
+                row |= {f"held_{name}": float(mean[i])} if name.endswith("bound") else {f"held_{name}": float(mean[i]), f"held_{name}_se": float(error[i])}
+            rows.append({key: finite(value) for key, value in row.items()})
+        return rows
+
+    def _summary(self, model: Model, objective: Objective, state: State) -> dict[str, Any]:
+        look = self.look
+        return {
+            "passes": len(self.history), "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
+            "seconds": self.seconds_before + time.monotonic() - self.started, "peak_memory_bytes": look.engine.peak_memory_bytes(),
+            "projected_memory_bytes": look.plan.peak_bytes, "worker_peak_memory_bytes": look.engine.memory_of_workers(peak=True),
+            "projected_worker_memory_bytes": look.plan.worker_peak_bytes, "bytes_read": sum(line["bytes_read"] for line in self.history),
+            "read_retries": look.engine.read_retries, "store": self.settings.data.shown_store or None, "rows": look.source.n_rows,
+            "features": look.source.n_features, "dtype": str(look.source.dtype), "classes": objective.classes.tolist(),
+            "data_fingerprint": objective.moments.fingerprint, "family": look.model.family, "coefficients_sha256": model.coefficients_sha256,
+            "solver": look.plan.solver, "engine": look.engine.description, "python": platform.python_version(), "numpy": np.__version__, "blas": blas_core()}
+
+
+def _in_data_units(grid: list[list[Objective]], standings: Sequence[Standing]) -> tuple[Array, Array]:
+    """W, (L, 1 + K, n, c), and b, (L, 1 + K, c), of all models."""
+    found = [objective.to_data_units(_state(s).point) for objective, s in zip((o for row in grid for o in row), standings, strict=True)]
+    W, b = (np.stack(values) for values in zip(*found, strict=True))
+    return W.reshape(len(grid), -1, *W.shape[1:]), b.reshape(len(grid), -1, *b.shape[1:])
+
+
+def _state(standing: Standing) -> State:
+    assert standing.state is not None
+    return standing.state
+
+
+def _worst(standings: Sequence[Standing]) -> tuple[str, str]:
+    """How all have ended: converged, or as the first that has not."""
+    outcomes = [standing.outcome for standing in standings]
+    bad = [outcome for outcome in outcomes if outcome.status != CONVERGED]
+    if not bad:
+        return CONVERGED, f"the gradients of all {len(outcomes)} models are within the tolerance"
+    return bad[0].status, f"{len(bad)} of {len(outcomes)} models did not converge; the first: {bad[0].reason}"
+
+
+def _probe(sample: SampledRows | None, moments: Moments) -> Array:
+    """A few rows; where there is no sample, two that are the spread of the features apart."""
+    return np.stack([moments.mean - moments.spread, moments.mean + moments.spread]) if sample is None else probe_rows(sample.X)
