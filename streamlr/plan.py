@@ -191,7 +191,7 @@ def models_of(config: TrainConfig) -> int:
 def _peaks(demand: Demand, workers: Workers, threads: int) -> tuple[int, int]:
     """Bytes of the largest process of all, and of the largest that takes sums."""
     if workers.in_this_process:
-        peak = local_peak(demand, threads, workers.base_bytes)
+        peak = local_peak(demand, threads, workers.base_bytes, available_cores())
         return peak, peak
     samples = SAMPLES_SENT if workers.answer_directly else SAMPLES_FORWARDED
     worker = worker_peak(demand, threads, workers.processes, workers.worker_base_bytes, samples, workers.threads_per_process - threads)

@@ -169,11 +169,14 @@ class Demand:
         return self.partition.held_rows * self.row_bytes
 
 
-def local_peak(demand: Demand, threads: int, base: int) -> int:
-    """Bytes of a process that takes the sums itself, on so many threads, and held ``base`` before."""
+def local_peak(demand: Demand, threads: int, base: int, cores: int = 1) -> int:
+    """Bytes of a process that takes the sums itself, on so many threads, and held ``base`` before; some samples are solved on all cores nevertheless."""
     kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand)
     survey = threads * (_survey_bytes(demand) + _survey_vectors(demand)) + demand.sample_bytes
-    solve = demand.sample_bytes + _sample_solve(demand, threads)
+    solvers = max(threads, cores) if demand.proximal or not demand.dense_metric else threads
+    solve = demand.sample_bytes + _sample_solve(demand, threads, solvers - threads)
+    if demand.sample_rows:
+        kept += (solvers - threads) * (FIRST_USE_OF_THREAD_BYTES + _sample_leaf(demand))
     passes = max(threads * _pass_bytes(demand) + _waiting(demand, threads), demand.model_bytes)
     return demand.held_bytes + round(MARGIN * (kept + max(survey, solve, demand.kept_sample_bytes + demand.state_bytes + passes)))
 
@@ -220,12 +223,12 @@ def _thread_bytes(demand: Demand) -> int:
     return FIRST_USE_OF_THREAD_BYTES + reading + demand.labels.kept_bytes + workspace + vectors + packed
 
 
-def _coupled_vectors(demand: Demand, leaf_rows: int) -> int:
+def _coupled_vectors(demand: Demand, leaf_rows: int, candidates: int) -> int:
     """Of several outputs, vectors that go with every leaf, since they are large enough to be blocks of their own; those of one output stay with the thread."""
     if demand.outputs == 1:
         return 0
-    each, outputs, candidates = COUPLED_VECTORS
-    return round((each * demand.candidates * demand.outputs + outputs * demand.outputs + candidates * demand.candidates) * leaf_rows * 8)
+    each, by_output, by_candidate = COUPLED_VECTORS
+    return round((each * candidates * demand.outputs + by_output * demand.outputs + by_candidate * candidates) * leaf_rows * 8)
 
 
 def _coupled_columns(demand: Demand, partition: Partition) -> int:
@@ -248,7 +251,7 @@ def _survey_bytes(demand: Demand) -> int:
 
 def _pass_bytes(demand: Demand) -> int:
     """What comes and goes with a block of a later pass, with the sums of the blocks of its slab before it."""
-    vectors = _coupled_vectors(demand, demand.partition.leaf_rows)
+    vectors = _coupled_vectors(demand, demand.partition.leaf_rows, demand.candidates)
     if not demand.newton:
         before = math.ceil(math.log2(demand.partition.slab_blocks)) + SUMS_OF_THREAD
         return max(demand.reading.passing_bytes, vectors) + before * demand.sums_bytes
@@ -277,18 +280,22 @@ def _sample_leaf(demand: Demand) -> int:
     return min(max(partition.leaf_rows, demand.n_features), partition.block_rows, demand.sample_rows) * demand.n_features * 8
 
 
-def _sample_solve(demand: Demand, threads: int) -> int:
-    """Hessians while the sample is solved, or of many outputs the sums of its factors, L-BFGS with them, and leaves in half the digits."""
+def _sample_solve(demand: Demand, threads: int, others: int = 0) -> int:
+    """Hessians while the sample is solved, or of many outputs the sums of its factors, L-BFGS with them, and leaves in half the digits.
+
+    Other threads than those of the engine are reckoned to have one candidate each, since in a sample more are an exception.
+    """
     if not demand.sample_rows:
         return 0
     partition = _sample_partition(demand)
-    busy = min(threads, partition.n_blocks)
+    busy = min(threads + others, partition.n_blocks)
     tree = HESSIANS_OF_THREAD * busy + _levels(partition.n_blocks)
     matrices = max(tree, HESSIANS_OF_INVERSE) + (demand.n_features * demand.outputs > NEWTON_PARAMETERS)
-    vectors = _coupled_vectors(demand, partition.leaf_rows)
+    vectors, fewer = (_coupled_vectors(demand, partition.leaf_rows, candidates) for candidates in (demand.candidates, 1))
     if demand.models > 1:
         return (matrices + min(ANCHORS, demand.models)) * demand.metric_bytes + demand.state_bytes + busy * vectors
     if demand.dense_metric:
         return matrices * demand.hessian_bytes + busy * max(vectors, _coupled_columns(demand, partition))
+    ours = min(threads, busy)
     solver = (STATE_VECTORS + CONJUGATE_VECTORS) * demand.vector_bytes
-    return matrices * demand.factor_bytes + solver + busy * (vectors + partition.leaf_rows * demand.n_features * 4)
+    return matrices * demand.factor_bytes + solver + ours * vectors + (busy - ours) * fewer + busy * partition.leaf_rows * demand.n_features * 4
