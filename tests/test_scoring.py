@@ -303,8 +303,8 @@ def test_finite_features_of_which_a_model_makes_too_much_are_refused_with_their_
 
 
 def test_a_metric_that_overflows_is_none(arrays: Arrays, tmp_path: Path) -> None:
-    Model(np.zeros((1, FEATURES)), np.zeros(1), np.empty(0), None, "linear").save(tmp_path / "m.zarr")
-    store = write_store(tmp_path / "s.zarr", {"X": arrays["X"], "y": np.full(ROWS, 1.3e154)})  # of whose squares one alone is a float
+    Model(np.zeros((1, FEATURES)), np.full(1, 1.3e154), np.empty(0), None, "linear").save(tmp_path / "m.zarr")
+    store = write_store(tmp_path / "s.zarr", {"X": arrays["X"], "y": np.zeros(ROWS)})  # of whose squares one alone is a float
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = evaluate(tmp_path / "m.zarr", store, overrides=["model.family=linear"])
