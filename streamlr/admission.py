@@ -47,7 +47,7 @@ def check_classes(labels: LabelSums, where: str, *, held_out: bool = False) -> N
 
 
 def check_target(source: Source, family: str, survey: SurveySums) -> None:
-    """Refuse examples that all weigh nothing, and counts that are all 0.
+    """Refuse examples that all weigh nothing, counts that are all 0, and numbers whose squares no sum can hold.
 
     Raises
     ------
@@ -57,6 +57,9 @@ def check_target(source: Source, family: str, survey: SurveySums) -> None:
         raise NonFiniteError(f"{source.describe('weights')} are all 0: there is nothing to fit")
     if family == "poisson" and not survey.target_mean.max() > 0:
         raise LabelError(f"{source.describe('target')} is 0 at every example that has weight; there is no finite rate to fit")
+    if not np.isfinite(survey.target_square_sum).all() or not np.isfinite(survey.target_mean).all():
+        raise NonFiniteError(f"the numbers of {source.describe('target')} are so large that the sum of their squares overflows; rescale the target and ingest "
+                             "again")
 
 
 def check_held_out(source: Source, validation: ValidationConfig, survey: SurveySums) -> None:

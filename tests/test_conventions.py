@@ -97,12 +97,20 @@ def test_rows_of_no_group_are_named(tmp_path: Path) -> None:
     names(error, "g in", "not finite", "first: nan at row 50")
 
 
-@pytest.mark.parametrize(("family", "value"), [("linear", 1e300), ("linear", -1e146), ("poisson", 1e200)])
+@pytest.mark.parametrize(("family", "value"), [("linear", 1e300), ("linear", -1e155), ("poisson", 1e200)])
 def test_a_target_whose_square_overflows_is_named(family: str, value: float, tmp_path: Path) -> None:
     X, y = two_class_data()
     config = write_store(tmp_path / "s", X, np.where(np.arange(400) == 250, value, y), (100, 6))
     with pytest.raises(NonFiniteError, match=rf"row 250 has the target {value:g}; its square overflows.*rescale".replace("+", r"\+")):
         streamlr.train({"data": {"store": config.store}, "model": {"family": family}, "cluster": {"kind": "serial"}})
+
+
+@pytest.mark.parametrize("kind", ["serial", "threads"])
+def test_targets_whose_squares_do_not_add_up_are_refused(kind: str, tmp_path: Path) -> None:
+    X, y = two_class_data()
+    config = write_store(tmp_path / "s", X, y * 1.2e154, (100, 6))  # each square is a number, and two together are none
+    with pytest.raises(NonFiniteError, match=r"the numbers of y in .* are so large that the sum of their squares overflows; rescale"):
+        streamlr.train({"data": {"store": config.store}, "model": {"family": "linear"}, "cluster": {"kind": kind}})
 
 
 # chunks that unfold -----------------------------------------------------------------------------------------------------

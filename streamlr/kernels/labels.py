@@ -13,8 +13,8 @@ from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.split import Split
 
 _MANY = 1000
-_LARGEST = 1e145
-"""Of a target that is a number: the squares of so many as there ever are still add up."""
+_LARGEST = float(np.sqrt(np.finfo(np.float64).max))
+"""Of a target that is a number: the square of any more would be infinite."""
 _LEAST_LABELS = 65_536
 """Labels sorted at a time: enough that the calls cost nothing beside the sorting."""
 
