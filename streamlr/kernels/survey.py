@@ -173,8 +173,9 @@ class SurveyScan:
             if moments is None:
                 moments = _moments_about_a_row(workspace.cast(block), Y, omega, weight_sum)
             mean, square_sum, comoment = moments
+            target_square_sum = Y**2 @ omega
         offset_mean = 0.0 if beside is None or weight_sum == 0 else float(beside @ omega / weight_sum)
-        return SurveySums(k, weight_sum, mean, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), Y**2 @ omega, offset_mean,
+        return SurveySums(k, weight_sum, mean, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), target_square_sum, offset_mean,
                           held_out)
 
     def _draw(self, batch: Batch) -> tuple[SampledRows, ...]:
