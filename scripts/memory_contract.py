@@ -53,6 +53,8 @@ class Cell:
     max_passes: int = 4
     workers_threads: int = 1
     classes: int = 2
+    strengths: int = 0
+    """Of a path, with 3 folds; 0: one model. With solver ``proximal`` half of the penalty is l1."""
 
     @property
     def store_name(self) -> str:
@@ -63,6 +65,7 @@ class Cell:
     def title(self) -> str:
         held = "" if self.limit_mb is None else f" limit {self.limit_mb:g} MB"
         held += "" if self.classes == 2 else f" {self.classes} classes"
+        held += f" path of {self.strengths}" if self.strengths else ""
         return (f"{self.features} {self.dtype} chunk {self.chunk_mb:g} MB x {self.chunks} {self.codec} {self.layout} {self.solver} {self.kind} "
                 f"{self.workers}x{self.workers_threads}{held}")
 
@@ -99,9 +102,13 @@ def write(path: Path, cell: Cell) -> None:
 
 def settings(cell: Cell, store: Path, run: Path, address: str | None) -> dict[str, Any]:
     """The configuration of a cell."""
+    l1 = 0.5 if cell.solver == "proximal" else 0.0
+    path = {"path": {"count": cell.strengths, "folds": 3, "alpha": l1}} if cell.strengths else {}
     return {
+        **path,
         "data": {"store": str(store), "sample_axis": 1 if cell.layout == "axis 1" else 0, "weights": "w" if cell.layout == "weights" else None},
-        "model": {"penalty": {"l2": 1e-4}}, "solver": {"name": cell.solver, "max_passes": cell.max_passes, "learning_rate": 0.1},
+        "model": {"penalty": {} if path else {"l2": 1e-4, "l1": l1 * 1e-3}},
+        "solver": {"name": "auto" if l1 else cell.solver, "max_passes": cell.max_passes, "learning_rate": 0.1},
         "validation": {"fraction": 0.2 if cell.layout == "held out" else 0.0},
         "cluster": {"kind": cell.kind, "workers": cell.workers, "threads_per_worker": cell.workers_threads, "address": address,
                     "memory_limit": None if cell.limit_mb is None else round(cell.limit_mb * MB)},
@@ -128,7 +135,7 @@ def fit(config: dict[str, Any]) -> None:
     """What the fresh process does."""
     import streamlr
 
-    result = streamlr.train(config)
+    result: Any = streamlr.path(config) if "path" in config else streamlr.train(config)
     print(json.dumps({key: result.summary.get(key) for key in ("peak_memory_bytes", "projected_memory_bytes", "worker_peak_memory_bytes",
                                                                "projected_worker_memory_bytes", "status", "passes", "coefficients_sha256")}))
 
@@ -164,6 +171,11 @@ def grid() -> Iterator[Cell]:
     yield Cell(8000, "float32", 64, solver="newton", chunks=4, max_passes=2)
     for kind, workers, (chunk_mb, chunks), limit_mb in itertools.product(("processes", "address"), (2, 4), ((4, 96), (32, 16)), (400, 800)):
         yield Cell(100, "float32", chunk_mb, solver="lbfgs", kind=kind, workers=workers, chunks=chunks, limit_mb=limit_mb)
+    for features, kind in itertools.product((10, 100, 1000), ("threads", "processes")):
+        yield Cell(features, "float32", 16, solver="proximal", kind=kind)
+        yield from (Cell(features, "float32", 16, solver=solver, kind=kind, strengths=strengths, max_passes=3)
+                    for solver in ("auto", "proximal") for strengths in (4, 50))
+    yield Cell(100, "float32", 16, classes=10, strengths=4, max_passes=3)
     yield Cell(100, "float32", 32, solver="lbfgs", kind="processes", workers=1, workers_threads=2)
     yield Cell(100, "float32", 64, solver="lbfgs", workers=4, limit_mb=450, chunks=8)
     yield Cell(100, "float32", 64, solver="lbfgs", kind="processes", workers=1, workers_threads=4, limit_mb=450, chunks=8)
@@ -178,6 +190,8 @@ def subset() -> Iterator[Cell]:
     yield Cell(600, "float32", 16, "lz4", "auto", chunks=8, max_passes=2)
     yield Cell(1000, "float32", 32, "lz4", "newton", chunks=4, max_passes=2)
     yield Cell(200, "float32", 16, "lz4", "lbfgs", layout="sharded", chunks=8, max_passes=2)
+    yield Cell(100, "float32", 16, "lz4", "proximal", chunks=8, max_passes=2)
+    yield Cell(100, "float32", 16, "lz4", "auto", chunks=8, max_passes=2, strengths=4)
     yield Cell(200, "float32", 32, "lz4", "lbfgs", layout="axis 1", chunks=3, max_passes=2)
     yield Cell(200, "float32", 32, "lz4", "lbfgs", layout="zip", chunks=3, max_passes=2)
     yield Cell(100, "float32", 16, "lz4", "auto", "processes", chunks=12, max_passes=2)
@@ -187,7 +201,7 @@ def subset() -> Iterator[Cell]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--subset", action="store_true", help="a dozen cells that have each kind of memory in them")
+    parser.add_argument("--subset", action="store_true", help="some cells that have each kind of memory in them")
     parser.add_argument("--only", nargs="*", default=[], help="cells whose title holds all of these texts")
     parser.add_argument("--out", type=Path, help="a file to which a line of JSON is added for each cell")
     parser.add_argument("--folder", type=Path, help="where stores are written meanwhile")

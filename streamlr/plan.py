@@ -175,7 +175,7 @@ def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, o
     demand = Demand(
         partition, source.n_features, source.dtype.itemsize, outputs, max(models, _CANDIDATES.get(solver, _MOST_CANDIDATES)), solver == "newton",
         math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
-        solver == "proximal", config.validation.array is not None or config.validation.fraction > 0, models)
+        solver == "proximal", config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config))
     if demand.newton and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand
@@ -183,9 +183,14 @@ def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, o
 
 def models_of(config: TrainConfig) -> int:
     """Models that are fitted together: those of all strengths of a path, to all rows and to those of each fold; 1 where there is no path."""
+    return strengths_of(config) * (1 if config.path is None else 1 + config.path.folds)
+
+
+def strengths_of(config: TrainConfig) -> int:
+    """Penalties that they have between them."""
     if config.path is None:
         return 1
-    return (config.path.count if config.path.lambdas is None else len(config.path.lambdas)) * (1 + config.path.folds)
+    return config.path.count if config.path.lambdas is None else len(config.path.lambdas)
 
 
 def _peaks(demand: Demand, workers: Workers, threads: int) -> tuple[int, int]:

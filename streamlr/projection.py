@@ -101,6 +101,8 @@ class Demand:
     """Whether some rows are held out."""
     models: int = 1
     """Models that are fitted together; 1 where there is no path."""
+    strengths: int = 1
+    """Penalties that they have between them: models that differ in their fold alone share their metric."""
 
     @property
     def row_bytes(self) -> int:
@@ -150,7 +152,7 @@ class Demand:
     @property
     def curvatures(self) -> int:
         """Metrics that are kept: one, or of a path as many as have room."""
-        return max(1, min(self.models, MOST_CURVATURE_BYTES // self.metric_bytes))
+        return max(1, min(self.strengths, MOST_CURVATURE_BYTES // self.metric_bytes))
 
     @property
     def sums_bytes(self) -> int:
@@ -197,7 +199,7 @@ def leader_peak(demand: Demand, threads: int, base: int) -> int:
     """Bytes of the process that leads a run whose sums are taken elsewhere; it solves the sample on so many threads."""
     kept = base + FIRST_USE_BYTES
     if demand.sample_rows:
-        kept += threads * (FIRST_USE_OF_THREAD_BYTES + _sample_leaf(demand))
+        kept += threads * (FIRST_USE_OF_THREAD_BYTES + _sample_leaf(demand) + _sample_vectors(demand))
     solve = demand.sample_bytes + _sample_solve(demand, threads)
     return round(MARGIN * (kept + max(solve, demand.kept_sample_bytes + demand.state_bytes + demand.model_bytes + demand.hessian_bytes * demand.newton)))
 
@@ -280,6 +282,14 @@ def _sample_leaf(demand: Demand) -> int:
     return min(max(partition.leaf_rows, demand.n_features), partition.block_rows, demand.sample_rows) * demand.n_features * 8
 
 
+def _sample_vectors(demand: Demand) -> int:
+    """Vectors of a leaf of the sample, which the models of a path are evaluated on together; those of a few candidates are nothing beside it."""
+    if demand.models == 1 or demand.outputs > 1:
+        return 0
+    leaf_rows = partition_rows(demand.sample_rows, demand.n_features, rows_of_memory_chunk(demand.row_bytes), demand.itemsize, demand.candidates).leaf_rows
+    return LEAF_VECTORS * demand.candidates * leaf_rows * 8
+
+
 def _sample_solve(demand: Demand, threads: int, others: int = 0) -> int:
     """Hessians while the sample is solved, or of many outputs the sums of its factors, L-BFGS with them, and leaves in half the digits.
 
@@ -293,7 +303,7 @@ def _sample_solve(demand: Demand, threads: int, others: int = 0) -> int:
     matrices = max(tree, HESSIANS_OF_INVERSE) + (demand.n_features * demand.outputs > NEWTON_PARAMETERS)
     vectors, fewer = (_coupled_vectors(demand, partition.leaf_rows, candidates) for candidates in (demand.candidates, 1))
     if demand.models > 1:
-        return (matrices + min(ANCHORS, demand.models)) * demand.metric_bytes + demand.state_bytes + busy * vectors
+        return (matrices + min(ANCHORS, demand.strengths)) * demand.metric_bytes + demand.state_bytes + busy * vectors
     if demand.dense_metric:
         return matrices * demand.hessian_bytes + busy * max(vectors, _coupled_columns(demand, partition))
     ours = min(threads, busy)
