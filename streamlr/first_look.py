@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import platform
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -16,7 +18,7 @@ from streamlr.data.source import Source
 from streamlr.data.validation import split_of
 from streamlr.errors import ConfigError, RunDirectoryError
 from streamlr.events import Note, Subscriber
-from streamlr.execution.engine import Engine
+from streamlr.execution.engine import Engine, blas_core
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES, family_of
 from streamlr.kernels.labels import LabelScan, LabelSums
@@ -158,6 +160,16 @@ class FirstLook:
         if plan.fitted:
             self.publish(Note(plan.fitted))
         log.info("solver %s: %s", plan.solver, plan.reason)
+
+    def summary(self, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What ``summary.json`` tells of data, plan and process, whatever was fitted in the passes of the history."""
+        source, engine, plan = self.source, self.engine, self.plan
+        return {
+            "passes": len(history), "bytes_read": sum(line["bytes_read"] for line in history), "read_retries": engine.read_retries,
+            "peak_memory_bytes": engine.peak_memory_bytes(), "projected_memory_bytes": plan.peak_bytes,
+            "worker_peak_memory_bytes": engine.memory_of_workers(peak=True), "projected_worker_memory_bytes": plan.worker_peak_bytes,
+            "store": self.settings.data.shown_store or None, "rows": source.n_rows, "features": source.n_features, "dtype": str(source.dtype),
+            "family": self.model.family, "engine": engine.description, "python": platform.python_version(), "numpy": np.__version__, "blas": blas_core()}
 
     def _weights_name(self) -> str:
         return self.source.describe("weights") if self.source.weighted else ""

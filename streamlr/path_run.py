@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -21,7 +20,7 @@ from streamlr.data.source import Rows, Source
 from streamlr.errors import ConfigError, ShapeError, WriteError
 from streamlr.events import Note, PathPassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
-from streamlr.execution.engine import Engine, blas_core, one_blas_thread
+from streamlr.execution.engine import Engine, one_blas_thread
 from streamlr.first_look import FirstLook
 from streamlr.kernels.held_scores import HeldScores, HeldScoreScan, bins_for, probe_rows
 from streamlr.kernels.split import folds as equal_folds
@@ -301,7 +300,11 @@ class _PathRun:
                  "lambda_min": None if judged is None else float(self.lambdas[judged.lowest]),
                  "lambda_1se": None if judged is None else float(self.lambdas[judged.within_one])}
         state = _state(standings[chosen * (K + 1)])
-        summary = self._summary(model, objective, state) | {"status": status, "reason": reason, "models": len(standings), **found}
+        summary = {
+            "status": status, "reason": reason, "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
+            "seconds": self.seconds_before + time.monotonic() - self.started, "solver": self.look.plan.solver, "classes": objective.classes.tolist(),
+            "models": len(standings), **found, "coefficients_sha256": model.coefficients_sha256, "data_fingerprint": objective.moments.fingerprint,
+            **self.look.summary(self.history)}
         summary = {key: finite(value) for key, value in summary.items()}
         if self.directory is not None:
             of_folds = {"fold_coef": W[:, 1:], "fold_intercept": b[:, 1:]} if K else {}
@@ -323,18 +326,6 @@ class _PathRun:
                 row |= {f"held_{name}": float(mean[i])} if name.endswith("bound") else {f"held_{name}": float(mean[i]), f"held_{name}_se": float(error[i])}
             rows.append({key: finite(value) for key, value in row.items()})
         return rows
-
-    def _summary(self, model: Model, objective: Objective, state: State) -> dict[str, Any]:
-        look = self.look
-        return {
-            "passes": len(self.history), "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
-            "seconds": self.seconds_before + time.monotonic() - self.started, "peak_memory_bytes": look.engine.peak_memory_bytes(),
-            "projected_memory_bytes": look.plan.peak_bytes, "worker_peak_memory_bytes": look.engine.memory_of_workers(peak=True),
-            "projected_worker_memory_bytes": look.plan.worker_peak_bytes, "bytes_read": sum(line["bytes_read"] for line in self.history),
-            "read_retries": look.engine.read_retries, "store": self.settings.data.shown_store or None, "rows": look.source.n_rows,
-            "features": look.source.n_features, "dtype": str(look.source.dtype), "classes": objective.classes.tolist(),
-            "data_fingerprint": objective.moments.fingerprint, "family": look.model.family, "coefficients_sha256": model.coefficients_sha256,
-            "solver": look.plan.solver, "engine": look.engine.description, "python": platform.python_version(), "numpy": np.__version__, "blas": blas_core()}
 
 
 def _in_data_units(grid: list[list[Objective]], standings: Sequence[Standing]) -> tuple[Array, Array]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from streamlr.data.validation import open_store
 from streamlr.errors import ConfigError, RunDirectoryError, WriteError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
-from streamlr.execution.engine import Engine, blas_core, one_blas_thread
+from streamlr.execution.engine import Engine, one_blas_thread
 from streamlr.first_look import FirstLook
 from streamlr.kernels.split import HELD_OUT
 from streamlr.model import Model
@@ -324,16 +323,10 @@ class _Run:
             W, b = objective.to_data_units(solver.result(state))
         model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.look.source.feature_names, self.look.model.family)
         summary = {
-            "status": outcome.status, "reason": outcome.reason, "passes": len(self.history), "objective": state.value, "loss": state.loss,
-            "gradient_max": state.gradient_max, "seconds": self.seconds_before + time.monotonic() - self.started,
-            "peak_memory_bytes": self.look.engine.peak_memory_bytes(), "projected_memory_bytes": self.look.plan.peak_bytes,
-            "worker_peak_memory_bytes": self.look.engine.memory_of_workers(peak=True), "projected_worker_memory_bytes": self.look.plan.worker_peak_bytes,
-            "bytes_read": sum(line["bytes_read"] for line in self.history), "read_retries": self.look.engine.read_retries,
-            "store": self.settings.data.shown_store or None, "rows": self.look.source.n_rows, "features": self.look.source.n_features,
-            "dtype": str(self.look.source.dtype), "classes": objective.classes.tolist(), "nonzero": int(np.count_nonzero(W)),
-            "data_fingerprint": objective.moments.fingerprint,
-            "family": self.look.model.family, "coefficients_sha256": model.coefficients_sha256, "solver": solver.name, "engine": self.look.engine.description,
-            "python": platform.python_version(), "numpy": np.__version__, "blas": blas_core()}
+            "status": outcome.status, "reason": outcome.reason, "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
+            "seconds": self.seconds_before + time.monotonic() - self.started, "solver": solver.name, "classes": objective.classes.tolist(),
+            "nonzero": int(np.count_nonzero(W)), "coefficients_sha256": model.coefficients_sha256, "data_fingerprint": objective.moments.fingerprint,
+            **self.look.summary(self.history)}
         if self.look.split is not None:
             summary |= _validation_summary(self.history, objective.moments, state, solver)
         summary = {key: finite(value) for key, value in summary.items()}
