@@ -23,6 +23,7 @@ from streamlr.execution import open_engine
 from streamlr.execution.engine import Engine, one_blas_thread
 from streamlr.first_look import FirstLook
 from streamlr.kernels.held_scores import HeldScores, HeldScoreScan, bins_for, probe_rows
+from streamlr.kernels.split import Split
 from streamlr.kernels.split import folds as equal_folds
 from streamlr.kernels.survey import SampledRows
 from streamlr.model import Model
@@ -79,8 +80,8 @@ class PathResult:
 
 def path(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike | Rows | None = None, y: ArrayLike | None = None,
          sample_weight: ArrayLike | None = None, offset: ArrayLike | None = None, groups: ArrayLike | None = None,
-         fold_shares: Sequence[float] | None = None, overrides: Sequence[str] = (), resume: bool = False, overwrite: bool = False,
-         subscribers: Sequence[Subscriber] = ()) -> PathResult:
+         folds: ArrayLike | None = None, fold_shares: Sequence[float] | None = None, overrides: Sequence[str] = (), resume: bool = False,
+         overwrite: bool = False, subscribers: Sequence[Subscriber] = ()) -> PathResult:
     """Fit the models of many penalties, and of the folds that judge them, in the passes of the slowest of them.
 
     Parameters
@@ -91,6 +92,8 @@ def path(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike |
         Data in the place of ``data.store``, as for `streamlr.train`.
     groups
         The group of each row, (m,): those of one group are held out together.
+    folds
+        In the place of a hash the fold of each row, (m,), from 0 to ``path.folds`` - 1; -1 for rows that none holds out. It goes with X and y.
     fold_shares
         Strengths of the penalty in the folds over those of all rows, (K,); none: the same.
     overrides
@@ -112,16 +115,18 @@ def path(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike |
         raise ConfigError("resume and overwrite exclude each other: one goes on with a run, the other drops it")
     if settings.path is None:
         settings = load_config(replace(settings, path=PathConfig()))
+    if folds is not None and groups is not None:
+        raise ConfigError("groups and folds exclude each other: groups are dealt out to folds by a hash, folds are dealt out already")
     publish = publisher(subscribers)
     with ExitStack() as stack:
-        source = open_source(settings, Arrays(X, y, sample_weight, offset, groups))
+        source = open_source(settings, Arrays(X, y, sample_weight, offset, groups if folds is None else folds))
         where = settings.run.directory
         directory = None if where is None else stack.enter_context(RunDirectory(where, resume=resume, overwrite=overwrite))
         if settings.cluster.kind == "address":
             publish(Note(f"asking the scheduler at {settings.cluster.address}"))
         engine = stack.enter_context(open_engine(settings.cluster))
         stack.enter_context(one_blas_thread())
-        return _PathRun(settings, source, engine, directory, publish, fold_shares).finish(resume)
+        return _PathRun(settings, source, engine, directory, publish, fold_shares, numbered=folds is not None).finish(resume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,7 @@ class _PathRun:
     """One path: what is known so far, and the steps that add to it."""
 
     def __init__(self, settings: TrainConfig, source: Source, engine: Engine, directory: RunDirectory | None, publish: Subscriber,
-                 fold_shares: Sequence[float] | None) -> None:
+                 fold_shares: Sequence[float] | None, *, numbered: bool) -> None:
         assert settings.path is not None
         self.settings = settings
         self.asked = settings.path
@@ -149,6 +154,9 @@ class _PathRun:
         self.directory = directory
         self.checkpoints = PathCheckpoints(directory, settings.run.checkpoint_every)
         self.publish = publish
+        self.split = None
+        if self.asked.folds:
+            self.split = Split((), settings.run.seed, numbered=True) if numbered else equal_folds(self.asked.folds, settings.run.seed)
         self.fold_shares = [1.0] * self.asked.folds if fold_shares is None else list(fold_shares)
         self.history: list[dict[str, Any]] = []
         self.started = self.pass_started = time.monotonic()
@@ -199,11 +207,9 @@ class _PathRun:
 
     def _objectives(self, classes: NDArray[Any], moments: Moments) -> list[list[Objective]]:
         """Of every strength that of all rows, then those of the folds."""
-        K = self.asked.folds
-        split = equal_folds(K, self.settings.run.seed) if K else None
         shares = [1.0, *self.fold_shares]
-        return [[Objective(self.look.scanner, penalized(self.look.model, strength * shares[fold + 1], self.asked.alpha), classes, moments, None, split, fold)
-                 for fold in range(-1, K)] for strength in self.lambdas.tolist()]
+        models = [[penalized(self.look.model, strength * share, self.asked.alpha) for share in shares] for strength in self.lambdas.tolist()]
+        return [[Objective(self.look.scanner, model, classes, moments, None, self.split, fold) for fold, model in enumerate(row, start=-1)] for row in models]
 
     def _continue(self, saved: Checkpoint) -> tuple[_Models, list[Standing]]:
         """Take everything from a checkpoint."""

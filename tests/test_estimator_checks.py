@@ -22,9 +22,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from streamlr import LinearRegression, LogisticRegression, PoissonRegressor
+from streamlr import LinearRegression, LogisticRegression, LogisticRegressionCV, PoissonRegressor
 
-ESTIMATORS = [LogisticRegression(), LinearRegression(), PoissonRegressor()]
+ESTIMATORS = [LogisticRegression(), LogisticRegressionCV(Cs=3, cv=2), LinearRegression(), PoissonRegressor()]
 
 
 @parametrize_with_checks(ESTIMATORS)

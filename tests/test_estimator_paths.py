@@ -1,4 +1,4 @@
-"""`LogisticRegressionCV` means what scikit-learn's means, but for who is in which fold."""
+"""`LogisticRegressionCV` means what scikit-learn's means."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from sklearn.base import clone
 from sklearn.datasets import load_iris
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import log_loss, roc_auc_score
-from sklearn.model_selection import GridSearchCV, PredefinedSplit
+from sklearn.model_selection import GridSearchCV, GroupKFold, PredefinedSplit, ShuffleSplit, StratifiedKFold, TimeSeriesSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from streamlr import LogisticRegressionCV
 from streamlr.errors import ConfigError, LabelError
-from streamlr.kernels.batch import Batch
-from streamlr.kernels.split import folds
 
 CS = [0.01, 0.1, 1.0]
 
@@ -30,18 +28,14 @@ def data(rows: int = 600) -> tuple[NDArray[np.float64], NDArray[Any]]:
     return X, np.where(X @ rng.normal(size=4) + rng.logistic(size=rows) > 0, "yes", "no")
 
 
-def fold_of(rows: int, n_folds: int) -> NDArray[np.intp]:
-    return folds(n_folds, 0).parts(Batch(0, np.empty((1, rows)), None, None), slice(0, rows))
-
-
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("scoring", ["neg_log_loss", "accuracy"])
-def test_it_is_scikit_learns_with_the_same_folds(scoring: str, weighted: bool) -> None:
+@pytest.mark.parametrize("cv", [4, PredefinedSplit(np.arange(600) * 7 % 5 - 1)], ids=["stratified", "given, some rows in none"])
+def test_it_is_scikit_learns(cv: Any, scoring: str, weighted: bool) -> None:
     X, y = data()
     weight = np.random.default_rng(1).uniform(0.5, 2.0, len(y)) if weighted else None
-    split = PredefinedSplit(fold_of(len(y), 4))
-    ours = LogisticRegressionCV(Cs=CS, cv=4, scoring=scoring, tol=1e-11).fit(X, y, sample_weight=weight)
-    theirs = linear_model.LogisticRegressionCV(Cs=CS, cv=split, scoring=scoring, solver="newton-cholesky", tol=1e-12).fit(X, y, sample_weight=weight)
+    ours = LogisticRegressionCV(Cs=CS, cv=cv, scoring=scoring, tol=1e-11).fit(X, y, sample_weight=weight)
+    theirs = linear_model.LogisticRegressionCV(Cs=CS, cv=cv, scoring=scoring, solver="newton-cholesky", tol=1e-12).fit(X, y, sample_weight=weight)
     assert ours.C_ == theirs.C_
     near: dict[str, Any] = {"rtol": 0, "atol": 1e-6}  # theirs stops at a decrement of 1e-12, whose root is how far the optimum may be
     np.testing.assert_allclose(ours.coef_, theirs.coef_, **near)
@@ -55,11 +49,10 @@ def test_it_is_scikit_learns_with_the_same_folds(scoring: str, weighted: bool) -
 def test_areas_under_the_curve_are_those_of_the_rows_held_out() -> None:
     X, y = data()
     ours = LogisticRegressionCV(Cs=CS[::-1], cv=3, scoring="roc_auc", l1_ratio=0.5).fit(X, y)
-    parts = fold_of(len(y), 3)
-    for k in range(3):
+    for k, (_, out) in enumerate(StratifiedKFold(3).split(X, y)):
         for i in range(3):
             W = ours.coefs_paths_["yes"][k, i]
-            area = roc_auc_score(y[parts == k] == "yes", X[parts == k] @ W[:-1] + W[-1])
+            area = roc_auc_score(y[out] == "yes", X[out] @ W[:-1] + W[-1])
             assert ours.scores_["yes"][k, i] == pytest.approx(area, abs=2e-3)  # bins: some 10 pairs of the 10,000 may share one
     best = int(ours.scores_["yes"].mean(axis=0).argmax())
     assert ours.C_[0] == CS[::-1][best] == ours.Cs_[best]
@@ -68,7 +61,7 @@ def test_areas_under_the_curve_are_those_of_the_rows_held_out() -> None:
 def test_many_classes_and_groups() -> None:
     X, y = load_iris(return_X_y=True)
     groups = np.arange(150) // 3
-    ours = LogisticRegressionCV(Cs=3, cv=3, scoring="neg_log_loss").fit(X, y, groups=groups)
+    ours = LogisticRegressionCV(Cs=3, cv=GroupKFold(3), scoring="neg_log_loss").fit(X, y, groups=groups)
     assert sorted(ours.coefs_paths_) == sorted(ours.scores_) == [0, 1, 2]
     assert ours.coefs_paths_[1].shape == (3, 3, 5)
     assert ours.C_.shape == (3,)
@@ -90,7 +83,8 @@ def test_it_is_an_estimator_among_others() -> None:
 
 @pytest.mark.parametrize(("parameters", "message"), [
     ({"Cs": [0.1, -1]}, r"Cs is \[0.1, -1\]; it must be a number of strengths, or a list of numbers above 0"), ({"Cs": []}, r"Cs is \[\]"),
-    ({"cv": "five"}, r"cv is 'five'; it must be a number of folds"), ({"cv": 1}, r"path.folds: 1 is out of range"),
+    ({"cv": ShuffleSplit(3, random_state=0)}, r"cv: fold [123] of ShuffleSplit.* holds out rows that another does, or trains on fewer"),
+    ({"cv": TimeSeriesSplit(3)}, "cv: fold 1 of TimeSeriesSplit"),
     ({"scoring": "f1"}, r"scoring is 'f1'; it must be one of accuracy, neg_log_loss, roc_auc"), ({"l1_ratio": 2}, r"path.alpha: 2.0 is out of range")])
 def test_what_cannot_be_meant_is_refused(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

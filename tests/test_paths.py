@@ -265,6 +265,17 @@ def test_rows_of_a_group_are_held_out_together() -> None:
         np.testing.assert_allclose(found.fold_coefficients[0, k], W, atol=1e-8)
 
 
+def test_folds_that_are_dealt_out_already_are_those() -> None:
+    X, y = data()
+    fold = np.arange(M) * 7 % 4 - 1
+    found = streamlr.path(config_of(lambdas=[0.01], folds=3), X=X, y=y, folds=fold)
+    for k in range(3):
+        W, _ = alone("logistic", 0.0, 0.01, X[fold != k], y[fold != k])
+        np.testing.assert_allclose(found.fold_coefficients[0, k], W, rtol=0, atol=1e-7)
+    with pytest.raises(ConfigError, match="groups and folds exclude each other"):
+        streamlr.path(config_of(lambdas=[0.01], folds=3), X=X, y=y, folds=fold, groups=fold)
+
+
 def test_a_fold_without_rows_is_refused() -> None:
     X, y = data(rows=60)
     with pytest.raises(ShapeError, match=r"fold \d of 3 holds no rows .* among the 60 of the data; set path.folds lower"):

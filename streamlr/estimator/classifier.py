@@ -111,7 +111,7 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         share = self._l1_share()
         rows = features_of(self, X, reset=True)
         labels = target_of(self, y, numeric=False)
-        classes, codes = _classes_of(labels)
+        classes, codes = classes_of(labels)
         self._check_solver(classes)
         weights = self._weights(codes, classes, weights_of(self, sample_weight, len(labels)))
         present = _with_weight(codes, classes, weights)
@@ -215,7 +215,7 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         return n_classes if n_classes > 2 else 0
 
 
-def _classes_of(labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
+def classes_of(labels: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.intp]]:
     """The sorted labels, and the number of each example's; numbers that are no integers may be labels of two classes, but not of more."""
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < 2:

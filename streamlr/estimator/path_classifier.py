@@ -10,19 +10,16 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import check_cv
 
 from streamlr.config import ClusterConfig
-from streamlr.data.group_keys import group_keys
 from streamlr.data.source import Rows
-from streamlr.errors import ConfigError, LabelError
+from streamlr.errors import ConfigError
 from streamlr.estimator.checks import features_of, target_of, weights_of
-from streamlr.estimator.classifier import LogisticRegression
-from streamlr.kernels.batch import Batch
-from streamlr.kernels.split import folds
+from streamlr.estimator.classifier import LogisticRegression, classes_of
 from streamlr.path_run import PathResult, path
 
 _SCORES = {"accuracy": ("accuracy", 1.0), "neg_log_loss": ("loss", -1.0), "roc_auc": ("auc", 1.0)}
-_DEFAULT_FOLDS = 5
 
 
 class LogisticRegressionCV(LogisticRegression):
@@ -36,7 +33,8 @@ class LogisticRegressionCV(LogisticRegression):
     Cs
         Inverse strengths of the penalty, or how many of them there are from 1e-4 to 1e4, evenly by their logarithms.
     cv
-        Number of folds; None for 5. Unlike in scikit-learn a hash of the row's number, or of its group, tells the fold of a row.
+        As in scikit-learn: a number of stratified folds (None: 5), a splitter, or pairs of train and test rows; they have to hold out no row twice, and
+        nothing but the rows held out may be missing among those to train on.
     l1_ratio
         Share of the l1 norm in the penalty, from 0 to 1.
     scoring
@@ -44,7 +42,7 @@ class LogisticRegressionCV(LogisticRegression):
     fit_intercept, class_weight, tol, max_iter, solver, cluster
         As for `LogisticRegression`; ``solver`` is ``auto``, ``lbfgs`` or ``proximal``.
     random_state
-        Seed of the folds.
+        Seed of the sample from whose optimum the solves start.
 
     Attributes
     ----------
@@ -59,7 +57,7 @@ class LogisticRegressionCV(LogisticRegression):
         Of each class (of two the second alone) the coefficients in the folds, (n_folds, n_cs, n) or, with the intercept at the end, (n_folds, n_cs, n + 1).
     """
 
-    def __init__(self, *, Cs: int | Sequence[float] = 10, cv: int | None = None, l1_ratio: float | None = 0.0, scoring: str | None = None,
+    def __init__(self, *, Cs: int | Sequence[float] = 10, cv: Any = None, l1_ratio: float | None = 0.0, scoring: str | None = None,
                  fit_intercept: bool = True, class_weight: str | Mapping[Any, float] | None = None, tol: float = 1e-8, max_iter: int = 100,
                  solver: str = "auto", random_state: int = 0, cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
         self.Cs = Cs
@@ -82,17 +80,15 @@ class LogisticRegressionCV(LogisticRegression):
         X, y, sample_weight
             As for `LogisticRegression`.
         groups
-            The group of each example, (m,): those of one group are held out together.
+            The group of each example, (m,), for a ``cv`` that asks for it, such as scikit-learn's `GroupKFold`.
         """
         Cs, score, sign = self._inverse_strengths(), *self._score()
         rows = features_of(self, X, reset=True)
         labels = target_of(self, y, numeric=False)
-        classes, codes = np.unique(labels, return_inverse=True)
-        if len(classes) < 2:
-            raise LabelError(f"y holds one class only: {classes.tolist()[0]!r} ({len(labels)} rows); a classifier needs examples of two")
+        classes, codes = classes_of(labels)
         weights = self._weights(codes, classes, weights_of(self, sample_weight, len(labels)))
         order = np.argsort(Cs)
-        found = self._path(rows, codes, weights, groups, Cs[order])
+        found = self._path(rows, codes, weights, _fold_of(self.cv, codes, groups), Cs[order])
         self._keep(found, classes, Cs, np.argsort(order), sign * found.fold_scores[score])
         return self
 
@@ -108,24 +104,19 @@ class LogisticRegressionCV(LogisticRegression):
             raise ConfigError(f"scoring is {wanted!r}; it must be one of {', '.join(_SCORES)}")
         return _SCORES[wanted]
 
-    def _path(self, rows: NDArray[Any] | Rows, codes: NDArray[np.intp], weights: NDArray[np.float64] | None, groups: ArrayLike | None,
+    def _path(self, rows: NDArray[Any] | Rows, codes: NDArray[np.intp], weights: NDArray[np.float64] | None, folds: NDArray[np.intp],
               Cs: NDArray[np.float64]) -> PathResult:
         """All strengths, from the largest on, and their folds."""
-        n_folds = _DEFAULT_FOLDS if self.cv is None else self.cv
-        if not isinstance(n_folds, int | np.integer):
-            raise ConfigError(f"cv is {n_folds!r}; it must be a number of folds: rows are read once for all of them, so their folds follow from a hash")
-        total = len(codes) if weights is None else float(weights.sum())
         if self.scoring == "roc_auc" and codes.max() > 1:
             raise ConfigError("scoring='roc_auc' is for two classes; set neg_log_loss or accuracy")
-        keys = None if groups is None else group_keys(np.asarray(groups), 0, "groups")
-        parts = folds(n_folds, self.random_state).parts(Batch(0, np.empty((1, len(codes))), None, None, None, keys), slice(0, len(codes)))
-        held = np.bincount(parts, weights, n_folds)
-        shares = total / np.where(held < total, total - held, total)
+        total, n_folds, held = len(codes) if weights is None else float(weights.sum()), int(folds.max()) + 1, folds >= 0
+        held_weight = np.bincount(folds[held], None if weights is None else weights[held], n_folds)
+        shares = total / np.where(held_weight < total, total - held_weight, total)
         return path(
             {"model": {"family": self._family, "fit_intercept": bool(self.fit_intercept)}, "run": {"seed": int(self.random_state)},
              "solver": {"name": self.solver, "tolerance": float(self.tol), "max_passes": int(self.max_iter)}, "cluster": self._cluster_for(rows),
-             "path": {"lambdas": (1.0 / (Cs * total)).tolist(), "alpha": float(self.l1_ratio or 0.0), "folds": int(n_folds)}},
-            X=rows, y=codes, sample_weight=weights, groups=groups, fold_shares=shares.tolist())
+             "path": {"lambdas": (1.0 / (Cs * total)).tolist(), "alpha": float(self.l1_ratio or 0.0), "folds": n_folds}},
+            X=rows, y=codes, sample_weight=weights, folds=folds, fold_shares=shares.tolist())
 
     def _keep(self, found: PathResult, classes: NDArray[Any], Cs: NDArray[np.float64], at: NDArray[np.intp], scores: NDArray[np.float64]) -> None:
         """Keep the model of the best mean score, and what the folds have come to; ``at`` leads from a place in ``Cs`` to one in the path."""
@@ -146,3 +137,23 @@ class LogisticRegressionCV(LogisticRegression):
         self.status_ = found.status
         if found.status != "converged":
             warnings.warn(f"{type(self).__name__} did not converge ({found.status}): {found.reason}", ConvergenceWarning, stacklevel=3)
+
+
+def _fold_of(cv: Any, codes: NDArray[np.intp], groups: ArrayLike | None) -> NDArray[np.intp]:
+    """The fold that holds out each row, (m,); -1 for none.
+
+    Raises
+    ------
+    ConfigError
+        Where a row is held out twice, or a fold trains on other rows than those that it does not hold out.
+    """
+    m = len(codes)
+    found = np.full(m, -1, dtype=np.intp)
+    for fold, (train, test) in enumerate(check_cv(cv, codes, classifier=True).split(np.empty((m, 0)), codes, groups)):
+        kept, out = np.zeros(m, dtype=bool), np.zeros(m, dtype=bool)
+        kept[train], out[test] = True, True
+        if (found[out] >= 0).any() or (kept == out).any():
+            raise ConfigError(f"cv: fold {fold + 1} of {cv!r} holds out rows that another does, or trains on fewer rows than those that it leaves; take "
+                              "folds that hold out each row once, such as KFold")
+        found[out] = fold
+    return found

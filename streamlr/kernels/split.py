@@ -1,7 +1,7 @@
 """Which part of a split every row belongs to: parts are held out of a fit, and tell how well it does on rows that it has not seen.
 
 The part follows from a hash of the row's absolute number, or of its group, so it depends on neither chunks nor engines, needs no
-memory, and rows of one group stay together. Or an array of the data lists the rows of one part.
+memory, and rows of one group stay together. Or an array of the data lists the rows of one part, or numbers the parts of all.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from streamlr.kernels.batch import Batch
 
 HELD_OUT = 0
 """The part that is held out where there is one, and the rest."""
+_NO_PART = np.iinfo(np.intp).max
+"""The part of rows that are in none: not -1, by which objectives say that they hold out nothing."""
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _SPLIT = 0x5851F42D4C957F2D
 """Keeps the split of a seed apart from the sample of the same seed, which hashes rows too."""
@@ -31,6 +33,8 @@ class Split:
     """Seed of the hash."""
     listed: str = ""
     """Name of the array that the groups are, which lists the rows of part 0 by a 1; else the parts follow from the hash."""
+    numbered: bool = False
+    """Whether the groups are the numbers of the parts, as somebody has dealt the rows out; those of numbers below 0 are in none."""
 
     @property
     def seed_of_hash(self) -> int:
@@ -40,6 +44,10 @@ class Split:
         """The part of each example of a leaf, (k,): by its group where there are groups, else by its number."""
         if self.listed:
             return self._listed_parts(batch, leaf)
+        if self.numbered:
+            assert batch.groups is not None
+            numbers = batch.groups[leaf].view(np.int64)
+            return np.where(numbers < 0, _NO_PART, numbers).astype(np.intp)
         keys = split_keys(batch, leaf)
         bounds = (np.cumsum(self.shares) * 2.0**53).round().astype(np.uint64)
         places = hashed(keys, self.seed_of_hash) >> np.uint64(11)
