@@ -20,7 +20,7 @@ from streamlr.data.source import Rows
 from streamlr.errors import ConfigError
 from streamlr.estimator.checks import features_of, target_of, weights_of
 from streamlr.estimator.classifier import LogisticRegression, classes_of
-from streamlr.estimator.held_out import HeldOut, naming_classes
+from streamlr.estimator.held_out import HeldOut, Tried, naming_classes
 from streamlr.estimator.linear_model import Restraints
 from streamlr.model import Model
 from streamlr.path_run import PathResult, path
@@ -132,18 +132,16 @@ class LogisticRegressionCV(LogisticRegression):
         for_split, for_score = self._routed("fit", {"sample_weight": given, **params}, groups)
         folds = _fold_of(self.cv, codes, for_split)
         order = np.argsort(Cs)
-        at = np.argsort(order)
         found = [self._path(rows, codes, self._weights(codes, classes, given), folds, Cs[order], share) for share in ratios.tolist()]
-        W = np.stack([result.fold_coefficients[at].swapaxes(0, 1) for result in found], axis=2)  # (K, L, R, c, n)
-        b = np.stack([result.fold_intercepts[at].swapaxes(0, 1) for result in found], axis=2)
+        tried = Tried.of(found, Cs, ratios, np.argsort(order))
         if scorer is None:
             name, sign = _SCORES[self.scoring or "accuracy"]  # type: ignore[index]
-            scores = sign * np.stack([result.fold_scores[name][at].T for result in found], axis=2)
+            scores = sign * tried.summed[name]
         else:
-            held = HeldOut(X, labels, folds, for_score)
-            scores = held.scores(naming_classes(scorer, classes), W, b, lambda coef, intercept: self._alone(self._named(coef, intercept, classes)))
-        self._choose(found, at, classes, Cs, ratios, W, b, scores)
-        self._keep_paths(classes, W, b, scores, np.array([[row["passes"] for row in result.table] for result in found], dtype=np.int32).T[at])
+            scores = HeldOut(X, labels, folds, for_score).scores(naming_classes(scorer, classes), tried,
+                                                                lambda coef, intercept: self._alone(self._named(coef, intercept, classes)))
+        self._choose(tried, scores, classes)
+        self._keep_paths(tried, scores, classes)
         self._tell_status(found)
         return self
 
@@ -220,28 +218,27 @@ class LogisticRegressionCV(LogisticRegression):
             setattr(estimator, name, getattr(self, name))
         return estimator
 
-    def _choose(self, found: list[PathResult], at: NDArray[np.intp], classes: NDArray[Any], Cs: NDArray[np.float64], ratios: NDArray[np.float64],
-                W: NDArray[np.float64], b: NDArray[np.float64], scores: NDArray[np.float64]) -> None:
-        """Keep the model of the best scores, (K, L, R); ``at`` leads from a place in ``Cs`` to one in a path."""
+    def _choose(self, tried: Tried, scores: NDArray[np.float64], classes: NDArray[Any]) -> None:
+        """Keep the model of the best scores, (K, L, R)."""
         K, *grid = scores.shape
         if self.refit:
             i, j = np.unravel_index(np.argmax(scores.sum(axis=0)), grid)
-            coef, intercept = found[int(j)].coefficients[at[i]], found[int(j)].intercepts[at[i]]
+            coef, intercept = tried.coefficients[i, j], tried.intercepts[i, j]
         else:
             i, j = np.unravel_index(np.argmax(scores.reshape(K, -1), axis=1), grid)
-            coef, intercept = W[np.arange(K), i, j].mean(axis=0), b[np.arange(K), i, j].mean(axis=0)
+            coef, intercept = (values[np.arange(K), i, j].mean(axis=0) for values in (tried.fold_coefficients, tried.fold_intercepts))
         self.model_ = self._named(coef, intercept, classes)
         self.coef_, self.intercept_, self.classes_ = coef.copy(), intercept.copy(), classes
-        self.Cs_, self.l1_ratios_ = Cs, ratios
-        C, share = float(Cs[i].mean()), float(ratios[j].mean())
+        self.Cs_, self.l1_ratios_ = tried.Cs, tried.l1_ratios
+        C, share = float(tried.Cs[i].mean()), float(tried.l1_ratios[j].mean())
         self.C_: Any = np.full(len(coef), C) if self.use_legacy_attributes else C
         self.l1_ratio_: Any = np.full(len(coef), share) if self.use_legacy_attributes else share
 
-    def _keep_paths(self, classes: NDArray[Any], W: NDArray[np.float64], b: NDArray[np.float64], scores: NDArray[np.float64],
-                    passes: NDArray[np.int32]) -> None:
-        """Keep what the folds have come to, in the shapes that were asked for; ``passes`` has (L, R)."""
-        paths = np.concatenate([W, b[..., None]], axis=-1) if self.fit_intercept else W
-        taken = np.tile(passes, (len(scores), 1, 1))
+    def _keep_paths(self, tried: Tried, scores: NDArray[np.float64], classes: NDArray[Any]) -> None:
+        """Keep what the folds have come to, in the shapes that were asked for."""
+        paths, taken = tried.fold_coefficients, np.tile(tried.passes, (len(scores), 1, 1))
+        if self.fit_intercept:
+            paths = np.concatenate([paths, tried.fold_intercepts[..., None]], axis=-1)
         if not self.use_legacy_attributes:
             self.coefs_paths_: Any
             self.scores_: Any
