@@ -170,6 +170,16 @@ def test_any_scorer_scores_rows_in_memory_as_for_scikit_learn(scoring: Any, text
         assert ours.score(X, labels) == pytest.approx(theirs.score(X, labels), abs=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.skipif(not THEIRS_HAS_SHAPES, reason="of more than two classes this scikit-learn's newton-cholesky fits each against the rest")
+@pytest.mark.parametrize("scoring", ["accuracy", "precision_macro", "f1_weighted", "recall_macro", "neg_log_loss", "roc_auc_ovr"])
+def test_scores_of_three_classes_are_scikit_learns(scoring: str) -> None:
+    X, y = data(300)
+    labels = np.where((y == "yes") & (X[:, 0] > 0), "maybe", y)
+    ours, theirs = (model.fit(X, labels) for model in sides(scoring=scoring, l1_ratios=np.zeros(1), use_legacy_attributes=False))
+    assert_the_same(ours, theirs, 1e-8)
+
+
 @pytest.mark.parametrize("make", [list, scipy.sparse.csr_array, pd.DataFrame])
 def test_rows_held_out_are_taken_from_whatever_is_in_memory(make: Any) -> None:
     X, y = data(200)
