@@ -40,7 +40,7 @@ _PENALTY = "penalty is not deprecated here, nor l1_ratio=None"
 _PASSES = "max_iter counts passes over the data, of which the first looks at them and the next may end at the optimum of a sample"
 _WORDS = "the warning has the category of scikit-learn's, but not the words of that solver"
 _CALLBACKS = "scikit-learn's callbacks, new in 1.9, are not taken; streamlr.train has events of its own"
-_CV = "it compares with scikit-learn's LogisticRegressionCV, at its tolerance of 1e-4"
+_DEFAULTS = "no default of LogisticRegressionCV is about to change, of which scikit-learn's warns"
 _WIDE = "more unknowns than rows: of the optima the one of smallest norm in standardised, not in the data's units"
 _SINGULAR = "as many unknowns as rows, all but singular: a gradient of 1e-8 is farther than 1e-6 from the optimum, or not reached, of which a warning tells"
 EXPECTED = {
@@ -56,7 +56,8 @@ EXPECTED = {
     "test_logistic.py::test_liblinear_with_large_values*": "a feature of 1e100 is fitted; liblinear would not end",
     "test_logistic.py::test_liblinear_dual_random_state*": "it wants other coefficients for another random_state; here nothing is random",
     "test_logistic.py::test_logistic_cv_multinomial_score*": "it hands all parameters to a private function of scikit-learn's, which knows no cluster",
-    "test_logistic.py::test_logistic_cv[[]*": _CV,
+    "test_logistic.py::test_logisticregressioncv_warns_with_use_legacy_attributes": _DEFAULTS,
+    "test_logistic.py::test_lr_scoring_warns": _DEFAULTS,
     "test_logistic.py::test_penalty_deprecated*": _PENALTY,
     "test_logistic.py::test_l1_ratio_None_deprecated*": _PENALTY,
     "test_logistic.py::test_l1_ratio_non_elasticnet*": _PENALTY,

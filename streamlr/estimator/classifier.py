@@ -113,6 +113,8 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         labels = target_of(self, y, numeric=False)
         classes, codes = classes_of(labels)
         self._check_solver(classes)
+        if self.n_jobs is not None:
+            warnings.warn(f"'n_jobs' has no effect (it is {self.n_jobs}), and goes when scikit-learn's does; set cluster instead", FutureWarning, stacklevel=2)
         weights = self._weights(codes, classes, weights_of(self, sample_weight, len(labels)))
         present = _with_weight(codes, classes, weights)
         start = self._start(len(classes) if len(classes) > 2 else 1, rows.shape[1], classes)
@@ -156,8 +158,6 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
                               "softmax, or wrap the estimator in a OneVsRestClassifier")
         if self.penalty is None and self.C != 1:
             warnings.warn(f"Setting penalty=None will ignore the C and l1_ratio parameters (C is {self.C})", stacklevel=3)
-        if self.n_jobs is not None:
-            warnings.warn(f"'n_jobs' has no effect (it is {self.n_jobs}), and goes when scikit-learn's does; set cluster instead", FutureWarning, stacklevel=3)
 
     def _weights(self, codes: NDArray[np.intp], classes: NDArray[Any], weights: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
         """Sample weights times the weights of the classes; ``balanced`` divides the weight of all by that of the class and by the number of classes."""
