@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import fsspec
 import numcodecs
 import numpy as np
 import zarr
+from click.testing import CliRunner
 from fsspec.implementations.memory import MemoryFileSystem
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
@@ -124,3 +126,8 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def chunk_paths(folder: Path) -> list[Path]:
     """The files of an array that are no metadata."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "zarr.json" and not path.name.startswith(".z"))
+
+
+def runner() -> CliRunner:
+    """Runs commands and keeps the two streams apart, as click does by itself from 8.2 on."""
+    return CliRunner(**({"mix_stderr": False} if "mix_stderr" in inspect.signature(CliRunner).parameters else {}))

@@ -29,6 +29,9 @@ ESTIMATORS = [LogisticRegression(), LogisticRegressionCV(Cs=3, cv=2), LinearRegr
 
 @parametrize_with_checks(ESTIMATORS)
 def test_scikit_learns_checks_pass_without_exception(estimator: Any, check: Callable[[Any], None]) -> None:
+    of_check = getattr(getattr(check, "func", check), "__name__", "")
+    if of_check == "check_sample_weights_invariance" and isinstance(estimator, LogisticRegressionCV):
+        pytest.xfail("of scikit-learn before 1.6: rows without weight move the folds; its own LogisticRegressionCV is let off too")
     check(estimator)
 
 
@@ -78,7 +81,8 @@ def test_weights_are_routed_to_fits_and_scores() -> None:
 def test_features_are_selected_as_by_scikit_learns_own(parameters: dict[str, Any]) -> None:
     X, y = cancer()
     X = StandardScaler().fit_transform(X)
-    found = SelectFromModel(LogisticRegression(C=0.05, **parameters)).fit(X, y).get_support()
+    threshold = 1e-5 if "l1_ratio" in parameters else None  # by itself older scikit-learn takes the mean where the penalty has another name
+    found = SelectFromModel(LogisticRegression(C=0.05, **parameters), threshold=threshold).fit(X, y).get_support()
     oracle = SelectFromModel(Reference(C=0.05, tol=1e-8, **(parameters and {"penalty": "l1", "solver": "saga", "max_iter": 20_000})))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of penalty, which scikit-learn 1.8 has begun to leave

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import zarr
-from click.testing import CliRunner
 from numpy.typing import NDArray
+from stores import runner
 
 import streamlr
 from streamlr import inference
@@ -553,12 +553,12 @@ def test_without_scipy_there_is_z(fitted: Callable[..., tuple[Path, dict[str, An
 
 def test_the_command_prints_the_table_or_json(fitted: Callable[..., tuple[Path, dict[str, Any]]]) -> None:
     run, _ = fitted("softmax")
-    result = CliRunner().invoke(cli, ["summary", str(run), "--confidence", "0.9"])
+    result = runner().invoke(cli, ["summary", str(run), "--confidence", "0.9"])
     assert result.exit_code == 0, result.output
     for text in ("softmax model, classical errors", "pseudo R²", "class 1 ", "class 2 ", "P>|z|", "[0.05", "0.95]"):
         assert text in result.stderr
     assert result.stderr.strip() == str(streamlr.summary(run, confidence=0.9))
-    result = CliRunner().invoke(cli, ["summary", str(run), "--groups", "g", "--weights", "frequency", "--set", "cluster.kind=threads", "--quiet", "--json"])
+    result = runner().invoke(cli, ["summary", str(run), "--groups", "g", "--weights", "frequency", "--set", "cluster.kind=threads", "--quiet", "--json"])
     assert json.loads(result.stdout) == streamlr.summary(run, groups="g").to_dict()
     assert result.stderr == ""
 

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from click.testing import CliRunner
 from numpy.typing import NDArray
 from sklearn.linear_model import ElasticNet, LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
-from stores import write_store
+from stores import runner, write_store
 
 import streamlr
 from streamlr import warm_start
@@ -481,7 +480,7 @@ def test_the_command_writes_a_table_and_a_model(store: str, tmp_path: Path) -> N
     (tmp_path / "c.yaml").write_text(f"data: {{store: {store}}}\npath: {{count: 6, folds: 3, choose: 1se}}\n")
     run = tmp_path / "run"
     arguments = ["path", "--config", str(tmp_path / "c.yaml"), "--run-dir", str(run)]
-    done = CliRunner().invoke(cli, [*arguments, "--json"])
+    done = runner().invoke(cli, [*arguments, "--json"])
     assert done.exit_code == 0, done.stderr
     printed = json.loads(done.stdout)
     kept = json.loads((run / "path.json").read_text())
@@ -503,12 +502,12 @@ def test_the_command_writes_a_table_and_a_model(store: str, tmp_path: Path) -> N
     history = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert [line["pass"] for line in history] == list(range(1, printed["passes"] + 1))
 
-    refused = CliRunner().invoke(cli, arguments, catch_exceptions=True)
+    refused = runner().invoke(cli, arguments, catch_exceptions=True)
     assert refused.exit_code != 0
-    again = CliRunner().invoke(cli, [*arguments, "--overwrite", "--set", "path.alpha=1", "--set", "path.folds=0"])
+    again = runner().invoke(cli, [*arguments, "--overwrite", "--set", "path.alpha=1", "--set", "path.folds=0"])
     assert again.exit_code == 0, again.stderr
     assert not any("held-out" in line for line in again.stderr.splitlines())
-    both = CliRunner().invoke(cli, [*arguments, "--overwrite", "--resume"])
+    both = runner().invoke(cli, [*arguments, "--overwrite", "--resume"])
     assert both.exit_code == 2
     assert "exclude each other" in both.stderr
 
