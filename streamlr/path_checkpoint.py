@@ -6,81 +6,24 @@ Fields of the models' states are stacked, so that a file has a few arrays and no
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.checkpoint import Checkpoint, CheckpointWriter
-from streamlr.errors import WriteError
+from streamlr.checkpoint import Checkpoint
 from streamlr.objective import Coordinates
 from streamlr.path_start import Curvature, Curvatures, Known
-from streamlr.run_directory import RunDirectory
 from streamlr.sample_curvature import Kronecker
 from streamlr.solvers import Standing, State
 from streamlr.solvers.lbfgs import LbfgsState
 from streamlr.solvers.proximal import ProximalState
-
-log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 Packed = tuple[dict[str, NDArray[Any]], dict[str, Any]]
 """Arrays, and values as JSON holds them."""
 
 _STATES: dict[str, type[LbfgsState] | type[ProximalState]] = {"lbfgs": LbfgsState, "proximal": ProximalState}
-
-
-class PathCheckpoints:
-    """Commits the checkpoints of one path: every so many passes, and the last finished one where the run ends before its time.
-
-    Parameters
-    ----------
-    directory
-        Of the run; None where nothing is to be kept.
-    every
-        Passes between two of them.
-    """
-
-    def __init__(self, directory: RunDirectory | None, every: int) -> None:
-        self._directory = directory
-        self._writer = None if directory is None else CheckpointWriter(directory.checkpoints)
-        self._every = every
-        self._committed = 0
-        self._pending: Callable[[], Checkpoint] | None = None
-
-    def begin_at(self, passes: int) -> None:
-        """There is one of so many passes already."""
-        self._committed = passes
-
-    def reached(self, passes: int, ended: bool, made: Callable[[], Checkpoint]) -> None:
-        """A pass is done; ``made`` says what it has come to."""
-        if self._writer is None:
-            return
-        self._pending = made
-        if ended or passes - self._committed >= self._every:
-            self._commit()
-
-    def save_pending(self) -> None:
-        """Commit what the last pass has come to, if it is not yet."""
-        try:
-            self._commit()
-        except WriteError as error:
-            log.warning("%s; %s", error, self.what_is_safe())
-
-    def what_is_safe(self) -> str:
-        assert self._directory is not None
-        if not self._committed:
-            return f"no checkpoint had been committed in {str(self._directory.path)!r} yet: make room, then start again with --overwrite"
-        return f"the checkpoint of pass {self._committed} in {str(self._directory.checkpoints)!r} is intact: make room, then add --resume to go on"
-
-    def _commit(self) -> None:
-        if self._pending is None or self._writer is None:
-            return
-        checkpoint, self._pending = self._pending(), None
-        self._writer.save(checkpoint)
-        self._committed = checkpoint.passes
 
 
 def pack_standings(standings: list[Standing], known: list[Known]) -> Packed:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamlr.checkpoint import Checkpoint, flatten, load_checkpoint, unflatten
+from streamlr.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.config import TrainConfig, load_config
 from streamlr.config_path import PathConfig
-from streamlr.data.source import Rows, Source
+from streamlr.data.source import Rows
 from streamlr.errors import ConfigError, ShapeError, WriteError
-from streamlr.events import Note, PathPassFinished, Subscriber, finite, publisher
-from streamlr.execution import open_engine
-from streamlr.execution.engine import Engine, one_blas_thread
+from streamlr.events import Note, PathPassFinished, Subscriber, finite
 from streamlr.first_look import FirstLook
 from streamlr.kernels.held_scores import HeldScores, HeldScoreScan, bins_for, probe_rows
 from streamlr.kernels.split import Split
@@ -28,13 +24,14 @@ from streamlr.kernels.split import folds as equal_folds
 from streamlr.kernels.survey import SampledRows
 from streamlr.model import Model
 from streamlr.objective import Evaluation, Moments, Objective
-from streamlr.path_checkpoint import PathCheckpoints, pack_curvatures, pack_standings, unpack_curvatures, unpack_standings
+from streamlr.path_checkpoint import pack_curvatures, pack_standings, unpack_curvatures, unpack_standings
 from streamlr.path_grid import Judgement, mean_and_error, nonzero, penalized, strengths
 from streamlr.path_start import Curvatures, start_plain, start_together
 from streamlr.run_directory import RunDirectory
+from streamlr.run_record import RunRecord
 from streamlr.solvers import Problem, Standing, State, minimize_together
 from streamlr.solvers.base import CONVERGED
-from streamlr.training import Arrays, open_source, run_fingerprint
+from streamlr.training import Arrays, opened
 from streamlr.warm_start import join_sample
 
 log = logging.getLogger(__name__)
@@ -111,22 +108,13 @@ def path(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike |
         When the store or the data cannot be trained on, or a fold holds no rows.
     """
     settings = load_config(config, overrides)
-    if resume and overwrite:
-        raise ConfigError("resume and overwrite exclude each other: one goes on with a run, the other drops it")
     if settings.path is None:
         settings = load_config(replace(settings, path=PathConfig()))
     if folds is not None and groups is not None:
         raise ConfigError("groups and folds exclude each other: groups are dealt out to folds by a hash, folds are dealt out already")
-    publish = publisher(subscribers)
-    with ExitStack() as stack:
-        source = open_source(settings, Arrays(X, y, sample_weight, offset, groups if folds is None else folds))
-        where = settings.run.directory
-        directory = None if where is None else stack.enter_context(RunDirectory(where, resume=resume, overwrite=overwrite))
-        if settings.cluster.kind == "address":
-            publish(Note(f"asking the scheduler at {settings.cluster.address}"))
-        engine = stack.enter_context(open_engine(settings.cluster))
-        stack.enter_context(one_blas_thread())
-        return _PathRun(settings, source, engine, directory, publish, fold_shares, numbered=folds is not None).finish(resume)
+    given = Arrays(X, y, sample_weight, offset, groups if folds is None else folds)
+    with opened(settings, given, subscribers, resume=resume, overwrite=overwrite) as (look, directory):
+        return _PathRun(look, directory, fold_shares, numbered=folds is not None).finish(resume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,47 +133,40 @@ class _Models:
 class _PathRun:
     """One path: what is known so far, and the steps that add to it."""
 
-    def __init__(self, settings: TrainConfig, source: Source, engine: Engine, directory: RunDirectory | None, publish: Subscriber,
-                 fold_shares: Sequence[float] | None, *, numbered: bool) -> None:
-        assert settings.path is not None
-        self.settings = settings
-        self.asked = settings.path
-        self.look = FirstLook(settings, source, engine, publish)
+    def __init__(self, look: FirstLook, directory: RunDirectory | None, fold_shares: Sequence[float] | None, *, numbered: bool) -> None:
+        assert look.settings.path is not None
+        self.settings = look.settings
+        self.asked = look.settings.path
+        self.look = look
         self.directory = directory
-        self.checkpoints = PathCheckpoints(directory, settings.run.checkpoint_every)
-        self.publish = publish
+        self.record = RunRecord(look, directory)
         self.split = None
         if self.asked.folds:
-            self.split = Split((), settings.run.seed, numbered=True) if numbered else equal_folds(self.asked.folds, settings.run.seed)
+            self.split = Split((), self.settings.run.seed, numbered=True) if numbered else equal_folds(self.asked.folds, self.settings.run.seed)
         self.fold_shares = [1.0] * self.asked.folds if fold_shares is None else list(fold_shares)
-        self.history: list[dict[str, Any]] = []
-        self.started = self.pass_started = time.monotonic()
-        self.seconds_before = 0.0
-        self.bytes_told = 0
 
     def finish(self, resume: bool) -> PathResult:
         self.look.tell_plan()
-        saved = None
-        if self.directory is not None and resume:
-            saved = load_checkpoint(self.directory.checkpoints, run_fingerprint(self.settings, self.look.source))
+        saved = self.record.load() if resume else None
         try:
             models, standings = self._begin() if saved is None else self._continue(saved)
-            standings = minimize_together(models.problems, standings, len(self.history), self.settings.solver.max_passes, self.look.plan.columns,
+            standings = minimize_together(models.problems, standings, len(self.record.history), self.settings.solver.max_passes, self.look.plan.columns,
                                           lambda number, now, complete: self._pass_done(now, models if complete else None))
             scores = self._judge(models, standings)
             return self._result(models.grid, standings, scores)
         except WriteError as error:
-            raise WriteError(f"{error}; {self.checkpoints.what_is_safe()}") from error
+            raise WriteError(f"{error}; {self.record.what_is_safe(error)}") from error
         except (Exception, KeyboardInterrupt):
-            self.checkpoints.save_pending()
+            self.record.commit_finished()
             raise
 
     def _begin(self) -> tuple[_Models, list[Standing]]:
         """List the labels, survey the data (pass 1), and solve the sample for all models."""
         classes = self.look.list_labels()
-        self.pass_started = time.monotonic()
+        self.record.begin_pass()
         survey = self.look.survey(classes, self.look.plan.sample_fraction, keyed=self.asked.folds > 0)
         moments = self.look.take(survey)
+        self.record.tell_changed_data(moments)
         parts = list(survey.sample)
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
@@ -213,52 +194,40 @@ class _PathRun:
 
     def _continue(self, saved: Checkpoint) -> tuple[_Models, list[Standing]]:
         """Take everything from a checkpoint."""
-        assert self.directory is not None
         classes, moments = saved.arrays["classes"], unflatten(Moments, "moments.", saved)
         self.look.use_classes(classes, saved.arrays.get("class_factors"))
         self.lambdas = saved.arrays["lambdas"]
-        self.history = list(saved.values["history"])
-        self.seconds_before = float(saved.values["seconds"])
         self.look.require_same_data(classes, moments, saved.values["modified"])
         grid = self._objectives(classes, moments)
         curvatures = unpack_curvatures(saved, grid[0][0].coordinates)
         standings = unpack_standings(saved, curvatures.known)
-        self.checkpoints.begin_at(saved.passes)
-        self.directory.write_config(self.settings)
-        self.directory.write_history(self.history)
-        self.publish(Note(f"resuming after pass {saved.passes}, with {sum(not s.ended for s in standings)} of {len(standings)} models to go on"))
-        self.pass_started, self.bytes_told = time.monotonic(), self.look.scanner.bytes_read
+        self.record.continue_from(saved)
+        self.look.publish(Note(f"resuming after pass {saved.passes}, with {sum(not s.ended for s in standings)} of {len(standings)} models to go on"))
         return _Models(grid, curvatures.problems(grid, self.settings.solver.tolerance), curvatures, saved.arrays["probe"]), standings
 
     def _pass_done(self, standings: list[Standing], models: _Models | None) -> None:
         """Tell of a pass, and keep where the models stand if all have taken their step."""
-        now, number = time.monotonic(), len(self.history) + 1
-        active = sum(not s.ended for s in standings)
+        number, active = len(self.record.history) + 1, sum(not s.ended for s in standings)
         worst = max((s.state.gradient_max for s in standings if s.state is not None), default=np.nan)
-        event = PathPassFinished(number, active, len(standings), worst, now - self.pass_started, self.look.scanner.bytes_read - self.bytes_told)
-        self.pass_started, self.bytes_told = now, self.look.scanner.bytes_read
-        self.history.append(event.as_line())
-        if self.directory is not None:
-            if number == 1:
-                self.directory.begin()
-                self.directory.write_config(self.settings)
-                self.directory.write_history(self.history)
-            else:
-                self.directory.append_history(self.history[-1])
-        if models is not None:
-            self.checkpoints.reached(number, not active, lambda: self._checkpoint(number, standings, models))
-        self.publish(event)
+        event = PathPassFinished(number, active, len(standings), worst, *self.record.cost_of_pass())
+        self.record.pass_done(event, not active, None if models is None else lambda: self._checkpoint(number, standings, models))
+        self._refuse_empty_folds(standings)
+
+    def _refuse_empty_folds(self, standings: list[Standing]) -> None:
+        """As soon as a model without a fold is evaluated it is known what that fold weighs."""
+        for k, standing in enumerate(standings[1 : self.asked.folds + 1]):
+            if standing.state is not None and not standing.held_weight > 0:
+                raise ShapeError(f"fold {k + 1} of {self.asked.folds} holds no rows (or none that have weight) among the {self.look.source.n_rows} of the "
+                                 "data; set path.folds lower, or use larger data or more groups")
 
     def _checkpoint(self, number: int, standings: list[Standing], models: _Models) -> Checkpoint:
         objective = models.grid[0][0]
-        factors = {} if self.look.class_factors is None else {"class_factors": self.look.class_factors}
-        arrays: dict[str, NDArray[Any]] = {"classes": objective.classes, "lambdas": self.lambdas, "probe": models.probe, **factors}
-        values = {"history": self.history[:number], "modified": self.look.source.modified,
-                  "seconds": self.seconds_before + time.monotonic() - self.started}
+        arrays: dict[str, NDArray[Any]] = {"classes": objective.classes, "lambdas": self.lambdas, "probe": models.probe}
+        values: dict[str, Any] = {}
         for some, others in (flatten(objective.moments, "moments."), pack_curvatures(models.curvatures), pack_standings(standings, models.curvatures.known)):
             arrays |= some
             values |= others
-        return Checkpoint(number, run_fingerprint(self.settings, self.look.source), arrays, values)
+        return self.record.checkpoint(number, arrays, values)
 
     def _judge(self, models: _Models, standings: list[Standing]) -> dict[str, tuple[Array, Array]]:
         """Values and weights of every score of the rows held out, (L, K) each; one pass where the target is a class."""
@@ -266,10 +235,6 @@ class _PathRun:
         if not K:
             return {}
         table = np.array([(s.held_loss, s.held_weight) for s in standings]).reshape(L, K + 1, 2)[:, 1:]
-        empty = np.flatnonzero(~(table[0, :, 1] > 0))
-        if len(empty):
-            raise ShapeError(f"fold {empty[0] + 1} of {K} holds no rows (or none that have weight) among the {self.look.source.n_rows} of the data; "
-                             "set path.folds lower, or use larger data or more groups")
         scores = {"loss": (table[:, :, 0], table[:, :, 1])}
         model = models.grid[0][0]
         if not model.family.labelled:
@@ -278,7 +243,7 @@ class _PathRun:
         c = model.coordinates.n_outputs
         assert model.split is not None
         scan = HeldScoreScan(model.model.family, model.classes, coefficients, intercepts, model.split, bins_for(coefficients, intercepts, models.probe))
-        sums: HeldScores = self.look.scanner.run(scan, f"pass {len(self.history) + 1}")
+        sums: HeldScores = self.look.scanner.run(scan, f"pass {len(self.record.history) + 1}")
         self._pass_done(standings, None)
         scores["accuracy"] = sums.correct_sum / sums.weight_sum, sums.weight_sum
         if c == 1:
@@ -297,7 +262,7 @@ class _PathRun:
         chosen = L - 1 if judged is None else judged.lowest if self.asked.choose == "min" else judged.within_one
         if judged is not None and L > 1 and judged.lowest == L - 1:
             smaller = "smaller path.lambdas" if self.asked.lambdas is not None else "a smaller path.ratio"
-            self.publish(Note(f"the held-out loss is lowest at the smallest strength, {self.lambdas[-1]:g}: {smaller} may find a lower one"))
+            self.look.publish(Note(f"the held-out loss is lowest at the smallest strength, {self.lambdas[-1]:g}: {smaller} may find a lower one"))
         objective = grid[0][0]
         model = Model(W[chosen, 0], b[chosen, 0], objective.classes, self.look.source.feature_names, self.look.model.family)
         table = self._table(standings, W[:, 0], scores)
@@ -308,16 +273,16 @@ class _PathRun:
         state = _state(standings[chosen * (K + 1)])
         summary = {
             "status": status, "reason": reason, "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
-            "seconds": self.seconds_before + time.monotonic() - self.started, "solver": self.look.plan.solver, "classes": objective.classes.tolist(),
+            "seconds": self.record.seconds, "solver": self.look.plan.solver, "classes": objective.classes.tolist(),
             "models": len(standings), **found, "coefficients_sha256": model.coefficients_sha256, "data_fingerprint": objective.moments.fingerprint,
-            **self.look.summary(self.history)}
+            **self.look.summary(self.record.history)}
         summary = {key: finite(value) for key, value in summary.items()}
         if self.directory is not None:
             of_folds = {"fold_coef": W[:, 1:], "fold_intercept": b[:, 1:]} if K else {}
             self.directory.write_path(found | {"path": table}, {"lambda": self.lambdas, "coef": W[:, 0], "intercept": b[:, 0], **of_folds})
             self.directory.write_results(model, summary)
         return PathResult(model, self.lambdas, W[:, 0], b[:, 0], W[:, 1:], b[:, 1:], {name: values for name, (values, _) in scores.items()}, table, chosen,
-                          status, reason, len(self.history), self.history, summary, found)
+                          status, reason, len(self.record.history), self.record.history, summary, found)
 
     def _table(self, standings: list[Standing], W: Array, scores: dict[str, tuple[Array, Array]]) -> list[dict[str, Any]]:
         every, alpha, counted = self.asked.folds + 1, self.asked.alpha, nonzero(W)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamlr.checkpoint import Checkpoint, CheckpointWriter, flatten, has_checkpoint, load_checkpoint, unflatten
+from streamlr.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.config import TrainConfig, load_config
-from streamlr.config_tree import flat_settings
 from streamlr.data.rows import labels_of, rows_of
 from streamlr.data.source import ArraySource, Rows, Source
 from streamlr.data.validation import open_store
 from streamlr.errors import ConfigError, RunDirectoryError, WriteError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
-from streamlr.execution.engine import Engine, one_blas_thread
+from streamlr.execution.engine import one_blas_thread
 from streamlr.first_look import FirstLook
 from streamlr.kernels.split import HELD_OUT
 from streamlr.model import Model
 from streamlr.objective import Moments, Objective, data_coordinates
-from streamlr.run_directory import RunDirectory, remedy
+from streamlr.run_directory import RunDirectory
+from streamlr.run_record import RunRecord
 from streamlr.solvers import GradientDescent, Lbfgs, Newton, Outcome, Proximal, Solver, State, Watched, minimize
 from streamlr.solvers.base import PASS_LIMIT
 from streamlr.solvers.gradient_descent import GradientDescentState
@@ -36,12 +34,9 @@ from streamlr.solvers.newton import NewtonState
 from streamlr.solvers.proximal import ProximalState
 from streamlr.warm_start import join_sample, sampled_metric, start_from_sample
 
-log = logging.getLogger(__name__)
-
 _STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState,
                                   "proximal": ProximalState}
 _SOLVERS: dict[str, type[Lbfgs | Newton | Proximal]] = {"lbfgs": Lbfgs, "newton": Newton, "proximal": Proximal}
-_BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options", "path.choose")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +90,8 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
         When the store or the data cannot be trained on.
     """
     settings = replace(load_config(config, overrides if validation is None else [*overrides, "validation.array=validation"]), path=None)
-    if resume and overwrite:
-        raise ConfigError("resume and overwrite exclude each other: one goes on with a run, the other drops it")
-    publish = publisher(subscribers)
-    with ExitStack() as stack:
-        source = open_source(settings, Arrays(X, y, sample_weight, offset, groups, validation))
-        where = settings.run.directory
-        directory = None if where is None else stack.enter_context(RunDirectory(where, resume=resume, overwrite=overwrite))
-        if settings.cluster.kind == "address":
-            publish(Note(f"asking the scheduler at {settings.cluster.address}"))
-        engine = stack.enter_context(open_engine(settings.cluster))
-        stack.enter_context(one_blas_thread())
-        return _Run(settings, source, engine, directory, publish, start).finish(resume)
+    with opened(settings, Arrays(X, y, sample_weight, offset, groups, validation), subscribers, resume=resume, overwrite=overwrite) as (look, directory):
+        return _Run(look, directory, start).finish(resume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +106,31 @@ class Arrays:
     validation: ArrayLike | None = None
 
 
-def open_source(settings: TrainConfig, given: Arrays) -> Source:
+@contextmanager
+def opened(settings: TrainConfig, given: Arrays, subscribers: Sequence[Subscriber], *, resume: bool,
+           overwrite: bool) -> Iterator[tuple[FirstLook, RunDirectory | None]]:
+    """The data of a run, on its engine, and its directory, if it has one; a plan over its limit is refused.
+
+    Raises
+    ------
+    ConfigError, DataError, RunDirectoryError, ClusterError, MemoryLimitError
+        When there is no such run to be made.
+    """
+    if resume and overwrite:
+        raise ConfigError("resume and overwrite exclude each other: one goes on with a run, the other drops it")
+    publish = publisher(subscribers)
+    with ExitStack() as stack:
+        source = _open_source(settings, given)
+        where = settings.run.directory
+        directory = None if where is None else stack.enter_context(RunDirectory(where, resume=resume, overwrite=overwrite))
+        if settings.cluster.kind == "address":
+            publish(Note(f"asking the scheduler at {settings.cluster.address}"))
+        engine = stack.enter_context(open_engine(settings.cluster))
+        stack.enter_context(one_blas_thread())
+        yield FirstLook(settings, source, engine, publish), directory
+
+
+def _open_source(settings: TrainConfig, given: Arrays) -> Source:
     """The store, or the arrays in its place."""
     if given.X is None and given.y is None:
         if given.groups is not None or given.validation is not None:
@@ -151,74 +160,43 @@ class _Problem:
 class _Run:
     """One training run: what is known so far, and the steps that add to it."""
 
-    def __init__(self, settings: TrainConfig, source: Source, engine: Engine, directory: RunDirectory | None, publish: Subscriber,
-                 start: Model | None = None) -> None:
-        self.settings = settings
+    def __init__(self, look: FirstLook, directory: RunDirectory | None, start: Model | None) -> None:
+        self.settings = look.settings
         self.start = start
-        self.look = FirstLook(settings, source, engine, publish)
+        self.look = look
         self.directory = directory
-        self.checkpoints = None if directory is None else CheckpointWriter(directory.checkpoints)
-        self.publish = publish
-        self.history: list[dict[str, Any]] = []
-        self.started = self.pass_started = time.monotonic()
-        self.seconds_before = 0.0
-        self.bytes_told = 0
+        self.record = RunRecord(look, directory)
         self.sample_fraction = 0.0
-        self.committed = 0
-        self.reached: tuple[int, State] | None = None
 
     def finish(self, resume: bool) -> TrainResult:
         self.look.tell_plan()
-        saved = None
-        if self.directory is not None:
-            saved = load_checkpoint(self.directory.checkpoints, self._fingerprint()) if resume else None
+        saved = self.record.load() if resume else None
         try:
             problem, state = self._begin() if saved is None else self._continue(saved)
-        except WriteError as error:
-            raise WriteError(f"{error}; {self._what_is_safe(error)}") from error
-        try:
             if saved is None:
                 for number in range(1, self.look.scanner.passes + 1):
                     self._pass_done(number, state, problem)
-            state, outcome = minimize(problem.objective, self._watched(problem), state, len(self.history), self.settings.solver.max_passes,
+            state, outcome = minimize(problem.objective, self._watched(problem), state, len(self.record.history), self.settings.solver.max_passes,
                                       lambda number, reached: self._pass_done(number, reached, problem))
             return self._result(problem, state, outcome)
         except WriteError as error:
-            raise WriteError(f"{error}; {self._what_is_safe(error)}") from error
+            raise WriteError(f"{error}; {self.record.what_is_safe(error)}") from error
         except (Exception, KeyboardInterrupt):
-            self._save_finished(problem)
+            self.record.commit_finished()
             raise
 
     def _watched(self, problem: _Problem) -> Watched:
         return Watched(problem.solver, self.settings.validation.patience)
 
-    def _what_is_safe(self, error: WriteError) -> str:
-        assert self.directory is not None
-        if not self.committed:
-            return f"no checkpoint had been committed in {str(self.directory.path)!r} yet: {remedy(error)}, then start again with --overwrite"
-        where = f"the checkpoint of pass {self.committed} in {str(self.directory.checkpoints)!r}"
-        if not has_checkpoint(self.directory.checkpoints, self.committed):
-            return f"{where} is gone: somebody removed or replaced the directory of this run; bring it back and add --resume, or start again with --overwrite"
-        return f"{where} is intact: {remedy(error)}, then add --resume to go on"
-
-    def _save_finished(self, problem: _Problem) -> None:
-        """The run ends before its time: commit the last finished pass, where `run.checkpoint_every` has not done so."""
-        if self.reached is None or self.directory is None or self.committed == self.reached[0]:
-            return
-        try:
-            self._save(*self.reached, problem)
-        except WriteError as error:
-            log.warning("%s; %s", error, self._what_is_safe(error))
-
     def _begin(self) -> tuple[_Problem, State]:
         """List the labels, survey the data (pass 1), and set the solver up; with an offset or a start, of which the survey knows too
         little, one pass more."""
         classes = self.look.list_labels()
-        self.pass_started = time.monotonic()
+        self.record.begin_pass()
         self.sample_fraction = self.look.plan.sample_fraction
         survey = self.look.survey(classes, self.sample_fraction)
         moments = self.look.take(survey)
-        self._tell_changed_data(moments)
+        self.record.tell_changed_data(moments)
         problem = self._problem(classes, moments)
         parts = list(survey.sample)
         del survey  # or the rows would stay in memory beside those that they are joined to
@@ -241,44 +219,16 @@ class _Run:
         objective = Objective(self.look.scanner, model, classes, moments, split=self.look.split, held_out=HELD_OUT)
         return _Problem(objective, _SOLVERS[self.look.plan.solver](objective, wanted.tolerance))
 
-    def _tell_changed_data(self, moments: Moments) -> None:
-        """Hold the data against those of the run that is being replaced: a flipped bit without a checksum shows only so."""
-        before = None if self.directory is None else self.directory.previous_summary
-        dtype = str(self.look.source.dtype)
-        if before is None or (before.get("data_fingerprint", moments.fingerprint), before.get("dtype", dtype)) == (moments.fingerprint, dtype):
-            return
-        if before.get("store") == self.settings.data.shown_store and before.get("rows") == self.look.source.n_rows:
-            self.publish(Note(f"the data in {self.settings.data.shown_store} are not those that the run being replaced was trained on (fingerprint "
-                              f"{moments.fingerprint[:12]}, {dtype}; was {before['data_fingerprint'][:12]}, {before.get('dtype', dtype)}); "
-                              "if nobody changed the store, it is damaged", warning=True))
-
     def _pass_done(self, number: int, state: State, problem: _Problem) -> None:
-        now = time.monotonic()
-        event = PassFinished(number, state.loss, state.value, state.gradient_max, state.step, now - self.pass_started,
-                             self.look.scanner.bytes_read - self.bytes_told, None if self.look.split is None else state.held_loss)
-        self.pass_started, self.bytes_told = now, self.look.scanner.bytes_read
-        self.history.append(event.as_line())
-        if self.directory is not None:
-            if number == 1:
-                self.directory.begin()
-                self.directory.write_config(self.settings)
-                self.directory.write_history(self.history)
-            else:
-                self.directory.append_history(self.history[-1])
-            self.reached = number, state
-            if number % self.settings.run.checkpoint_every == 0 or state.status:
-                self._save(number, state, problem)
-        self.publish(event)
+        event = PassFinished(number, state.loss, state.value, state.gradient_max, state.step, *self.record.cost_of_pass(),
+                             None if self.look.split is None else state.held_loss)
+        self.record.pass_done(event, bool(state.status), lambda: self._checkpoint(number, state, problem))
 
-    def _save(self, number: int, state: State, problem: _Problem) -> None:
-        assert self.checkpoints is not None
+    def _checkpoint(self, number: int, state: State, problem: _Problem) -> Checkpoint:
         arrays, values = flatten(state, "state.")
-        factors = {} if self.look.class_factors is None else {"class_factors": self.look.class_factors}
         moment_arrays, moment_values = flatten(problem.objective.moments, "moments.")
-        values |= {**moment_values, "sample_fraction": self.sample_fraction, "solver": problem.solver.name, "history": self.history[:number],
-                   "modified": self.look.source.modified, "seconds": self.seconds_before + time.monotonic() - self.started}
-        self.checkpoints.save(Checkpoint(number, self._fingerprint(), {**arrays, **moment_arrays, **factors, "classes": problem.objective.classes}, values))
-        self.committed = number
+        return self.record.checkpoint(number, {**arrays, **moment_arrays, "classes": problem.objective.classes},
+                                      {**values, **moment_values, "sample_fraction": self.sample_fraction, "solver": problem.solver.name})
 
     def _continue(self, saved: Checkpoint) -> tuple[_Problem, State]:
         """Take everything from a checkpoint."""
@@ -290,16 +240,11 @@ class _Run:
         self.look.use_classes(classes, saved.arrays.get("class_factors"))
         problem = self._problem(classes, moments)
         state = unflatten(_STATES[problem.solver.name], "state.", saved)
-        self.history = list(saved.values["history"])
-        self.committed = saved.passes
-        self.seconds_before = float(saved.values["seconds"])
         self.look.require_same_data(classes, moments, saved.values["modified"])
-        self.bytes_told, self.pass_started = self.look.scanner.bytes_read, time.monotonic()
         self.sample_fraction = float(saved.values["sample_fraction"])
         problem = self._with_sample(problem, state)
-        self.directory.write_config(self.settings)
-        self.directory.write_history(self.history)
-        self.publish(Note(f"resuming after pass {saved.passes}, at a gradient of {state.gradient_max:.3g}"))
+        self.record.continue_from(saved)
+        self.look.publish(Note(f"resuming after pass {saved.passes}, at a gradient of {state.gradient_max:.3g}"))
         return problem, state
 
     def _with_sample(self, problem: _Problem, state: State) -> _Problem:
@@ -307,15 +252,11 @@ class _Run:
         if not (isinstance(problem.solver, Lbfgs) and isinstance(state, LbfgsState) and len(state.curvature_at)):
             return problem
         survey = self.look.survey(problem.objective.classes, self.sample_fraction, "sample")
-        self.bytes_told, self.pass_started = self.look.scanner.bytes_read, time.monotonic()
         parts = list(survey.sample)
         del survey
         sample = join_sample(parts)
         assert sample is not None
         return replace(problem, solver=replace(problem.solver, sampled=sampled_metric(problem.objective, sample, state.curvature_at)))
-
-    def _fingerprint(self) -> dict[str, str]:
-        return run_fingerprint(self.settings, self.look.source)
 
     def _result(self, problem: _Problem, state: State, outcome: Outcome) -> TrainResult:
         objective, solver = problem.objective, self._watched(problem)
@@ -324,23 +265,15 @@ class _Run:
         model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.look.source.feature_names, self.look.model.family)
         summary = {
             "status": outcome.status, "reason": outcome.reason, "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
-            "seconds": self.seconds_before + time.monotonic() - self.started, "solver": solver.name, "classes": objective.classes.tolist(),
+            "seconds": self.record.seconds, "solver": solver.name, "classes": objective.classes.tolist(),
             "nonzero": int(np.count_nonzero(W)), "coefficients_sha256": model.coefficients_sha256, "data_fingerprint": objective.moments.fingerprint,
-            **self.look.summary(self.history)}
+            **self.look.summary(self.record.history)}
         if self.look.split is not None:
-            summary |= _validation_summary(self.history, objective.moments, state, solver)
+            summary |= _validation_summary(self.record.history, objective.moments, state, solver)
         summary = {key: finite(value) for key, value in summary.items()}
         if self.directory is not None:
             self.directory.write_results(model, summary)
-        return TrainResult(model, outcome.status, outcome.reason, len(self.history), self.history, summary)
-
-
-def run_fingerprint(settings: TrainConfig, source: Source) -> dict[str, str]:
-    """What must be the same for a checkpoint to be continued: all keys that the bits depend on, and the shape of the data."""
-    flat = {key: repr(value) for key, value in flat_settings(settings.to_public_dict()) if not key.startswith(_BITS_DO_NOT_DEPEND_ON)}
-    data = {"data shape": f"({source.n_rows}, {source.n_features})", "data dtype": str(source.dtype),
-            "data chunk rows": str(source.chunk_rows), "data bytes": str(source.stored_bytes)}
-    return {**flat, **data}
+        return TrainResult(model, outcome.status, outcome.reason, len(self.record.history), self.record.history, summary)
 
 
 def _start_point(problem: _Problem, model: Model | None) -> NDArray[np.float64]:
