@@ -128,7 +128,7 @@ class FirstLook:
             self.publish(Note(f"validation: {moments.held_rows:,} of {survey.n_rows:,} rows are held out of the fit"))
         return moments
 
-    def require_same_data(self, classes: NDArray[Any], moments: Moments, modified: object) -> None:
+    def require_same_data(self, classes: NDArray[Any], moments: Moments, modified: object, *, keyed: bool = False) -> None:
         """Hold the data against those of a checkpoint: by when they were written, or if that does not tell, by reading them once.
 
         Raises
@@ -138,7 +138,10 @@ class FirstLook:
         """
         if self.source.modified is not None and self.source.modified == modified:
             return
-        survey = self.survey(classes, 0.0, "compare")
+        survey = self.survey(classes, 0.0, "compare", keyed=keyed)
+        if survey.groups_digest.hex() != moments.groups_digest:
+            raise RunDirectoryError("the checkpoint was made with rows dealt out to other folds than those that are now; bring back the groups or folds that "
+                                    "it was made with, or start anew with --overwrite")
         if survey.held_out is not None and survey.held_out.digest.hex() != moments.held_digest:
             raise RunDirectoryError("the checkpoint was made with other rows held out than those that are now; bring back the array that says which, or "
                                     "start anew with --overwrite")

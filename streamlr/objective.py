@@ -65,6 +65,8 @@ class Moments:
     """Weighted variance of their Y, (c,); None where none are held out."""
     held_digest: str = ""
     """Of which rows they are."""
+    groups_digest: str = ""
+    """Of the groups that deal the rows out to folds; empty where none do."""
 
     @classmethod
     def from_sums(cls, sums: SurveySums) -> Moments:
@@ -72,7 +74,7 @@ class Moments:
         spread[spread <= _CONSTANT * np.abs(sums.mean)] = 0.0
         held = sums.held_out
         known = cls(sums.n_rows, sums.weight_sum, sums.mean, spread, sums.target_mean, sums.comoment / sums.weight_sum,
-                    sums.fingerprint.hex(), sums.target_square_sum / sums.weight_sum, sums.offset_mean)
+                    sums.fingerprint.hex(), sums.target_square_sum / sums.weight_sum, sums.offset_mean, groups_digest=sums.groups_digest.hex())
         if held is None or not held.weight_sum > 0:
             return known
         return replace(known, n_rows=sums.n_rows - held.n_rows, held_rows=held.n_rows, held_weight_sum=held.weight_sum, held_target_mean=held.target_mean,

@@ -197,7 +197,7 @@ class _PathRun:
         classes, moments = saved.arrays["classes"], unflatten(Moments, "moments.", saved)
         self.look.use_classes(classes, saved.arrays.get("class_factors"))
         self.lambdas = saved.arrays["lambdas"]
-        self.look.require_same_data(classes, moments, saved.values["modified"])
+        self.look.require_same_data(classes, moments, saved.values["modified"], keyed=self.asked.folds > 0)
         grid = self._objectives(classes, moments)
         curvatures = unpack_curvatures(saved, grid[0][0].coordinates)
         standings = unpack_standings(saved, curvatures.known)

@@ -383,6 +383,43 @@ def test_a_path_goes_on_to_the_bit(family: str, alpha: float, solver: str, tmp_p
     assert len(list((tmp_path / "run" / "checkpoint").glob("pass-*"))) == 2
 
 
+@pytest.mark.parametrize("given", ["groups", "folds"])
+def test_rows_dealt_out_otherwise_are_another_path(given: str, tmp_path: Path) -> None:
+    X, y = data()
+    config = {**config_of(lambdas=[0.1, 0.01], folds=3), "run": {"directory": str(tmp_path / "run")}}
+    dealt = np.arange(M) % (3 if given == "folds" else 31)  # groups go to folds by a hash, which leaves a fold of few groups empty
+
+    def stop(event: Event) -> None:
+        if isinstance(event, PathPassFinished) and event.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        streamlr.path(config, X=X, y=y, subscribers=[stop], **{given: dealt})
+    for other in ({given: dealt[::-1].copy()}, {}):
+        with pytest.raises(RunDirectoryError, match=r"dealt out to other folds than those that are now.*--overwrite"):
+            streamlr.path(config, X=X, y=y, resume=True, **other)
+    again = streamlr.path(config, X=X, y=y, resume=True, **{given: dealt})
+    whole = streamlr.path(config_of(lambdas=[0.1, 0.01], folds=3), X=X, y=y, **{given: dealt})
+    assert again.model.coefficients_sha256 == whole.model.coefficients_sha256
+
+
+def test_data_that_are_others_than_those_of_the_path_being_replaced_are_told(store: str, tmp_path: Path) -> None:
+    config = {**config_of(lambdas=[0.1]), "data": {"store": store}, "run": {"directory": str(tmp_path / "run")}}
+    streamlr.path(config)
+    zarr.open_group(store, mode="r+")["X"][3, 0] += 1.0
+    notes: list[str] = []
+    streamlr.path(config, overwrite=True, subscribers=[lambda event: notes.append(getattr(event, "text", ""))])
+    assert any("are not those that the run being replaced was trained on" in text for text in notes)
+
+
+def test_an_empty_fold_is_found_before_the_models_are_solved() -> None:
+    X, y = data()
+    seen: list[Event] = []
+    with pytest.raises(ShapeError, match="fold 3 of 3 holds no rows"):
+        streamlr.path(config_of(solver="lbfgs", lambdas=[0.01], folds=3), X=X, y=y, folds=np.arange(M) % 2, subscribers=[seen.append])
+    assert sum(isinstance(event, PathPassFinished) for event in seen) == 2
+
+
 def test_a_checkpoint_of_another_path_is_refused_but_another_choice_is_none(store: str, tmp_path: Path) -> None:
     config = config_of(count=40, folds=3, choose="min") | {"data": {"store": store}, "run": {"directory": str(tmp_path / "run")}}
     first = streamlr.path(config)

@@ -101,6 +101,8 @@ class SurveySums:
     """Weighted mean of the offset; 0 where there is none."""
     held_out: HeldOutSums | None = None
     """The same of the rows that are held out; None where none are to be."""
+    groups_digest: bytes = b""
+    """Of the groups that deal the rows out to folds, in the order of the rows; empty where none do."""
 
     @property
     def probe(self) -> Array:
@@ -109,10 +111,11 @@ class SurveySums:
     def __add__(self, other: SurveySums) -> SurveySums:
         weight = self.weight_sum + other.weight_sum
         held_out = None if self.held_out is None or other.held_out is None else self.held_out + other.held_out
+        groups = digest(self.groups_digest, other.groups_digest) if self.groups_digest else b""
         if self.weight_sum == 0 or other.weight_sum == 0:  # moments of no weight mean nothing, and must not cost the others digits
             known = other if self.weight_sum == 0 else self
             return replace(known, n_rows=self.n_rows + other.n_rows, weight_sum=weight, sample=self.sample + other.sample,
-                           fingerprint=digest(self.fingerprint, other.fingerprint), held_out=held_out)
+                           fingerprint=digest(self.fingerprint, other.fingerprint), held_out=held_out, groups_digest=groups)
         share = other.weight_sum / weight
         common = self.weight_sum * share
         with np.errstate(invalid="ignore", over="ignore"):  # non-finite data show in the sums, and are looked for there
@@ -124,7 +127,7 @@ class SurveySums:
                 self.comoment + other.comoment + common * np.outer(by_feature, by_target), self.sample + other.sample,
                 digest(self.fingerprint, other.fingerprint),
                 self.target_square_sum + other.target_square_sum + common * by_target**2,
-                self.offset_mean + share * (other.offset_mean - self.offset_mean), held_out)
+                self.offset_mean + share * (other.offset_mean - self.offset_mean), held_out, groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +179,7 @@ class SurveyScan:
             target_square_sum = Y**2 @ omega
         offset_mean = 0.0 if beside is None or weight_sum == 0 else float(beside @ omega / weight_sum)
         return SurveySums(k, weight_sum, mean, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), target_square_sum, offset_mean,
-                          held_out)
+                          held_out, b"" if batch.groups is None or not self.keyed else check_sums(np.ascontiguousarray(batch.groups[leaf]).view(np.uint8)))
 
     def _draw(self, batch: Batch) -> tuple[SampledRows, ...]:
         assert batch.target is not None
