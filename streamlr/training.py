@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from streamlr.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.config import TrainConfig, load_config
-from streamlr.data.rows import labels_of, rows_of
+from streamlr.data.rows import labels_of, rows_of, values_of
 from streamlr.data.source import ArraySource, Rows, Source
 from streamlr.data.validation import open_store
 from streamlr.errors import ConfigError, RunDirectoryError, WriteError
@@ -142,9 +142,15 @@ def _open_source(settings: TrainConfig, given: Arrays) -> Source:
         raise ConfigError("X and y go together: one was given without the other")
     if given.validation is None and settings.validation.array is not None:
         raise ConfigError(f"validation.array: {settings.validation.array!r} is an array of a store; with X and y give its values as validation=")
-    numbers = [None if values is None else np.asarray(values, dtype=np.float64) for values in (given.sample_weight, given.offset)]
+    fill_value = settings.data.fill_value
+    beside = {"sample_weight": given.sample_weight, "offset": given.offset}
+    numbers = [
+        None if values is None else np.asarray(values_of(values, name, fill_value), dtype=np.float64)
+        for name, values in beside.items()
+    ]
     groups = given.groups if given.validation is None else given.validation
-    return ArraySource(rows_of(given.X), labels_of(given.y), numbers[0], offset=numbers[1], groups=None if groups is None else np.asarray(groups))
+    X, y = rows_of(given.X, fill_value), labels_of(given.y, fill_value)
+    return ArraySource(X, y, numbers[0], offset=numbers[1], groups=None if groups is None else np.asarray(groups))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ import zarr
 from numpy.typing import NDArray
 
 from streamlr.data.arrays import StoredArray
+from streamlr.data.columns import count_gaps
+from streamlr.data.marks import FillValue, marks_of_given
 from streamlr.data.source import Buffer, Rows, rows_of_memory_chunk
 from streamlr.errors import ShapeError
 
@@ -89,16 +91,26 @@ class ZarrRows:
         The opened array, (m, n).
     start, stop
         The rows that are meant.
+    fill_value
+        What a fill value of Zarr 2 stands for (see `streamlr.data.marks`).
     """
 
-    def __init__(self, array: zarr.Array[Any], start: int = 0, stop: int | None = None) -> None:
+    def __init__(
+        self,
+        array: zarr.Array[Any],
+        start: int = 0,
+        stop: int | None = None,
+        fill_value: FillValue = None,
+    ) -> None:
         self._array = array
+        self._fill_value = fill_value
+        self._marks = marks_of_given(array, "X", fill_value)
         self._stored = StoredArray(array, fill_missing=True)
         self._start = start
         self._stop = array.shape[0] if stop is None else stop
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ZarrRows, (self._array, self._start, self._stop)
+        return ZarrRows, (self._array, self._start, self._stop, self._fill_value)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -117,11 +129,13 @@ class ZarrRows:
         return self._stored.stored_bytes()
 
     def part(self, start: int, stop: int) -> Rows:
-        return ZarrRows(self._array, self._start + start, self._start + stop)
+        return ZarrRows(self._array, self._start + start, self._start + stop, self._fill_value)
 
     def read(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         first, last = self._start + start, self._start + stop
         rows = self._stored.read(first, last, buffer)
+        if self._marks is not None and self._marks.where(rows).any():
+            raise self._marks.refusal(count_gaps(self._stored, self._marks), self.chunk_rows)
         self._stored.prefetch(last, min(last + stop - start, self._stop))
         return rows
 
@@ -165,6 +179,22 @@ class DaskRows:
         return blocks.map_blocks(function, dtype=dtype, drop_axis=1, meta=meta)
 
 
+def values_of(array: Any, name: str, fill_value: FillValue = None) -> Any:
+    """What a Zarr array holds, once none of its values is missing; anything else as it is.
+
+    Raises
+    ------
+    MissingValueError
+        With their number and the first.
+    """
+    if not isinstance(array, zarr.Array):
+        return array
+    values, marks = np.asarray(array[...]), marks_of_given(array, name, fill_value)
+    if marks is not None and values.ndim == 1 and marks.where(values).any():
+        raise marks.refusal(marks.gaps(values[None, :], 0), array.chunks[0], of_features=False)
+    return values
+
+
 def stored_rows(X: Any) -> ZarrRows | DaskRows | None:
     """The rows of a Zarr or Dask array, which stay where they are; None for anything else."""
     if isinstance(X, zarr.Array):
@@ -172,14 +202,18 @@ def stored_rows(X: Any) -> ZarrRows | DaskRows | None:
     return DaskRows(X) if isinstance(X, DaskArray) else None
 
 
-def rows_of(X: Any) -> NDArray[Any] | Rows:
+def rows_of(X: Any, fill_value: FillValue = None) -> NDArray[Any] | Rows:
     """What features are read from: a plain array, or rows that are not one.
+
+    Of a Zarr array ``fill_value`` says what its fill value stands for.
 
     Raises
     ------
     ShapeError
         For a Dask array that does not know how many rows it has.
     """
+    if fill_value is not None and isinstance(X, zarr.Array):
+        return ZarrRows(X, fill_value=fill_value)
     rows = X if isinstance(X, SparseRows | ZarrRows | DaskRows) else stored_rows(X)
     if rows is None:
         return SparseRows(X.tocsr()) if isinstance(X, SparseMatrix) else np.asarray(X)
@@ -188,9 +222,9 @@ def rows_of(X: Any) -> NDArray[Any] | Rows:
     return rows
 
 
-def labels_of(y: Any) -> NDArray[Any]:
+def labels_of(y: Any, fill_value: FillValue = None) -> NDArray[Any]:
     """Labels of a type that sorts and travels: Python objects become text or numbers."""
-    labels = np.asarray(y)
+    labels = np.asarray(values_of(y, "y", fill_value))
     return np.array(labels.tolist()) if labels.dtype.kind in "OT" else labels
 
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
 from sklearn.utils.validation import column_or_1d
 
-from streamlr.data.rows import rows_of, stored_rows
+from streamlr.data.rows import rows_of, stored_rows, values_of
 from streamlr.data.source import Rows
 from streamlr.errors import ShapeError
 
@@ -51,7 +51,7 @@ def target_of(estimator: Any, y: Any, *, numeric: bool, outputs: bool = False) -
     name = type(estimator).__name__
     if y is None:
         raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
-    given = y if stored_rows(y) is None else np.asarray(y)
+    given = y if stored_rows(y) is None else np.asarray(values_of(y, "y"))
     checked = check_array(given, ensure_2d=False, dtype="numeric" if numeric else None, input_name="y", estimator=name)
     if outputs and checked.ndim == 2:
         return np.asarray(checked)
@@ -65,7 +65,9 @@ def weights_of(estimator: Any, sample_weight: ArrayLike | None, n_rows: int) -> 
         return None
     if np.isscalar(sample_weight):
         return np.full(n_rows, sample_weight, dtype=np.float64)
-    given = sample_weight if stored_rows(sample_weight) is None else np.asarray(sample_weight)
+    given = sample_weight
+    if stored_rows(sample_weight) is not None:
+        given = np.asarray(values_of(sample_weight, "sample_weight"))
     weights: NDArray[np.float64] = check_array(given, ensure_2d=False, dtype=np.float64, input_name="sample_weight", estimator=type(estimator).__name__)
     if weights.shape != (n_rows,):
         raise ShapeError(f"sample_weight has shape {weights.shape}, and there are {n_rows} rows; expected ({n_rows},)")
