@@ -93,7 +93,8 @@ def _info_text(found: dict[str, Any]) -> str:
     for array in found["arrays"]:
         shards = f" in shards of {tuple(array['shards'])}" if array["shards"] else ""
         lines.append(f"  {array['name']}: {tuple(array['shape'])} {array['dtype']}, {array['n_chunks']:,} chunks of {tuple(array['chunks'])}{shards}, "
-                     f"{' + '.join(array['codecs'])}, Zarr {array['zarr_format']}, read {array['read']}")
+                     f"{' + '.join(array['codecs'])}, Zarr {array['zarr_format']}, read {array['read']}"
+                     + f", missing where {' or '.join(repr(mark) for mark in array['missing'])}" * bool(array["missing"]))
     if found["target"] is not None and len(found["classes"]) != 2:
         lines.append(f"  target: {_target_text(found['target'], bool(found['classes']))}")
     for entry in found["classes"]:

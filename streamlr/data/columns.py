@@ -112,7 +112,7 @@ class Column:
         self.name = name
         self.values = values
         self._where = where
-        self._checks = tuple(checks)
+        self.checks = tuple(checks)
         self._by_row = (values, *(array for array, _ in checks if array is not values))
         self.arrays = self._by_row if categories is None else (*self._by_row, categories)
         self._categories = None if categories is None else _read_all(categories)
@@ -160,7 +160,7 @@ class Column:
             For a chunk that is missing or damaged, or a code that stands for nothing.
         """
         values = self.values.read_labels(start, stop)
-        for array, marks in self._checks:
+        for array, marks in self.checks:
             part = values if array is self.values else array.read_labels(start, stop)
             if marks.where(part).any():
                 raise _refusal(array, marks)
