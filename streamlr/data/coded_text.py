@@ -34,6 +34,8 @@ _CRC_BYTES = 4
 _CODES_KIND = np.dtype(np.int16)
 _MOST_TEXTS = np.iinfo(_CODES_KIND).max
 _CATEGORICAL = {"encoding-type": "categorical", "encoding-version": "0.2.0", "ordered": False}
+_ARRAY = {"encoding-type": "array", "encoding-version": "0.2.0"}
+_TEXTS = {"encoding-type": "string-array", "encoding-version": "0.2.0"}
 
 
 class CodedText:
@@ -148,13 +150,18 @@ def write_codes(group: zarr.Group, name: str, compressor: Compressor) -> None:
             return
         put(beside, codes, rows, known[coded.codes].astype(_CODES_KIND))
         marks[chunk] = _mark(text, chunk)
-    _write_list(beside, "categories", np.array(list(index), dtype=object), str)
-    _write_list(beside, _MARKS, marks, np.uint64)
+    codes.attrs.update(_ARRAY)
+    _write_list(beside, "categories", np.array(list(index), dtype=object), str, _TEXTS)
+    _write_list(beside, _MARKS, marks, np.uint64, _ARRAY)
     text.attrs[CODES] = beside.basename
 
 
-def _write_list(group: zarr.Group, name: str, values: NDArray[Any], kind: Any) -> None:
-    put(group, create_array(group, name, values.shape, values.shape, kind, "none"), ..., values)
+def _write_list(
+    group: zarr.Group, name: str, values: NDArray[Any], kind: Any, attributes: dict[str, str]
+) -> None:
+    array = create_array(group, name, values.shape, values.shape, kind, "none")
+    put(group, array, ..., values)
+    array.attrs.update(attributes)
 
 
 def _mark(text: zarr.Array[Any], chunk: int) -> int:
