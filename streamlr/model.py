@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamlr.data.records import read_array, read_attributes, write_record
+from streamlr.data.rows import values_of
 from streamlr.errors import ConfigError, DataError, RunDirectoryError, ShapeError
 from streamlr.kernels.families import FAMILIES
 
@@ -57,10 +58,10 @@ class Model:
 
     def decision_function(self, X: ArrayLike, offset: ArrayLike | None = None) -> Array:
         """Z of every row of ``X``, (m, n), with its offset, (m,), if any: (m,) of one output, (m, c) of more."""
-        rows = np.asarray(X, dtype=np.float64)
+        rows = np.asarray(values_of(X, "X"), dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.coef_.shape[1]:
             raise ShapeError(f"X has shape {rows.shape}; the model was fitted to {self.coef_.shape[1]} features: expected (rows, {self.coef_.shape[1]})")
-        beside = 0.0 if offset is None else np.asarray(offset, dtype=np.float64)
+        beside = 0.0 if offset is None else np.asarray(values_of(offset, "offset"), np.float64)
         Z: Array = rows @ self.coef_[0] + self.intercept_[0] + beside if len(self.coef_) == 1 else rows @ self.coef_.T + self.intercept_
         return Z
 

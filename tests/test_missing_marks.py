@@ -419,6 +419,11 @@ def test_an_estimator_refuses_them_too(tmp_path: Path) -> None:
     estimator.fit(X, y)
     with pytest.raises(MissingValueError, match="X holds 4 missing values"):
         estimator.predict(group["X"])
+    with pytest.raises(MissingValueError, match=r"X holds 4 missing values .*row 33, feature 1"):
+        estimator.model_.predict_proba(group["X"])
+    for other in (streamlr.LogisticRegression(), streamlr.LinearRegression()):
+        with pytest.raises(MissingValueError, match="y holds"):
+            other.fit(X, y).score(X, group["y"])
 
 
 # what it costs ----------------------------------------------------------------------------------

@@ -190,8 +190,9 @@ def values_of(array: Any, name: str, fill_value: FillValue = None) -> Any:
     if not isinstance(array, zarr.Array):
         return array
     values, marks = np.asarray(array[...]), marks_of_given(array, name, fill_value)
-    if marks is not None and values.ndim == 1 and marks.where(values).any():
-        raise marks.refusal(marks.gaps(values[None, :], 0), array.chunks[0], of_features=False)
+    if marks is not None and values.ndim in (1, 2) and marks.where(values).any():
+        gaps = marks.gaps(np.atleast_2d(values.T), 0)
+        raise marks.refusal(gaps, array.chunks[0], of_features=values.ndim == 2)
     return values
 
 
