@@ -50,8 +50,9 @@ class DataConfig:
     missing_chunks: Literal["error", "fill"] = "error"
     """What a chunk that is absent from the store means: an error, or a chunk full of the fill value."""
     fill_value: str | dict[str, str] | None = None
-    """What the fill value of a Zarr 2 array with named axes is, where it occurs: ``missing``, as xarray reads it, or a ``value``; for all arrays, or
-    by their names. null: missing, and refused as ambiguous where it is 0 or an end of the range of the type."""
+    """What the fill value of a Zarr 2 array with named axes is, where it occurs: ``missing``, as xarray reads it, or a ``value``; null: missing,
+    and refused as ambiguous where it is 0 or an end of the range of the type. A mapping says of single arrays, by their names, that all of their
+    values are such, whatever attributes or conventions have."""
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """Options of the file system, for stores given by URL."""
 

@@ -244,6 +244,10 @@ def test_a_mark_of_the_attributes_is_refused_where_it_occurs(
         names(
             error, "X in", "4 missing values", "in 3 rows; first: row 33, feature 1", f"its {key}"
         )
+    names(error, "or set data.fill_value: {X: value}")
+    expected, _ = train(write(tmp_path / "unmarked", marked(X, mark), y, zarr_format))
+    found, _ = train(tmp_path / "s", fill_value={"X": "value"})
+    assert coefficients(found) == coefficients(expected)
     write(tmp_path / "clean", X, y, zarr_format, attributes=attributes)
     plain, _ = train(write(tmp_path / "plain", X, y, zarr_format))
     assert coefficients(train(tmp_path / "clean")[0]) == coefficients(plain)

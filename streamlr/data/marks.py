@@ -56,6 +56,11 @@ class Meaning:
         told = self.fill_value
         return told.get(name) if isinstance(told, Mapping) else told
 
+    def takes_all(self, name: str) -> bool:
+        """Whether all values of one array are values, whatever a convention has; what is said of
+        all arrays is said of fill values of Zarr 2, which nobody states on purpose."""
+        return isinstance(self.fill_value, Mapping) and self.of(name) == "value"
+
 
 def meaning_of(store: zarr.Group, features: zarr.Array[Any], config: DataConfig) -> Meaning:
     """What is to be made of a store's values, by its attributes and the axes of its features."""
@@ -105,7 +110,7 @@ def marks_of(array: zarr.Array[Any], name: str, meaning: Meaning) -> Marks | Non
         return None
     found: dict[Any, str] = {}
     for told in (
-        _stated(array, name, dtype),
+        _stated(array, name, dtype, meaning),
         _fill_value(array, name, dtype, meaning),
         _of_vcf(name, dtype, meaning),
     ):
@@ -137,16 +142,16 @@ def masked(name: str, mask: str, meaning: Meaning) -> Marks:
 
 
 def _stated(
-    array: zarr.Array[Any], name: str, dtype: np.dtype[Any]
+    array: zarr.Array[Any], name: str, dtype: np.dtype[Any], meaning: Meaning
 ) -> Iterator[tuple[Any, str]]:
     """Marks that attributes state, and why they are."""
-    for key in _ATTRIBUTES:
+    for key in () if meaning.takes_all(name) else _ATTRIBUTES:
         values = array.attrs.get(key, [])
         for value in values if isinstance(values, list) else [values]:
             mark = _decoded(value, dtype, f"{name} has the attribute {key} {value!r}")
             if mark is not None:
-                reason = f"{mark!r} is its {key}; {_REMEDY}, or remove the attribute if that is a"
-                yield mark, f"{reason} value like others"
+                value = f"data.fill_value: {{{name}: value}} if it is a value like others"
+                yield mark, f"{mark!r} is its {key}; {_REMEDY}, or set {value}"
 
 
 def _fill_value(
@@ -181,7 +186,7 @@ def _fill_value(
 
 def _of_vcf(name: str, dtype: np.dtype[Any], meaning: Meaning) -> Iterator[tuple[Any, str]]:
     """Marks that VCF Zarr has without a word."""
-    if not meaning.vcf or meaning.of(name) == "value":
+    if not meaning.vcf or meaning.takes_all(name):
         return
     marks = _VCF_MARKS.get(dtype.kind, ())
     for mark in marks:
