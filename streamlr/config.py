@@ -19,9 +19,10 @@ from streamlr.config_penalty import BoundsConfig, PenaltyConfig, check_penalty
 from streamlr.config_tree import apply_override, copy_tree, read_tree
 from streamlr.config_values import build
 from streamlr.errors import ConfigError
+from streamlr.urls import HIDDEN as HIDDEN
+from streamlr.urls import local_output
+from streamlr.urls import public_url as public_url
 
-HIDDEN = "***"
-"""What stands in files and messages for a part of a URL that may be secret."""
 NOT_KEPT = "(not kept)"
 """What stands in ``config.yaml`` for the value of a storage option."""
 _LEAST_SECRET = 4
@@ -180,16 +181,6 @@ class TrainConfig:
         return tree
 
 
-def public_url(store: str) -> str:
-    """A path as it is; a URL without user, password and the values of its query."""
-    if "://" not in store:
-        return store
-    address, mark, query = re.match(r"([^?#]*)([?#]?)(.*)", store, re.DOTALL).groups()  # type: ignore[union-attr]
-    # a password may hold a slash; what is cut too much stays hidden, so everything up to the last @ goes where a colon comes before it
-    address = re.sub(r"://([^/@]*:.*|[^/@]*)@", f"://{HIDDEN}@", address)
-    return address + mark + re.sub(r"(=)[^&#;]*|(?<![^&;])[^=&#;]+(?![^&#;])", lambda found: (found[1] or "") + HIDDEN, query)
-
-
 def _secrets(data: DataConfig) -> set[str]:
     """Texts of a configuration that must not be told: passwords and query values of the URL, and values of the storage options."""
     found: set[str] = set()
@@ -254,6 +245,8 @@ def _check(config: TrainConfig) -> None:
     for key, number in positive.items():
         if not 0 < number < float("inf"):
             raise ConfigError(f"{key}: {number} is out of range; it must be above 0 and finite")
+    if config.run.directory is not None:
+        local_output(config.run.directory, "run.directory")
     if config.run.seed < 0:
         raise ConfigError(f"run.seed: {config.run.seed} is out of range; it must be 0 or above")
     check_penalty(config.model.penalty, config.model.bounds, config.solver.name)

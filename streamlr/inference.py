@@ -36,6 +36,7 @@ from streamlr.objective import Moments
 from streamlr.projection import HESSIANS_OF_THREAD
 from streamlr.run_directory import CONFIG_NAME, read_summary
 from streamlr.scoring import open_run
+from streamlr.urls import local_run
 
 Array = NDArray[np.float64]
 
@@ -142,7 +143,7 @@ def _facts(run: str | Path) -> dict[str, Any]:
     facts = read_summary(run)
     if facts is None:
         raise RunDirectoryError(f"{str(run)!r} holds no summary.json, which tells whether its model is an optimum; give the directory of a finished run")
-    trained = load_config(Path(run) / CONFIG_NAME)
+    trained = load_config(local_run(run) / CONFIG_NAME)
     if trained.model.bounds.given:
         raise ConfigError(f"the model in {str(run)!r} was fitted with model.bounds, and the distribution of a coefficient at its bound is not normal; train "
                           "again without bounds")

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from streamlr.data.records import read_array, read_attributes, write_record
 from streamlr.errors import ConfigError, DataError, RunDirectoryError, ShapeError
 from streamlr.kernels.families import FAMILIES
+from streamlr.urls import local_output, local_run
 
 Array = NDArray[np.float64]
 
@@ -113,7 +114,7 @@ class Model:
             "classes": self.classes_.tolist(), "classes_dtype": self.classes_.dtype.str,
             "feature_names": None if self.feature_names is None else list(self.feature_names),
             "coefficients_sha256": self.coefficients_sha256, "content_sha256": self.content_sha256}
-        write_record(Path(path), arrays, attributes)
+        write_record(local_output(path, "the path of the model"), arrays, attributes)
 
 
 def mean_of(family: str, Z: Array) -> Array:
@@ -132,7 +133,7 @@ def load_model(path: str | Path) -> Model:
     DataError
         When it is damaged, or of a format that this version does not know.
     """
-    folder = Path(path)
+    folder = local_run(path)
     if (folder / MODEL_NAME).is_dir():
         folder = folder / MODEL_NAME
     if not folder.is_dir():

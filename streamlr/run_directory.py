@@ -19,6 +19,7 @@ from streamlr.config import TrainConfig
 from streamlr.data.records import commit_file, write_record, writing
 from streamlr.errors import RunDirectoryError, WriteError
 from streamlr.model import MODEL_NAME, Model
+from streamlr.urls import local_output, local_run
 
 CONFIG_NAME = "config.yaml"
 HISTORY_NAME = "history.jsonl"
@@ -52,7 +53,7 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
-        self.path = Path(path)
+        self.path = local_output(path, "run.directory")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(self.path / _LOCK_NAME)
@@ -122,8 +123,9 @@ def remedy(error: WriteError) -> str:
 
 def read_summary(path: str | Path) -> dict[str, Any] | None:
     """What the run in a directory has come to; None where none has ended there."""
+    folder = local_run(path)
     try:
-        summary = json.loads((Path(path) / SUMMARY_NAME).read_text(encoding="utf-8"))
+        summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     return summary if isinstance(summary, dict) else None

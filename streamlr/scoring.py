@@ -22,6 +22,7 @@ from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.metrics import METRICS, MetricScan, linear, refuse_overflow
 from streamlr.model import Model, load_model, mean_of
 from streamlr.run_directory import CONFIG_NAME
+from streamlr.urls import local_output, local_run
 
 Array = NDArray[np.float64]
 
@@ -85,6 +86,7 @@ def predict(run: str | Path, store: str, out: str | Path, *, overwrite: bool = F
 
     Every block of rows is written by the task that computed it, as a chunk of its own; the array appears when it is whole.
     """
+    out = local_output(out, "OUT")
     model, config, source = open_run(run, store, overrides, labelled=False)
     with open_engine(config.cluster) as engine:
         scanner = Scanner(engine, source, publisher(subscribers), plan_slabs(source, engine.n_threads, len(model.coef_)))
@@ -142,7 +144,7 @@ def open_run(run: str | Path, store: str | None, overrides: Sequence[str], *, la
              validation: bool = False) -> tuple[Model, TrainConfig, ZarrSource]:
     """The model of a run, its configuration with other settings, and a store of the same features; None for the store that it was trained on."""
     model = load_model(run)
-    path = Path(run) / CONFIG_NAME
+    path = local_run(run) / CONFIG_NAME
     config = load_config(path if path.exists() else {}, overrides)
     store = config.data.store if store is None else store
     options = {key: value for key, value in config.data.storage_options.items() if "://" in store}  # a path takes none

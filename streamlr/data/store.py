@@ -24,6 +24,7 @@ from streamlr.data.records import holds_pickles, local_store
 from streamlr.data.retries import retried
 from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
+from streamlr.urls import local_path
 
 _MISSING_NAMED = 3
 _NAMED = 20
@@ -236,11 +237,6 @@ def _reopen(config: DataConfig, options: tuple[bool, bool, str | None], identity
     return source
 
 
-def local_path(store: str) -> str:
-    """``store`` as a plain path where it is a local one; a ``file://`` URL would get Zarr's slow generic file system."""
-    return store.removeprefix("file://")
-
-
 def open_group(config: DataConfig) -> zarr.Group:
     """Open the group of a store for reading; unless told otherwise, absent chunks will be errors.
 
@@ -249,7 +245,7 @@ def open_group(config: DataConfig) -> zarr.Group:
     StoreNotFoundError
         When there is nothing at the path, or no group.
     """
-    path = local_path(config.store)
+    path = local_path(config.store)  # Zarr has a slow generic file system for file://
     if not path:
         raise ConfigError("data.store: missing; give the path or URL of a Zarr group")
     _refuse_hidden(config)

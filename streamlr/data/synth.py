@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from streamlr.data.writing import Compressor, StoreWriter, chunk_rows_for, create_array, put, write_names
 from streamlr.errors import ConfigError
 from streamlr.kernels.families import FAMILIES
+from streamlr.urls import local_output
 
 Array = NDArray[np.float64]
 
@@ -178,6 +179,7 @@ def synthesize(path: str | Path, spec: SynthSpec, *, overwrite: bool = False, th
     rows_done
         Called with the number of rows that have just been written.
     """
+    path = local_output(path, "STORE")
     spec.check()
     writer = StoreWriter(path, overwrite=overwrite)
     population = Population(spec)
