@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from streamlr.config_path import PathConfig, check_path
+from streamlr.config_path import PathConfig, check_path, what_no_path_has
 from streamlr.config_penalty import BoundsConfig, PenaltyConfig, check_penalty
 from streamlr.config_tree import apply_override, copy_tree, read_tree
 from streamlr.config_values import build
@@ -202,7 +202,8 @@ def _secrets(data: DataConfig) -> set[str]:
     return {text for text in found | quoted if len(text) >= _LEAST_SECRET and text not in ("true", "false", HIDDEN)}
 
 
-def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides: Sequence[str] = ()) -> TrainConfig:
+def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides: Sequence[str] = (), *,
+                with_path: bool | None = True) -> TrainConfig:
     """Read a configuration from a YAML file, a mapping or a ready record.
 
     Parameters
@@ -211,6 +212,9 @@ def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides:
         Path of a YAML file, a mapping of sections, or a `TrainConfig`.
     overrides
         Settings of the form ``section.key=value``, applied last; values are read as YAML.
+    with_path
+        Whether the section ``path`` is meant: true, false (it is dropped, whatever it says), or None
+        (it is dropped where the rest goes with no path).
 
     Raises
     ------
@@ -221,6 +225,8 @@ def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides:
     for setting in overrides:
         apply_override(tree, setting)
     config: TrainConfig = build(TrainConfig, tree, "")
+    if with_path is False or (with_path is None and path_conflict(config) is not None):
+        config = dataclasses.replace(config, path=None)
     _check(config)
     return config
 
@@ -253,9 +259,10 @@ def _check(config: TrainConfig) -> None:
     _check_family(config)
     _check_validation(config.validation)
     if config.path is not None:
-        check_path(config.path, config.model.penalty, config.solver.name)
-        if config.validation.array is not None or config.validation.fraction:
-            raise ConfigError("validation: a path judges its models by folds (path.folds); remove the section validation")
+        check_path(config.path)
+        conflict = path_conflict(config)
+        if conflict is not None:
+            raise ConfigError(conflict)
     if config.cluster.kind == "address" and not config.cluster.address:
         raise ConfigError("cluster.address: missing; cluster.kind: address needs one, such as tcp://scheduler:8786")
     if config.cluster.tls is not None:
@@ -263,6 +270,13 @@ def _check(config: TrainConfig) -> None:
     if config.data.storage_options and "://" not in config.data.store:
         raise ConfigError("data.storage_options: only a store given by URL takes them, and "
                           f"{config.data.store!r} is a path; remove them")
+
+
+def path_conflict(config: TrainConfig) -> str | None:
+    """Why what a configuration says is not meant for a path; None where it may be."""
+    if config.path is not None and (config.validation.array is not None or config.validation.fraction):
+        return "validation: a path judges its models by folds (path.folds); remove the section validation"
+    return None if config.path is None else what_no_path_has(config.path, config.model.penalty, config.solver.name)
 
 
 def _check_family(config: TrainConfig) -> None:
