@@ -36,7 +36,7 @@ def read_lambdas(value: Any, key: str) -> tuple[float, ...] | None:
     if value is None:
         return None
     try:
-        if isinstance(value, str | bytes | dict):
+        if isinstance(value, str | bytes | dict) or any(isinstance(number, bool) for number in value):
             raise TypeError
         found = tuple(float(number) for number in value)  # YAML 1.1 reads 1e-3, which lacks a point, as a text
     except (TypeError, ValueError):

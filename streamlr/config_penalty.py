@@ -84,7 +84,9 @@ def read_feature_values(value: object, key: str) -> FeatureValues:
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str | int) or isinstance(name, bool):
-                raise ConfigError(f"{key}: {name!r} is neither the name of a feature nor its number (from 0 on)")
+                raise ConfigError(
+                    f"{key}: {name!r} is neither the name of a feature nor its number (from 0 on); put it in quotes "
+                    "if it is a name, since YAML reads yes, no, on, off, null and dates as something else")
         return {name: _number(number, key, f".{name}") for name, number in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_number(number, key, f"[{j}]") for j, number in enumerate(value)]
@@ -99,6 +101,11 @@ def _number(value: object, key: str, at: str = "", expected: str = "a number") -
         number = float("" if isinstance(value, bool) else value)  # type: ignore[arg-type]  # YAML 1.1 reads 1e-8 as a text
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{key}{at}: expected {expected}, got {value!r}") from None
+    if number == math.inf and least == 0:
+        name = at.strip(".[]") or "NAME"
+        raise ConfigError(
+            f"{key}{at}: {number:g} is out of range; what holds a coefficient at 0 is bounds of 0: leave the factor out, "
+            f"and set model.bounds: {{lower: {{{name}: 0}}, upper: {{{name}: 0}}}}")
     if not least <= number <= most:
         raise ConfigError(f"{key}{at}: {number:g} is out of range; it must be {'0 or above' if least == 0 else 'a bound that some number keeps'}")
     return number
@@ -139,6 +146,10 @@ def _index(name: str | int, key: str, n_features: int, known: Mapping[str, int])
     if isinstance(name, str) and name in known:
         return known[name]
     number = int(name) if isinstance(name, int) or name.isdecimal() else None
+    if known.get(str(name), number) != number:
+        raise ConfigError(
+            f"{key}: {name} may be the feature {name} or the one that is called {str(name)!r}; name the feature that "
+            "you mean, in quotes where the name is a number")
     if number is not None:
         if 0 <= number < n_features:
             return number
