@@ -167,7 +167,7 @@ def test_labels_that_are_text_are_to_be_quoted(tmp_path: Path) -> None:
     X, y = two_class_data()
     write_store(tmp_path / "s", X, np.where(y > 0, "1.50", "12"), (100, 6))
     for label in ("true", "12", "1.50"):
-        with pytest.raises(ConfigError, match="the target has no label .*; its labels are text: put them in quotes"):
+        with pytest.raises(ConfigError, match=r"the target has no label .*; its labels are text: put them in quotes"):
             streamlr.train({"data": {"store": str(tmp_path / "s")}}, overrides=[f"model.class_weight={{{label}: 2}}"])
     streamlr.train({"data": {"store": str(tmp_path / "s")}, "solver": {"max_passes": 2}}, overrides=["model.class_weight={'12': 2, '1.50': 1}"])
 
