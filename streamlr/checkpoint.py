@@ -1,10 +1,11 @@
 """Checkpoints: a solver's state record and all else that a run needs to go on, committed after a pass.
 
 One ``.npz`` file without pickles for each: arrays as they are, and one JSON text with the scalars, the format version, the
-fingerprints of data and configuration, digests of the arrays and one of all that the text says. Written beside its name, flushed and renamed; the one
-before is kept, so that a damaged file costs a pass and not the run. Large arrays that stay the same stand beside them.
+fingerprints of data and configuration, the digests of the arrays and one of all that the text says. Written beside its name,
+flushed and renamed; the one before is kept, so that a damaged file costs a pass and not the run. Large arrays that stay the same
+stand beside them.
 
-Format 3 has the digest; format 2, which is still read, has none.
+Earlier versions wrote no digests: what has none is gone on with as it is, and they read what has some.
 """
 
 from __future__ import annotations
@@ -27,10 +28,8 @@ from streamlr.errors import RunDirectoryError
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 3
-_WITHOUT_DIGEST = 2
-_DIGEST = "digest"
-_KEYS = {"passes", "fingerprint", "values", "arrays", "large"}
+FORMAT_VERSION = 2
+_DIGEST, _DIGESTS = "digest", "digests"
 _KEPT = 2
 _LARGE_BYTES = 2**20
 _COPIES = 2
@@ -91,7 +90,7 @@ class CheckpointWriter:
         large = {name: digest for name, (_, digest) in self._large.items()}
         header = {"format_version": FORMAT_VERSION, "passes": checkpoint.passes, "fingerprint": dict(checkpoint.fingerprint),
                   "values": dict(checkpoint.values), "arrays": sorted(small), "large": large}
-        header["digests"] = {name: _digest(array) for name, array in small.items()}
+        header[_DIGESTS] = {name: _digest(array) for name, array in small.items()}
         header[_DIGEST] = _header_digest(header)
         content: dict[str, Any] = {_HEADER: np.array(json.dumps(header)), **small}
         final = _path(self._directory, checkpoint.passes)
@@ -176,31 +175,23 @@ def _read(path: Path) -> Checkpoint:
     _refuse_compressed(path)
     with np.load(path, allow_pickle=False) as content:
         header = json.loads(str(content[_HEADER][()]))
-        _refuse_other_formats(header, path)
+        if header["format_version"] != FORMAT_VERSION:
+            raise RunDirectoryError(f"the checkpoint {path} has format version {header['format_version']}, this streamlr reads {FORMAT_VERSION}; "
+                                    "resume with the version that wrote it, or start anew with --overwrite")
         arrays = {name: content[name] for name in header["arrays"]}
-    if header["format_version"] != _WITHOUT_DIGEST or _DIGEST in header:
+    if {_DIGEST, _DIGESTS} & header.keys():
         _refuse_other_content(header, arrays)
     arrays |= {name: _read_large(path.parent, digest) for name, digest in header["large"].items()}
     return Checkpoint(header["passes"], header["fingerprint"], arrays, header["values"])
 
 
-def _refuse_other_formats(header: dict[str, Any], path: Path) -> None:
-    """Read what this version writes, and what the one before wrote where it is all there."""
-    version = header["format_version"]
-    if version == FORMAT_VERSION or (version == _WITHOUT_DIGEST and header.keys() >= _KEYS):
-        return
-    raise RunDirectoryError(
-        f"the checkpoint {path} has format version {version}, this streamlr reads {FORMAT_VERSION}; "
-        "resume with the version that wrote it, or start anew with --overwrite")
-
-
 def _refuse_other_content(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Raise a ValueError where anything differs from what was saved, and tell of an array that is gone."""
-    for name in header["digests"]:
+    for name in header[_DIGESTS]:
         if name not in arrays:
             raise _LackingError(_lacks(header["passes"], repr(name)))
     found = {name: _digest(array) for name, array in arrays.items()}
-    if found != header["digests"] or _header_digest(header) != header[_DIGEST]:
+    if found != header[_DIGESTS] or _header_digest(header) != header[_DIGEST]:
         raise ValueError("its content is not what was saved")
 
 

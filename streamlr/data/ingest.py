@@ -82,17 +82,17 @@ def ingest(sources: Sequence[str | Path], path: str | Path, spec: IngestSpec, *,
     _check_alike(tables)
     dtype = np.dtype(spec.dtype) if spec.dtype is not None else np.result_type(*[table.dtype for table in tables])
     check_feature_dtype(dtype, str(tables[0].path))
-    writer = StoreWriter(path, overwrite=overwrite)
-    sink = _Sink(writer, spec, dtype, _identity(tables, spec))
-    resumed = sink.rows
-    rows_done(resumed)
-    for table, rows in _all_rows(tables, resumed):
-        _check_rows(table, rows, dtype)
-        for count in sink.add(table, rows):
-            rows_done(count)
-    rows_done(sink.finish())
-    writer.commit(leave_out=_JOURNAL)
-    return IngestResult(sink.rows, sink.n_features, resumed)
+    with StoreWriter(path, overwrite=overwrite) as writer:
+        sink = _Sink(writer, spec, dtype, _identity(tables, spec))
+        resumed = sink.rows
+        rows_done(resumed)
+        for table, rows in _all_rows(tables, resumed):
+            _check_rows(table, rows, dtype)
+            for count in sink.add(table, rows):
+                rows_done(count)
+        rows_done(sink.finish())
+        writer.commit(leave_out=_JOURNAL)
+        return IngestResult(sink.rows, sink.n_features, resumed)
 
 
 def open_table(path: Path, columns: Columns) -> Table:

@@ -6,9 +6,10 @@ They need matplotlib, which comes with the extra ``plot``.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Any
 
-from streamlr.errors import ConfigError
+from streamlr.errors import ConfigError, WriteError
 from streamlr.reporting.console import plain
 from streamlr.urls import local_output
 
@@ -30,7 +31,7 @@ def check_plot(path: str) -> None:
     if target.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"{path!r} is no name of a picture that can be drawn: it must end in {' or '.join(_SUFFIXES)}")
     folder = target.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
+    if not folder.is_dir() or not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise ConfigError(f"the folder {str(folder)!r} of the picture {path!r} is not there or cannot be written to; choose another name")
     if target.is_dir():
         raise ConfigError(f"{path!r} is a folder; choose another name for the picture")
@@ -41,7 +42,13 @@ def check_plot(path: str) -> None:
 
 
 def plot_metrics(metrics: dict[str, Any], path: str) -> None:
-    """Draw the report of a model of classes; the file appears when it is whole. Same metrics, same bytes (of one version of matplotlib)."""
+    """Draw the report of a model of classes; the file appears when it is whole. Same metrics, same bytes (of one version of matplotlib).
+
+    Raises
+    ------
+    WriteError
+        When it cannot be written.
+    """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -62,8 +69,11 @@ def plot_metrics(metrics: dict[str, Any], path: str) -> None:
         try:
             figure.savefig(partial, dpi=120, metadata={"Date": None} if target.suffix.lower() == ".svg" else {"Software": None})
             os.replace(partial, target)
+        except OSError as error:
+            raise WriteError(f"cannot write {str(target)!r} ({error.strerror or error}); choose another name with --plot") from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 def _draw_calibration(axes: Any, calibration: dict[str, Any]) -> None:
