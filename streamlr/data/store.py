@@ -17,7 +17,7 @@ from zarr.storage import ZipStore
 
 from streamlr.config import HIDDEN, NOT_KEPT, DataConfig
 from streamlr.data.arrays import RefuseMissing, StoredArray, text_of
-from streamlr.data.conventions import refuse_turned
+from streamlr.data.conventions import refuse_odd_attributes, refuse_turned
 from streamlr.data.footprint import Footprint
 from streamlr.data.group_keys import group_keys
 from streamlr.data.records import holds_pickles, local_store
@@ -314,6 +314,7 @@ def _member(group: zarr.Group, name: str, key: str, config: DataConfig) -> zarr.
         raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} is a group, not an array; it holds {_contents(member, f'{name}/', key)}")
     if holds_pickles(member):
         raise DtypeError(f"{name!r} ({key}) in {store!r} is stored as pickles, which could execute anything; write it again as numbers or text")
+    refuse_odd_attributes(member, f"{name!r} ({key}) in {store!r}")
     return member
 
 
