@@ -46,9 +46,10 @@ ARROWS: dict[str, set[str]] = {
     "scoring": {"errors", "urls", "config", "events", "kernels", "data", "execution", "model", "run_directory"},
     "distributions": {"errors"},
     "covariance": {"errors"},
+    "inference_options": {"errors", "covariance"},
     "inference_table": {"events", "kernels", "model", "covariance", "distributions", "reporting"},
     "inference": {"errors", "urls", "config", "events", "kernels", "data", "execution", "objective", "projection", "first_look", "model", "run_directory",
-                  "scoring", "covariance", "distributions", "inference_table"},
+                  "scoring", "covariance", "distributions", "inference_options", "inference_table"},
     "run_record": {"errors", "config", "config_tree", "events", "data", "objective", "first_look", "checkpoint", "run_directory"},
     "training": {"errors", "config", "events", "kernels", "data", "execution", "objective", "solvers", "warm_start", "first_look", "model", "checkpoint",
                  "run_directory", "run_record"},
@@ -57,8 +58,8 @@ ARROWS: dict[str, set[str]] = {
                  "checkpoint", "run_directory", "run_record", "path_grid", "path_start", "path_checkpoint", "training"},
     "estimator": {"errors", "config", "config_penalty", "kernels", "data", "model", "training", "path_run", "reporting"},
     "streamlr": {"config", "model", "scoring", "training", "path_run", "estimator", "errors", "inference", "inference_table"},  # the package's own __init__
-    "cli": {"errors", "events", "config", "data", "execution", "plan", "reporting", "run_directory", "scoring", "inference", "training", "path_run",
-            "streamlr"},
+    "cli": {"errors", "events", "covariance", "config", "data", "execution", "plan", "reporting", "run_directory", "scoring", "inference", "training",
+            "path_run", "streamlr"},
 }
 ALLOWED_OUTSIDE = {  # who alone may import a library
     "zarr": {"data", "scoring"}, "numcodecs": {"data"}, "google_crc32c": {"data"}, "pyarrow": {"data"},
