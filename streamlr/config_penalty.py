@@ -121,7 +121,9 @@ def spread_over_features(values: FeatureValues, key: str, n_features: int, names
     """
     numbers = np.full(n_features, OF_FEATURES[key][2])
     if isinstance(values, Mapping):
-        known = {name: j for j, name in enumerate(names or ())}
+        known: dict[str, list[int]] = {}
+        for j, name in enumerate(names or ()):
+            known.setdefault(name, []).append(j)
         for name, number in values.items():
             numbers[_index(name, key, n_features, known)] = number
     elif isinstance(values, Sequence):
@@ -134,14 +136,23 @@ def spread_over_features(values: FeatureValues, key: str, n_features: int, names
     return numbers
 
 
-def _index(name: str | int, key: str, n_features: int, known: Mapping[str, int]) -> int:
-    """A name is a name first; a text of digits that is none is a number."""
-    if isinstance(name, str) and name in known:
-        return known[name]
+def _index(name: str | int, key: str, n_features: int, known: Mapping[str, Sequence[int]]) -> int:
+    """A name is a name first; a text of digits that is none is a number, and so is a number, unless it is the name of another feature."""
+    places = known.get(str(name), ())
+    if len(places) > 1 and isinstance(name, str):
+        raise ConfigError(f"{key}: {len(places)} features are named {name!r} (numbers {', '.join(map(str, places))}); give their numbers")
+    if places and isinstance(name, str):
+        return places[0]
     number = int(name) if isinstance(name, int) or name.isdecimal() else None
+    if number is not None and 0 <= number < n_features:
+        if places and number not in places:
+            other = next((repr(other) for other, at in known.items() if number in at), "without a name")
+            raise ConfigError(f"{key}: {number} may be the feature named {str(name)!r} (number {places[0]}) or feature number {number} ({other}); write it as a "
+                              f"text for the name ('{name}'), or name the other")
+        return number
+    if len(places) == 1:
+        return places[0]
     if number is not None:
-        if 0 <= number < n_features:
-            return number
         raise ConfigError(f"{key}: there is no feature {number}; the data have {n_features}, from 0 to {n_features - 1}")
     if not known:
         raise ConfigError(f"{key}: there is no feature {name!r}; the features of these data have no names, give their numbers (from 0 on)")
