@@ -118,7 +118,8 @@ def summary(run: str | Path, store: str | None = None, *, errors: Any = None, gr
         overrides = [*overrides, f"data.groups={json.dumps(groups)}"]
     facts = _facts(run)
     publish = publisher(subscribers)
-    model, config, source = open_run(run, store, overrides, publish, labelled=True, grouped=options.errors == "clustered", as_fitted=True)
+    model, config, source = open_run(run, store, overrides, publish, labelled=True,
+                                     grouped=options.errors == "clustered", as_fitted=True)
     _refuse_unfit(run, model, config, source, facts, options)
     config = replace(config, model=replace(config.model, family=model.family), solver=replace(config.solver, name="newton"))  # type: ignore[arg-type]
     with open_engine(config.cluster) as engine, one_blas_thread():

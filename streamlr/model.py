@@ -1,7 +1,8 @@
 """A fitted model: coefficients in the units of the data, kept as a Zarr group that executes nothing when it is loaded.
 
-Format 1 knows two classes alone; format 2 holds any family, with no classes where the target is a number. Format 3 is that of
-models that were fitted with an offset, which older versions would leave out without a word; all others are still written in format 2.
+Format 1 knows two classes alone; format 2 holds any family, with no classes where the target is a number.
+Format 3 is that of models that were fitted with an offset, which older versions would leave out without
+a word; all others are still written in format 2.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Model:
     family: str = "logistic"
     """Name of the family."""
     fitted_with: Literal["offset", "exposure"] | None = None
-    """What was added to Z when the model was fitted, and has to be given to predict; None for nothing."""
+    """What was added to Z in the fit, and has to be given to predict; None for nothing."""
 
     @property
     def coefficients_sha256(self) -> str:
@@ -61,12 +62,14 @@ class Model:
 
     @property
     def content_sha256(self) -> str:
-        """Digest of everything that the model is: coefficients, classes, names, family, and whether it asks for an offset."""
-        rest: list[Any] = [self.classes_.tolist(), self.classes_.dtype.str, self.feature_names, self.family, self.coef_.shape]
+        """Digest of everything that the model is: coefficients, classes, names, family, offset."""
+        rest: list[Any] = [self.classes_.tolist(), self.classes_.dtype.str, self.feature_names,
+                           self.family, self.coef_.shape]
         rest += [] if self.fitted_with is None else [self.fitted_with]
         return hashlib.sha256(f"{self.coefficients_sha256} {json.dumps(rest)}".encode()).hexdigest()
 
-    def decision_function(self, X: ArrayLike, offset: ArrayLike | None = None, exposure: ArrayLike | None = None) -> Array:
+    def decision_function(self, X: ArrayLike, offset: ArrayLike | None = None,
+                          exposure: ArrayLike | None = None) -> Array:
         """Z of every row of ``X``: (m,) of one output, (m, c) of more.
 
         Parameters
@@ -96,44 +99,51 @@ class Model:
             one: Array = rows @ self.coef_[0] + self.intercept_[0] + beside
             return one
         many: Array = rows @ self.coef_.T + self.intercept_
-        return many if isinstance(beside, float) and beside == 0 else many + np.reshape(beside, (-1, 1))
+        return many + np.reshape(beside, (-1, 1))
 
     def _rows_of(self, X: ArrayLike) -> Array:
         """The features in the order of the model, (m, n)."""
         chosen, extra = in_order_of(self.feature_names, X, "the model")
         if extra:
-            log.warning("X has %d columns that the model does not know (%s): they are left out", len(extra), named(extra))
+            log.warning("X has %d columns that the model does not know (%s): they are left out",
+                        len(extra), named(extra))
         rows = np.asarray(chosen, dtype=np.float64)
         if rows.ndim != 2 or rows.shape[1] != self.coef_.shape[1]:
             raise ShapeError(f"X has shape {rows.shape}; the model was fitted to {self.coef_.shape[1]} features: expected (rows, {self.coef_.shape[1]})")
         return rows
 
-    def _offset_of(self, offset: ArrayLike | None, exposure: ArrayLike | None, m: int) -> Array | float:
-        """What is added to Z, (m,) or one number."""
+    def _offset_of(self, offset: ArrayLike | None, exposure: ArrayLike | None, m: int) -> Array:
+        """What is added to Z, (m,), or one number for all, ()."""
         if offset is None and exposure is None:
             if self.fitted_with is not None:
-                exposures = " (or exposure=, whose logarithm that is)" if self.family == "poisson" else ""
-                raise ConfigError(f"the model was fitted with an {self.fitted_with}, and none was given; give offset={exposures}, (rows,), or offset=0 for none")
-            return 0.0
+                log_of = " (or exposure=, whose logarithm that is)" if self.family == "poisson" else ""
+                raise ConfigError(f"the model was fitted with an {self.fitted_with}, and none was "
+                                  f"given; give offset={log_of}, (rows,), or offset=0 for none")
+            return np.array(0.0)
         if offset is not None and exposure is not None:
-            raise ConfigError("offset and exposure exclude each other: an exposure is an offset, by its logarithm")
+            raise ConfigError("offset and exposure exclude each other: an exposure is an offset, by "
+                              "its logarithm; leave out one of the two")
         if exposure is not None and self.family != "poisson":
-            raise ConfigError(f"exposure: only a model of the family poisson has one, not {self.family}; give offset=")
+            raise ConfigError("exposure: only a model of the family poisson has one, not "
+                              f"{self.family}; give offset=")
         name, given = ("offset", offset) if exposure is None else ("exposure", exposure)
         values = np.asarray(given, dtype=np.float64)
         if values.shape not in ((), (m,)):
-            raise ShapeError(f"{name} has shape {values.shape}, and X has {m} rows; expected ({m},), or one number for all")
-        checked = (refuse_bad_offset if exposure is None else log_of_exposure)(np.atleast_1d(values), 0, name)
-        return float(checked[0]) if values.shape == () else checked
+            raise ShapeError(f"{name} has shape {values.shape}, and X has {m} rows; expected "
+                             f"({m},), or one number for all")
+        check = refuse_bad_offset if exposure is None else log_of_exposure
+        return check(np.atleast_1d(values), 0, name).reshape(values.shape)
 
-    def predict_mean(self, X: ArrayLike, offset: ArrayLike | None = None, exposure: ArrayLike | None = None) -> Array:
-        """A of every row of ``X``: the mean of the target, or the probability of the second class, (m,); of each class, (m, c).
+    def predict_mean(self, X: ArrayLike, offset: ArrayLike | None = None,
+                     exposure: ArrayLike | None = None) -> Array:
+        """A of every row of ``X``: the mean of the target or the probability of the second class, (m,); of each class, (m, c).
 
         Of ``X``, ``offset`` and ``exposure`` see `decision_function`; so for all that predict.
         """
         return mean_of(self.family, np.atleast_2d(self.decision_function(X, offset, exposure).T))
 
-    def predict_proba(self, X: ArrayLike, offset: ArrayLike | None = None, exposure: ArrayLike | None = None) -> Array:
+    def predict_proba(self, X: ArrayLike, offset: ArrayLike | None = None,
+                      exposure: ArrayLike | None = None) -> Array:
         """Probability of each class for every row of ``X``: (m, c).
 
         Raises
@@ -145,7 +155,8 @@ class Model:
         A = self.predict_mean(X, offset, exposure)
         return A if A.ndim == 2 else np.column_stack([1.0 - A, A])
 
-    def predict_log_proba(self, X: ArrayLike, offset: ArrayLike | None = None, exposure: ArrayLike | None = None) -> Array:
+    def predict_log_proba(self, X: ArrayLike, offset: ArrayLike | None = None,
+                          exposure: ArrayLike | None = None) -> Array:
         """Logarithm of the probability of each class for every row of ``X``, to full precision where that is near 0 or 1: (m, c).
 
         Raises
@@ -160,7 +171,8 @@ class Model:
         Z = Z - Z.max(axis=1, keepdims=True)
         return Z - np.log(np.exp(Z).sum(axis=1, keepdims=True))
 
-    def predict(self, X: ArrayLike, offset: ArrayLike | None = None, exposure: ArrayLike | None = None) -> NDArray[Any]:
+    def predict(self, X: ArrayLike, offset: ArrayLike | None = None,
+                exposure: ArrayLike | None = None) -> NDArray[Any]:
         """The most probable label for every row of ``X``, or the mean of the target where that is a number: (m,)."""
         if not FAMILIES[self.family].labelled:
             return self.predict_mean(X, offset, exposure)
@@ -173,7 +185,7 @@ class Model:
             raise ConfigError(f"a model of the family {self.family} has no classes; ask for predict")
 
     def at_columns(self, columns: NDArray[np.intp], names: tuple[str, ...]) -> Model:
-        """The model of other features, (k,): each of its own stands at one of ``columns``, (n,), and the others have the coefficient 0."""
+        """The model of k features with these names: its own stand at ``columns``, (n,), and the others have coefficients of 0."""
         coef = np.zeros((len(self.coef_), len(names)))
         coef[:, columns] = self.coef_
         return replace(self, coef_=coef, feature_names=names)

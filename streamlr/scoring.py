@@ -143,12 +143,25 @@ class PredictScan:
         return A, total
 
 
-def open_run(run: str | Path, store: str | None, overrides: Sequence[str], publish: Subscriber, *, labelled: bool, grouped: bool = False,
-             validation: bool = False, as_fitted: bool = False) -> tuple[Model, TrainConfig, Source]:
-    """The model of a run, its configuration with other settings, and a store that has its features; None for the store that it was trained on.
+def open_run(run: str | Path, store: str | None, overrides: Sequence[str], publish: Subscriber, *,
+             labelled: bool, grouped: bool = False, validation: bool = False,
+             as_fitted: bool = False) -> tuple[Model, TrainConfig, Source]:
+    """The model of a run, its configuration with other settings, and a store of the same features.
 
-    Features are matched by name where both have names, else by position. Where their order differs, that of the coefficients follows the store's, which
-    costs no memory; ``as_fitted`` asks for the store's features in the order of the model's.
+    Features are matched by name where both have names, else by position. Where their order differs,
+    that of the coefficients follows the store's, which costs no memory; ``as_fitted`` asks for the
+    store's features in the order of the model's.
+
+    Parameters
+    ----------
+    run, store, overrides
+        As for `evaluate`; None for the store that the run was trained on.
+    publish
+        Told of what is matched and left out.
+    labelled, grouped, validation
+        Whether the targets, the groups and the rows that were held out are wanted.
+    as_fitted
+        See above.
     """
     model = load_model(run)
     path = Path(run) / CONFIG_NAME
@@ -169,16 +182,19 @@ def _ask_for_offset(run: str | Path, model: Model, source: ZarrSource) -> None:
     """A model that was fitted with an offset means nothing without one."""
     if model.fitted_with is not None and not source.has_offset:
         none = "ones" if model.fitted_with == "exposure" else "zeros"
-        raise ConfigError(f"the model in {str(run)!r} was fitted with an {model.fitted_with}, and {source.config.shown_store!r} is read without one; name its "
-                          f"array with --set data.{model.fitted_with}=NAME (one of {none} where there is none)")
+        raise ConfigError(f"the model in {str(run)!r} was fitted with an {model.fitted_with}, and "
+                          f"{source.config.shown_store!r} is read without one; name its array with --set "
+                          f"data.{model.fitted_with}=NAME (one of {none} where there is none)")
 
 
-def _matched(run: str | Path, model: Model, source: ZarrSource, publish: Subscriber, *, as_fitted: bool) -> tuple[Model, Source]:
+def _matched(run: str | Path, model: Model, source: ZarrSource, publish: Subscriber, *,
+             as_fitted: bool) -> tuple[Model, Source]:
     """The model and the source with the same features in the same order."""
-    store, found, n_features = source.config.shown_store, source.feature_names, model.coef_.shape[1]
+    store, found, n = source.config.shown_store, source.feature_names, model.coef_.shape[1]
     if found is None or model.feature_names is None:
-        if source.n_features != n_features:
-            raise ShapeError(f"{source.describe('features')} has {source.n_features} features; the model in {str(run)!r} was fitted to {n_features}")
+        if source.n_features != n:
+            raise ShapeError(f"{source.describe('features')} has {source.n_features} features; the "
+                             f"model in {str(run)!r} was fitted to {n}")
         return model, source
     match = match_names(model.feature_names, found, f"the model in {str(run)!r}", repr(store))
     if match.in_place:
@@ -187,9 +203,10 @@ def _matched(run: str | Path, model: Model, source: ZarrSource, publish: Subscri
             publish(Note(f"{store}: {ambiguous}", warning=True))
         return model, source
     if match.extra:
-        publish(Note(f"{store} has {len(match.extra)} feature{'s' * (len(match.extra) > 1)} that the model does not know ({named(match.extra)}): left out"))
+        count = f"{len(match.extra)} feature{'s' * (len(match.extra) > 1)}"
+        publish(Note(f"{store} has {count} that the model does not know ({named(match.extra)}): left out"))
     if (np.diff(match.columns) < 0).any():
-        publish(Note(f"{store} has the features of the model in another order: they are matched by name"))
+        publish(Note(f"{store} has the model's features in another order: they are matched by name"))
     if match.extra or as_fitted:
         return model, SelectedFeatures(source, match.columns)
     return model.at_columns(match.columns, found), source

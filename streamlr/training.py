@@ -266,7 +266,8 @@ class _Run:
         objective, solver = problem.objective, self._watched(problem)
         with np.errstate(over="ignore", invalid="ignore"):
             W, b = objective.to_data_units(solver.result(state))
-        model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.look.source.feature_names, self.look.model.family, self.look.fitted_with)
+        model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.look.source.feature_names,
+                      self.look.model.family, self.look.fitted_with)
         summary = {
             "status": outcome.status, "reason": outcome.reason, "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
             "seconds": self.record.seconds, "solver": solver.name, "classes": objective.classes.tolist(),
@@ -281,16 +282,22 @@ class _Run:
 
 
 def _in_order_of_data(start: Model, look: FirstLook) -> Model:
-    """The model to start from with the features of the data, by name where both have names; features that it does not know start at 0."""
+    """The model to start from with the features of the data, by name where both have names.
+
+    Features that it does not know start at 0.
+    """
     source, n_features = look.source, start.coef_.shape[1]
     if start.feature_names is None or source.feature_names is None:
         if n_features != source.n_features:
-            raise ShapeError(f"start has {n_features} features, and {source.describe('features')} has {source.n_features}; start from a model of the same ones")
+            raise ShapeError(f"start has {n_features} features, and {source.describe('features')} has "
+                             f"{source.n_features}; start from a model of the same ones")
         return start
-    match = match_names(start.feature_names, source.feature_names, "start", source.describe("features"))
+    names = source.feature_names
+    match = match_names(start.feature_names, names, "start", source.describe("features"))
     if match.extra:
-        look.publish(Note(f"{len(match.extra)} feature{'s' * (len(match.extra) > 1)} that the model to start from does not know ({named(match.extra)}) start at 0"))
-    return start if match.in_place else start.at_columns(match.columns, source.feature_names)
+        count = f"{len(match.extra)} feature{'s' * (len(match.extra) > 1)}"
+        look.publish(Note(f"{count} that the model to start from does not know ({named(match.extra)}) start at 0"))
+    return start if match.in_place else start.at_columns(match.columns, names)
 
 
 def _start_point(problem: _Problem, model: Model | None) -> NDArray[np.float64]:

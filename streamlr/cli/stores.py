@@ -96,7 +96,8 @@ def _info_text(found: dict[str, Any]) -> str:
         lines.append(f"  {array['name']}: {tuple(array['shape'])} {array['dtype']}, {array['n_chunks']:,} chunks of {tuple(array['chunks'])}{shards}, "
                      f"{' + '.join(array['codecs'])}, Zarr {array['zarr_format']}, read {array['read']}")
     if found["feature_names"]:
-        lines.append(f"  features named by {found['feature_names_from']}: {named(found['feature_names'])}")
+        names, origin = named(found["feature_names"]), found["feature_names_from"]
+        lines.append(f"  features named by {origin}: {names}")
     if found["target"] is not None and len(found["classes"]) != 2:
         lines.append(f"  target: {_target_text(found['target'], bool(found['classes']))}")
     for entry in found["classes"]:

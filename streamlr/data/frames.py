@@ -1,4 +1,4 @@
-"""Tables in memory whose columns have names: what they are called, and some of them in another order."""
+"""Tables in memory whose columns have names: what these are, and some columns in another order."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.data.arrays import text_of
+from streamlr.data.coordinates import coordinate_texts
 from streamlr.data.matching import match_names
 
 
@@ -34,6 +35,13 @@ class Frame(Protocol):
 
 
 @runtime_checkable
+class PandasFrame(Frame, Protocol):
+    """Those of them that are not taken apart by ``[:, columns]``: pandas' and Dask's."""
+
+    iloc: Any
+
+
+@runtime_checkable
 class LabelledArray(Protocol):
     """What is used of xarray's DataArray."""
 
@@ -44,9 +52,10 @@ class LabelledArray(Protocol):
 
 
 def column_names(X: object) -> tuple[str, ...] | None:
-    """Names of the columns of a frame, or of the coordinate along the second axis of a labelled array; None where there are none.
+    """Names of the columns of a frame, or of the coordinate along the second axis of an array.
 
-    Labels that are no text, such as numbers, become text: the column 3 is called "3".
+    None where there are none. Labels that are no text, such as numbers, become text: the column 3
+    is called "3".
     """
     if isinstance(X, np.ndarray):
         return None
@@ -55,7 +64,7 @@ def column_names(X: object) -> tuple[str, ...] | None:
     if isinstance(X, Frame):
         return tuple(text_of(label) for label in X.columns)
     if isinstance(X, LabelledArray) and len(X.dims) == 2 and X.dims[1] in X.coords:
-        return tuple(text_of(label) for label in np.asarray(X.coords[X.dims[1]]))
+        return coordinate_texts(np.asarray(X.coords[X.dims[1]]), {})
     return None
 
 
@@ -88,7 +97,5 @@ def in_order_of(names: Sequence[str] | None, X: object, model: str) -> tuple[Any
 def _selected(X: Any, columns: NDArray[np.intp]) -> Any:
     if isinstance(X, ArrowTable):
         return X.select(columns.tolist())
-    if isinstance(X, Frame):
-        labels = list(X.columns)
-        return X[[labels[j] for j in columns.tolist()]]
-    return X[:, columns]
+    # by number, since labels may be what a frame takes for something else, such as True
+    return X.iloc[:, columns.tolist()] if isinstance(X, PandasFrame) else X[:, columns.tolist()]

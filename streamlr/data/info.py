@@ -59,8 +59,8 @@ def describe_store(source: ZarrSource, family: str = "logistic") -> dict[str, An
         "store": source.config.shown_store, "rows": source.n_rows, "features": source.n_features, "dtype": str(source.dtype),
         "sample_axis": source.config.sample_axis, "data_bytes": source.n_rows * source.n_features * source.dtype.itemsize,
         "stored_bytes": source.stored_bytes, "arrays": [array.describe() for array in source.arrays], "target": target, "classes": classes or [],
-        "feature_names": None if source.named is None else list(source.named.names), "feature_names_from": source.named and source.named.origin,
-        "problems": problems,
+        "feature_names": None if source.named is None else list(source.named.names),
+        "feature_names_from": None if source.named is None else source.named.origin, "problems": problems,
         "undetectable": _undetectable(source)}
 
 

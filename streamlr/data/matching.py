@@ -52,33 +52,49 @@ def match_names(wanted: Sequence[str], found: Sequence[str], model: str, data: s
     place = {name: j for j, name in enumerate(found)}
     missing = [name for name in wanted if name not in place]
     if missing:
-        raise ShapeError(f"{data} lacks {len(missing)} of the {len(wanted)} features of {model}: {named(missing)}; it has {len(found)}"
-                         f"{_nearest(missing, found)}. Bring the missing ones, or name the features as the model does")
+        raise ShapeError(
+            f"{data} lacks {len(missing)} of the {len(wanted)} features of {model}: "
+            f"{named(missing)}; it has {len(found)}{_nearest(missing, found)}. "
+            "Bring the missing ones, or name the features as the model does"
+        )
     known = set(wanted)
-    for names, whose in ((wanted, f"of {model}"), ([name for name in found if name in known], f"of {data}")):
-        name, times = Counter(names).most_common(1)[0]
-        if times > 1:
-            raise ShapeError(f"{name!r} is the name of {times} features {whose}, and the others are not the same in the same order: they cannot be matched by "
-                             "name. Make names unique, or bring the features to the order of the model's")
-    return Match(np.array([place[name] for name in wanted], dtype=np.intp), tuple(name for name in found if name not in known))
+    _refuse_ambiguous(wanted, f"of {model}")
+    _refuse_ambiguous([name for name in found if name in known], f"of {data}")
+    columns = np.array([place[name] for name in wanted], dtype=np.intp)
+    return Match(columns, tuple(name for name in found if name not in known))
 
 
 def named(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
-    return ", ".join(repr(name) for name in names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(repr(name) for name in names[:_NAMED]) + more
 
 
 def told_twice(names: Sequence[str] | None) -> str | None:
-    """A sentence on names that several features have, which therefore go by position; None where all are unique."""
+    """A sentence on names that several features have; None where all are unique."""
     if names is None or len(set(names)) == len(names):
         return None
     name, times = Counter(names).most_common(1)[0]
-    return f"names of features are not unique ({name!r} {times} times): features are taken by their position"
+    return (f"names of features are not unique ({name!r} {times} times): features are taken by "
+            "their position")
+
+
+def _refuse_ambiguous(names: Sequence[str], whose: str) -> None:
+    name, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise ShapeError(
+            f"{name!r} is the name of {times} features {whose}, and the others are not the same in "
+            "the same order: they cannot be matched by name. Make names unique, or bring the "
+            "features to the order of the model's"
+        )
 
 
 def _nearest(missing: Sequence[str], found: Sequence[str]) -> str:
-    """What may be meant in the place of the first missing names that resemble one that is there."""
+    """What may be meant in the place of the first missing names."""
     folded = {name.casefold(): name for name in found}
-    near = [(name, [folded[name.casefold()]] if name.casefold() in folded else difflib.get_close_matches(name, found, n=1)) for name in missing[:_NAMED]]
-    pairs = ", ".join(f"{close[0]!r} to {name!r}" for name, close in near if close)
-    return f", nearest {pairs}" if pairs else ""
+    pairs = []
+    for name in missing[:_NAMED]:
+        same = [folded[name.casefold()]] if name.casefold() in folded else []
+        pairs += [f"{near!r} to {name!r}"
+                  for near in same or difflib.get_close_matches(name, found, n=1)]
+    return f", nearest {', '.join(pairs)}" if pairs else ""

@@ -68,7 +68,11 @@ class SelectedFeatures:
     def footprint(self, rows: int) -> Footprint:
         """The rows as they are read, and those that are selected of them."""
         whole = self.source.footprint(rows)
-        return Footprint(whole.decoded_bytes + rows * self.n_features * self.dtype.itemsize, whole.stored_bytes, whole.passing_bytes)
+        return Footprint(
+            whole.decoded_bytes + rows * self.n_features * self.dtype.itemsize,
+            whole.stored_bytes,
+            whole.passing_bytes,
+        )
 
     def label_footprint(self, rows: int) -> Footprint:
         return self.source.label_footprint(rows)
@@ -76,7 +80,11 @@ class SelectedFeatures:
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         X = self.source.read_features(start, stop, buffer)
         # rows stay rows in memory, and columns columns
-        return np.take(X, self.columns, axis=0) if X.flags.c_contiguous else np.take(X.T, self.columns, axis=1).T
+        return (
+            np.take(X, self.columns, axis=0)
+            if X.flags.c_contiguous
+            else np.take(X.T, self.columns, axis=1).T
+        )
 
     def read_target(self, start: int, stop: int) -> NDArray[Any]:
         return self.source.read_target(start, stop)

@@ -118,10 +118,14 @@ class ZarrSource:
 
     @functools.cached_property
     def named(self) -> FeatureNames | None:
-        """Names of the features and where they stand; read when they are first asked for, which workers seldom do."""
+        """Names of the features and where they stand.
+
+        They are read when they are first asked for: a worker needs them for a message alone.
+        """
         config = self.config
-        return read_names(NamedAxis(self._group, config.features, self.features.axes, 1 - config.sample_axis, self.n_features, config.shown_store,
-                                    config.without_secrets))
+        return read_names(NamedAxis(
+            self._group, config.features, self.features.axes, 1 - config.sample_axis,
+            self.n_features, config.shown_store, config.without_secrets))
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:

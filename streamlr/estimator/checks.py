@@ -45,13 +45,14 @@ def features_of(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any] | Rows:
 
 
 def _compare_names(estimator: Any, names: tuple[str, ...] | None) -> None:
-    """Refuse names that are not those of the fit, where scikit-learn, which knows names that are text alone, has not done so."""
+    """Refuse names that are not those of the fit, also where they are no text to scikit-learn."""
     known = getattr(estimator, "_column_names", None)
     if known is None or names is None or names == known:
         return
     at = next(j for j, (name, was) in enumerate(zip(names, known, strict=True)) if name != was)
-    raise ShapeError("The feature names should match those that were passed during fit, in the same order "
-                     f"({names[at]!r} stands where {known[at]!r} did); bring the columns into that order, or give an array without names")
+    raise ShapeError("The feature names should match those that were passed during fit, in the "
+                     f"same order ({names[at]!r} stands where {known[at]!r} did); bring the "
+                     "columns into that order, or give an array without names")
 
 
 def _validated(estimator: Any, X: Any, *, reset: bool) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -58,7 +58,7 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
     coef_: Any
     intercept_: Any
     _column_names: tuple[str, ...] | None
-    """Names of the features as `features_of` has noted them: text, also where the labels of a frame are none."""
+    """Names of the features as `features_of` has noted them: text, whatever the labels are."""
 
     def _train(self, X: NDArray[Any] | Rows, y: NDArray[Any], weights: NDArray[np.float64] | None, restraints: Restraints,
                classes: NDArray[Any] | None = None, start: Model | None = None) -> TrainResult:
@@ -70,7 +70,8 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
                        "bounds": {"lower": 0.0 if restraints.positive else None}},
              "solver": {"name": self._solver_for(X, weights, restraints), "tolerance": _plain(self.tol), "max_passes": _plain(self.max_iter)},
              "cluster": self._cluster_for(X)}, X=X, y=y, sample_weight=weights, start=start, subscribers=[Console()] if self.verbose else [])
-        self.model_ = dataclasses.replace(result.model, classes_=result.model.classes_ if classes is None else classes, feature_names=self._column_names)
+        self.model_ = dataclasses.replace(
+            result.model, classes_=result.model.classes_ if classes is None else classes, feature_names=self._column_names)
         self.status_ = result.status
         if result.status != "converged":
             more = ". Increase the number of iterations (max_iter)" if result.status == "pass_limit" else ""
@@ -114,9 +115,12 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
         return dataclasses.asdict(self.cluster) if isinstance(self.cluster, ClusterConfig) else self.cluster
 
     def _start(self, n_outputs: int, n_features: int, classes: NDArray[Any] | None = None) -> Model | None:
-        """The model of the last fit, where it is to be started from and is one of the same outputs, features (by name, if they have any) and classes."""
+        """The model of the last fit, where it is to be started from and is one of the same outputs, features and classes.
+
+        Features are told by their names where both fits have names.
+        """
         last = self._shown_model() if self.warm_start and hasattr(self, "model_") else None
-        if last is not None and None not in (last.feature_names, self._column_names) and last.feature_names != self._column_names:
+        if last is not None and self._column_names is not None:
             last = _in_order(last, self._column_names)
         if last is None or last.coef_.shape != (n_outputs, n_features) or (classes is not None and not np.array_equal(classes, last.classes_)):
             return None
@@ -136,12 +140,15 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
         return tags
 
 
-def _in_order(model: Model, names: Sequence[str]) -> Model | None:
-    """The model with its features in the order of these names; None where they are others, or are not unique."""
+def _in_order(model: Model, names: tuple[str, ...]) -> Model | None:
+    """The model with its features in the order of these names, by name if it has any; None where its names are others."""
+    known = model.feature_names
+    if known is None or known == names:
+        return model
     place = {name: j for j, name in enumerate(names)}
-    if model.feature_names is None or set(model.feature_names) != set(place) or not len(place) == len(names) == len(model.feature_names):
+    if set(known) != set(place) or not len(place) == len(names) == len(known):
         return None
-    return model.at_columns(np.array([place[name] for name in model.feature_names]), tuple(names))
+    return model.at_columns(np.array([place[name] for name in known]), names)
 
 
 def shown(coefficients: NDArray[np.float64], features: np.dtype[Any]) -> NDArray[Any]:
