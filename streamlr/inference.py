@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from streamlr.config import TrainConfig, load_config
 from streamlr.covariance import Bread, Layout, small_sample_factor
-from streamlr.data.store import ZarrSource
+from streamlr.data.source import Source
 from streamlr.data.validation import split_of
 from streamlr.distributions import special
 from streamlr.errors import ConfigError, DataError, LabelError, MemoryLimitError, RunDirectoryError, ShapeError
@@ -105,10 +105,11 @@ def summary(run: str | Path, store: str | None = None, *, errors: Any = None, gr
     if groups is not None:
         overrides = [*overrides, f"data.groups={json.dumps(groups)}"]
     facts = _facts(run)
-    model, config, source = open_run(run, store, overrides, labelled=True, grouped=options.errors == "clustered")
+    publish = publisher(subscribers)
+    model, config, source = open_run(run, store, overrides, publish, labelled=True,
+                                     grouped=options.errors == "clustered", as_fitted=True)
     _refuse_unfit(run, model, config, source, facts, options)
     config = replace(config, model=replace(config.model, family=model.family), solver=replace(config.solver, name="newton"))  # type: ignore[arg-type]
-    publish = publisher(subscribers)
     with open_engine(config.cluster) as engine, one_blas_thread():
         look = FirstLook(config, source, engine, lambda event: _warnings_alone(event, publish))
         return _Inference(model, look, options, facts, publish).finish()
@@ -152,7 +153,7 @@ def _facts(run: str | Path) -> dict[str, Any]:
     return facts
 
 
-def _refuse_unfit(run: str | Path, model: Model, config: TrainConfig, source: ZarrSource, facts: dict[str, Any], options: SummaryOptions) -> None:
+def _refuse_unfit(run: str | Path, model: Model, config: TrainConfig, source: Source, facts: dict[str, Any], options: SummaryOptions) -> None:
     """Refuse what can be told before the data are read."""
     if facts.get("rows") != source.n_rows:
         raise ShapeError(f"{source.describe('features')} has {source.n_rows} rows, and the model in {str(run)!r} was trained on {facts.get('rows')}; "

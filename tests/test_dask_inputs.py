@@ -391,3 +391,20 @@ def test_memory_does_not_grow_with_the_data(kind: str) -> None:
         peaks[blocks] = json.loads(done.stdout)[0]
     # 480 MB of data, against 48; what may differ are labels, 1 to 8 MB, and what the allocator keeps of blocks of 8 MB
     assert peaks[60] < peaks[6] + 60e6, peaks
+
+
+# A model without an estimator
+
+
+def test_a_model_predicts_by_blocks_and_finds_columns_by_name() -> None:
+    X = features()
+    model = train({}, X=Parts(framed(X), CUTS[0]).frame(), y=targets("logistic", X)).model
+    assert model.feature_names == NAMES
+    parts = Parts(framed(X).assign(other=1.0)[["other", "d", "b", "a", "c"]], CUTS[0])
+    np.testing.assert_allclose(model.predict_proba(parts.frame()), model.predict_proba(X), rtol=1e-12)
+    assert max(parts.made) == 2  # counted, and read
+    for given in (da.from_array(X, chunks=(130, 3)), da.from_array(scipy.sparse.csr_matrix(X), chunks=(130, -1)), scipy.sparse.coo_array(X)):
+        np.testing.assert_allclose(model.decision_function(given), model.decision_function(X), rtol=1e-12)
+        assert model.predict(given).tolist() == model.predict(X).tolist()
+    with pytest.raises(ShapeError, match="fitted to 4 features"):
+        model.predict(da.from_array(X[:, :3], chunks=(130, 3)))

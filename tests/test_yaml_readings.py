@@ -159,7 +159,7 @@ def test_keys_that_say_what_they_are_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", OF_FEATURES)
 def test_a_mapping_whose_keys_are_no_names_has_the_same_advice(key: str, name: Any) -> None:
     _, section, last = key.split(".")
-    with pytest.raises(ConfigError, match=r"is neither the name of a feature nor its number .*; put it in quotes if it is a name"):
+    with pytest.raises(ConfigError, match=r"is neither the name of a feature nor its number .*wants quotes, since YAML reads yes, no"):
         load_config({"model": {section: {last: {name: 0.0}}}})
 
 
@@ -176,7 +176,7 @@ def test_a_number_that_is_also_a_name_is_not_guessed_at() -> None:
     names = ("1", "0", "2")
     assert spread_over_features({"1": 0.0}, "model.penalty.factors", 3, names).tolist() == [0, 1, 1]
     assert spread_over_features({2: 0.0}, "model.penalty.factors", 3, names).tolist() == [1, 1, 0]
-    with pytest.raises(ConfigError, match="1 may be the feature 1 or the one that is called '1'; name the feature that you mean"):
+    with pytest.raises(ConfigError, match=r"1 may be the feature named '1' \(number 0\) or feature number 1"):
         spread_over_features({1: 0.0}, "model.penalty.factors", 3, names)
 
 

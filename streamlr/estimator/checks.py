@@ -11,6 +11,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import column_or_1d
 
 from streamlr.data.dask_rows import DaskFrame
+from streamlr.data.frames import column_names
 from streamlr.data.rows import in_memory, rows_of, stored_rows
 from streamlr.data.source import Rows
 from streamlr.errors import ShapeError
@@ -23,9 +24,15 @@ def features_of(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any] | Rows:
 
     Of arrays in memory the values are checked too; those of memory maps and of what Zarr and Dask hold will be by the pass that reads them.
     """
+    names = column_names(X)
+    if reset:
+        estimator._column_names = names
     rows = stored_rows(X)
     if rows is None:
-        return rows_of(_validated(estimator, X, reset=reset))
+        validated = rows_of(_validated(estimator, X, reset=reset))
+        if not reset:
+            _compare_names(estimator, names)
+        return validated
     if len(rows.shape) != 2:
         raise ShapeError(f"Expected 2D array, got an array of the shape {rows.shape} instead; give rows by features")
     if reset:
@@ -37,6 +44,7 @@ def features_of(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any] | Rows:
         _check_names(estimator, X, reset=False)
     if rows.shape[1] != estimator.n_features_in_ and not np.isnan(rows.shape[1]):
         raise ShapeError(f"X has {rows.shape[1]} features, but {type(estimator).__name__} is expecting {estimator.n_features_in_} features as input")
+    _compare_names(estimator, names)
     return rows
 
 
@@ -57,6 +65,17 @@ def _check_names(estimator: Any, frame: Any, *, reset: bool) -> None:
         _check_feature_names(estimator, like, reset=reset)
     else:
         estimator._check_feature_names(like, reset=reset)
+
+
+def _compare_names(estimator: Any, names: tuple[str, ...] | None) -> None:
+    """Refuse names that are not those of the fit, also where they are no text to scikit-learn."""
+    known = getattr(estimator, "_column_names", None)
+    if known is None or names is None or names == known:
+        return
+    at = next(j for j, (name, was) in enumerate(zip(names, known, strict=True)) if name != was)
+    raise ShapeError("The feature names should match those that were passed during fit, in the "
+                     f"same order ({names[at]!r} stands where {known[at]!r} did); bring the "
+                     "columns into that order, or give an array without names")
 
 
 def _validated(estimator: Any, X: Any, *, reset: bool) -> Any:

@@ -207,8 +207,7 @@ class LogisticRegressionCV(LogisticRegression):
             X=rows, y=codes, sample_weight=weights, folds=folds, fold_shares=shares.tolist(), subscribers=[Console()] if self.verbose else [])
 
     def _named(self, coef: NDArray[np.float64], intercept: NDArray[np.float64], classes: NDArray[Any]) -> Model:
-        names = getattr(self, "feature_names_in_", None)
-        return Model(coef, intercept, classes, None if names is None else tuple(map(str, names)), "softmax" if len(classes) > 2 else self._family)
+        return Model(coef, intercept, classes, self._column_names, "softmax" if len(classes) > 2 else self._family)
 
     def _alone(self, model: Model) -> LogisticRegression:
         """An estimator that predicts by one of the models."""
