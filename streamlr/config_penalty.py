@@ -84,8 +84,9 @@ def read_feature_values(value: object, key: str) -> FeatureValues:
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str | int) or isinstance(name, bool):
-                raise ConfigError(f"{key}: {name!r} is neither the name of a feature nor its number (from 0 on); a name that "
-                                  "is not read as text wants quotes")
+                raise ConfigError(
+                    f"{key}: {name!r} is neither the name of a feature nor its number (from 0 on); a name that is not read "
+                    "as text wants quotes, since YAML reads yes, no, on, off, null and dates as something else")
         return {name: _number(number, key, f".{name}") for name, number in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_number(number, key, f"[{j}]") for j, number in enumerate(value)]
@@ -100,6 +101,11 @@ def _number(value: object, key: str, at: str = "", expected: str = "a number") -
         number = float("" if isinstance(value, bool) else value)  # type: ignore[arg-type]  # YAML 1.1 reads 1e-8 as a text
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{key}{at}: expected {expected}, got {value!r}") from None
+    if number == math.inf and least == 0:
+        name = at.strip(".[]") or "NAME"
+        raise ConfigError(
+            f"{key}{at}: {number:g} is out of range; what holds a coefficient at 0 is bounds of 0: leave the factor out, "
+            f"and set model.bounds: {{lower: {{{name}: 0}}, upper: {{{name}: 0}}}}")
     if not least <= number <= most:
         raise ConfigError(f"{key}{at}: {number:g} is out of range; it must be {'0 or above' if least == 0 else 'a bound that some number keeps'}")
     return number

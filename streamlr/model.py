@@ -17,12 +17,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from streamlr.data.dask_rows import DaskArray, DaskFrame
 from streamlr.data.frames import in_order_of
 from streamlr.data.matching import named
 from streamlr.data.records import read_array, read_attributes, write_record
-from streamlr.data.source import log_of_exposure, refuse_bad_offset
+from streamlr.data.rows import read_all_by_blocks, rows_of
+from streamlr.data.source import Rows, log_of_exposure, refuse_bad_offset
+from streamlr.data.sparse_rows import SparseMatrix, StoredMatrix
 from streamlr.errors import ConfigError, DataError, RunDirectoryError, ShapeError
 from streamlr.kernels.families import FAMILIES
+from streamlr.urls import local_output, local_run
 
 log = logging.getLogger(__name__)
 
@@ -94,21 +98,27 @@ class Model:
             For an offset that is not finite, or an exposure that is not above 0.
         """
         rows = self._rows_of(X)
-        beside = self._offset_of(offset, exposure, len(rows))
+        beside = self._offset_of(offset, exposure, rows.shape[0])
+        Z: Array = self._products(rows) if isinstance(rows, np.ndarray) else read_all_by_blocks(rows, self._products)
+        return Z + (beside if Z.ndim == 1 else np.reshape(beside, (-1, 1)))
+
+    def _products(self, rows: NDArray[Any]) -> Array:
+        """Z of some rows without an offset."""
         if len(self.coef_) == 1:
-            one: Array = rows @ self.coef_[0] + self.intercept_[0] + beside
+            one: Array = rows @ self.coef_[0] + self.intercept_[0]
             return one
         many: Array = rows @ self.coef_.T + self.intercept_
-        return many + np.reshape(beside, (-1, 1))
+        return many
 
-    def _rows_of(self, X: ArrayLike) -> Array:
-        """The features in the order of the model, (m, n)."""
+    def _rows_of(self, X: ArrayLike) -> Array | Rows:
+        """The features in the order of the model, (m, n); what Dask or anndata hold is read by blocks."""
         chosen, extra = in_order_of(self.feature_names, X, "the model")
         if extra:
             log.warning("X has %d columns that the model does not know (%s): they are left out",
                         len(extra), named(extra))
-        rows = np.asarray(chosen, dtype=np.float64)
-        if rows.ndim != 2 or rows.shape[1] != self.coef_.shape[1]:
+        lazy = isinstance(chosen, DaskArray | DaskFrame | SparseMatrix | StoredMatrix)
+        rows: Any = rows_of(chosen) if lazy else np.asarray(chosen, dtype=np.float64)
+        if len(rows.shape) != 2 or rows.shape[1] != self.coef_.shape[1]:
             raise ShapeError(f"X has shape {rows.shape}; the model was fitted to {self.coef_.shape[1]} features: expected (rows, {self.coef_.shape[1]})")
         return rows
 
@@ -200,7 +210,7 @@ class Model:
             "coefficients_sha256": self.coefficients_sha256, "content_sha256": self.content_sha256}
         if self.fitted_with is not None:
             attributes |= {"format_version": FORMAT_VERSION_OF_OFFSETS, "fitted_with": self.fitted_with}
-        write_record(Path(path), arrays, attributes)
+        write_record(local_output(path, "the path of the model"), arrays, attributes)
 
 
 def mean_of(family: str, Z: Array) -> Array:
@@ -219,7 +229,7 @@ def load_model(path: str | Path) -> Model:
     DataError
         When it is damaged, or of a format that this version does not know.
     """
-    folder = Path(path)
+    folder = local_run(path)
     if (folder / MODEL_NAME).is_dir():
         folder = folder / MODEL_NAME
     if not folder.is_dir():

@@ -25,6 +25,7 @@ from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.metrics import METRICS, MetricScan, linear, refuse_overflow
 from streamlr.model import Model, load_model, mean_of
 from streamlr.run_directory import CONFIG_NAME
+from streamlr.urls import local_output, local_run
 
 Array = NDArray[np.float64]
 
@@ -89,6 +90,7 @@ def predict(run: str | Path, store: str, out: str | Path, *, overwrite: bool = F
 
     Every block of rows is written by the task that computed it, as a chunk of its own; the array appears when it is whole.
     """
+    out = local_output(out, "OUT")
     publish = publisher(subscribers)
     model, config, source = open_run(run, store, overrides, publish, labelled=False)
     with open_engine(config.cluster) as engine:
@@ -164,7 +166,7 @@ def open_run(run: str | Path, store: str | None, overrides: Sequence[str], publi
         See above.
     """
     model = load_model(run)
-    path = Path(run) / CONFIG_NAME
+    path = local_run(run) / CONFIG_NAME
     config = load_config(path if path.exists() else {}, overrides)
     store = config.data.store if store is None else store
     options = {key: value for key, value in config.data.storage_options.items() if "://" in store}  # a path takes none

@@ -92,7 +92,8 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
     DataError
         When the store or the data cannot be trained on.
     """
-    settings = replace(load_config(config, overrides if validation is None else [*overrides, "validation.array=validation"]), path=None)
+    overrides = overrides if validation is None else [*overrides, "validation.array=validation"]
+    settings = load_config(config, overrides, with_path=False)
     with opened(settings, Arrays(X, y, sample_weight, offset, groups, validation), subscribers, resume=resume, overwrite=overwrite) as (look, directory):
         return _Run(look, directory, start).finish(resume)
 

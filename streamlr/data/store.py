@@ -17,7 +17,7 @@ from zarr.storage import ZipStore
 
 from streamlr.config import HIDDEN, NOT_KEPT, DataConfig
 from streamlr.data.arrays import RefuseMissing, StoredArray
-from streamlr.data.conventions import refuse_turned
+from streamlr.data.conventions import refuse_odd_attributes, refuse_turned
 from streamlr.data.footprint import Footprint
 from streamlr.data.group_keys import group_keys
 from streamlr.data.names import FeatureNames, NamedAxis, read_names
@@ -25,6 +25,7 @@ from streamlr.data.records import holds_pickles, local_store
 from streamlr.data.retries import retried
 from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
+from streamlr.urls import local_path
 
 _MISSING_NAMED = 3
 _NAMED = 20
@@ -255,11 +256,6 @@ def _reopen(config: DataConfig, options: tuple[bool, bool, str | None], identity
     return source
 
 
-def local_path(store: str) -> str:
-    """``store`` as a plain path where it is a local one; a ``file://`` URL would get Zarr's slow generic file system."""
-    return store.removeprefix("file://")
-
-
 def open_group(config: DataConfig) -> zarr.Group:
     """Open the group of a store for reading; unless told otherwise, absent chunks will be errors.
 
@@ -268,7 +264,7 @@ def open_group(config: DataConfig) -> zarr.Group:
     StoreNotFoundError
         When there is nothing at the path, or no group.
     """
-    path = local_path(config.store)
+    path = local_path(config.store)  # Zarr has a slow generic file system for file://
     if not path:
         raise ConfigError("data.store: missing; give the path or URL of a Zarr group")
     _refuse_hidden(config)
@@ -337,6 +333,7 @@ def _member(group: zarr.Group, name: str, key: str, config: DataConfig) -> zarr.
         raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} is a group, not an array; it holds {_contents(member, f'{name}/', key)}")
     if holds_pickles(member):
         raise DtypeError(f"{name!r} ({key}) in {store!r} is stored as pickles, which could execute anything; write it again as numbers or text")
+    refuse_odd_attributes(member, f"{name!r} ({key}) in {store!r}")
     return member
 
 

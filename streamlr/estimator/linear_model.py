@@ -17,7 +17,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from streamlr.config import ClusterConfig
 from streamlr.config_penalty import SMOOTH_SOLVERS
-from streamlr.data.rows import DaskRows, read_all_by_blocks
+from streamlr.data.dask_rows import DaskRows
+from streamlr.data.rows import read_all_by_blocks
 from streamlr.data.source import Rows
 from streamlr.errors import ConfigError, ShapeError
 from streamlr.estimator.checks import features_of
