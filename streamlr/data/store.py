@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from streamlr.data.arrays import RefuseMissing, StoredArray, text_of
 from streamlr.data.conventions import refuse_turned
 from streamlr.data.footprint import Footprint
 from streamlr.data.group_keys import group_keys
+from streamlr.data.lazy import LazySource
 from streamlr.data.records import holds_pickles, local_store
 from streamlr.data.retries import retried
 from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
@@ -32,7 +34,7 @@ MISSING_COUNTED = 1000
 
 
 class ZarrSource:
-    """Rows of a store that keeps the contract. Travels to workers as its configuration and is opened once in each process.
+    """Rows of a store that keeps the contract. Travels to workers as its configuration and is opened once in each process, when it is first read.
 
     Parameters
     ----------
@@ -85,7 +87,9 @@ class ZarrSource:
         self.attributes: dict[str, Any] = dict(group.attrs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.config, self._options, self._identity, self._newest)
+        # a worker may stand in another folder, and unpickling must not open anything: an error there costs the worker its life
+        config = dataclasses.replace(self.config, store=absolute_store(self.config.store))
+        return LazySource, (_reopen, config, self._options, self._identity, self._newest)
 
     @property
     def n_rows(self) -> int:
@@ -228,7 +232,7 @@ def _opened(config: str, direct: bool, labelled: bool, listed: str | None, ident
 
 
 def _reopen(config: DataConfig, options: tuple[bool, bool, str | None], identity: tuple[str, ...], newest: tuple[int | None, ...]) -> ZarrSource:
-    """What unpickling does: one opened source serves all tasks of a process."""
+    """What the first use of a source that has travelled does: one opened source serves all tasks of a process."""
     source = _opened(json.dumps(dataclasses.asdict(config), sort_keys=True), *options, identity, newest)
     if source._identity != identity:
         raise ShapeError(f"the arrays of {config.shown_store!r} have other shapes, types or chunks on this worker than where the run started; the store must "
@@ -239,6 +243,12 @@ def _reopen(config: DataConfig, options: tuple[bool, bool, str | None], identity
 def local_path(store: str) -> str:
     """``store`` as a plain path where it is a local one; a ``file://`` URL would get Zarr's slow generic file system."""
     return store.removeprefix("file://")
+
+
+def absolute_store(store: str) -> str:
+    """The same as seen from any folder: a URL as it is, a path from the root on."""
+    path = local_path(store)
+    return path if "://" in path or not path else os.path.abspath(path)
 
 
 def open_group(config: DataConfig) -> zarr.Group:
