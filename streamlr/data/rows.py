@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -9,10 +10,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
+from streamlr.config import public_url
 from streamlr.data.arrays import StoredArray
+from streamlr.data.records import local_store
 from streamlr.data.source import Buffer, Rows, rows_of_memory_chunk
-from streamlr.errors import ShapeError
+from streamlr.errors import ShapeError, StoreNotFoundError
 
 
 @runtime_checkable
@@ -89,16 +93,26 @@ class ZarrRows:
         The opened array, (m, n).
     start, stop
         The rows that are meant.
+    travelled
+        Whether it was opened in another process, so that it may not be there.
     """
 
-    def __init__(self, array: zarr.Array[Any], start: int = 0, stop: int | None = None) -> None:
-        self._array = array
-        self._stored = StoredArray(array, fill_missing=True)
+    def __init__(self, array: zarr.Array[Any], start: int = 0, stop: int | None = None, *, travelled: bool = False) -> None:
+        self._array = array if travelled else seen_from_anywhere(array)
+        self._travelled = travelled
         self._start = start
         self._stop = array.shape[0] if stop is None else stop
+        if not travelled:
+            _ = self._stored  # what cannot be read is refused here
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ZarrRows, (self._array, self._start, self._stop)
+        return functools.partial(ZarrRows, travelled=True), (self._array, self._start, self._stop)
+
+    @functools.cached_property
+    def _stored(self) -> StoredArray:
+        if self._travelled:
+            require_there(self._array)
+        return StoredArray(self._array, fill_missing=True)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -124,6 +138,31 @@ class ZarrRows:
         rows = self._stored.read(first, last, buffer)
         self._stored.prefetch(last, min(last + stop - start, self._stop))
         return rows
+
+
+def seen_from_anywhere(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """The same array; where it was opened by a relative path, by its path from the root on, since workers may stand in other folders."""
+    store = array.store
+    if not isinstance(store, LocalStore) or store.root.is_absolute():
+        return array
+    return zarr.open_array(local_store(store.root.absolute(), read_only=True), path=array.path, mode="r")
+
+
+def require_there(array: zarr.Array[Any]) -> None:
+    """Refuse an array that is not seen from this process as it was from where it comes: Zarr would read fill values in its place.
+
+    Raises
+    ------
+    StoreNotFoundError, ShapeError
+        When there is none, or another.
+    """
+    where = str(array.store_path)
+    try:
+        here = zarr.open_array(array.store, path=array.path, mode="r")
+    except Exception as error:  # stores raise whatever they like
+        raise StoreNotFoundError(f"no Zarr array at {public_url(where)} ({type(error).__name__})") from error
+    if here.metadata.to_dict() | {"attributes": {}} != array.metadata.to_dict() | {"attributes": {}}:
+        raise ShapeError(f"the array at {public_url(where)} has another shape, type or chunks here than where the run started; all workers must see the same one")
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,8 @@ def prove(source: Parcel) -> None:
 
 def naming(error: DataError, worker: str) -> DataError:
     """The same error for data that cannot be opened, with the worker that found it."""
-    where = "; the path is looked for there: put the store where all workers see it under the same path, or give a URL"
+    where = ("; it is looked for there, so put it on a file system that all workers share, under the same path, "
+             "or give a URL")
     return type(error)(f"the worker at {worker} cannot open the data: {error}{where if isinstance(error, StoreNotFoundError) else ''}")
 
 
