@@ -1,4 +1,5 @@
-"""Clusters for tests that are there already: schedulers and workers as people start them, each in its own way."""
+"""Clusters for tests that are there already: schedulers and workers as people start them, each in
+its own way."""
 
 from __future__ import annotations
 
@@ -49,8 +50,14 @@ class Processes:
     """Where workers run that are not told otherwise; no store is there."""
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    def start(self, kind: str, *options: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None,
-              with_streamlr: bool = True) -> subprocess.Popen[bytes]:
+    def start(
+        self,
+        kind: str,
+        *options: str,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        with_streamlr: bool = True,
+    ) -> subprocess.Popen[bytes]:
         """``dask worker`` or ``dask scheduler``."""
         if not with_streamlr:
             blocker = self.folder / "without_streamlr.py"
@@ -58,24 +65,44 @@ class Processes:
             options = (*options, "--preload", str(blocker))
         where = ["--host", self.address] if kind == "scheduler" else [self.address]
         process = subprocess.Popen(
-            [sys.executable, "-m", "dask", kind, *where, "--no-dashboard", *options], cwd=cwd or self.folder, stdout=subprocess.DEVNULL,
+            [sys.executable, "-m", "dask", kind, *where, "--no-dashboard", *options],
+            cwd=cwd or self.folder,
+            stdout=subprocess.DEVNULL,
             stderr=(self.folder / f"{kind}-{len(self.running)}.log").open("wb"),
-            env={**os.environ, "PYTHONPATH": TESTS_AND_PACKAGE, **(environment or {})})
+            env={**os.environ, "PYTHONPATH": TESTS_AND_PACKAGE, **(environment or {})},
+        )
         self.running.append(process)
         return process
 
-    def worker(self, *options: str, threads: int = 1, cwd: Path | None = None, environment: Mapping[str, str] | None = None,
-               with_streamlr: bool = True) -> subprocess.Popen[bytes]:
+    def worker(
+        self,
+        *options: str,
+        threads: int = 1,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        with_streamlr: bool = True,
+    ) -> subprocess.Popen[bytes]:
         """A worker under a nanny."""
-        return self.start("worker", "--nthreads", str(threads), *options, cwd=cwd, environment=environment, with_streamlr=with_streamlr)
+        return self.start(
+            "worker",
+            "--nthreads",
+            str(threads),
+            *options,
+            cwd=cwd,
+            environment=environment,
+            with_streamlr=with_streamlr,
+        )
 
 
 @contextmanager
-def scheduler(folder: Path, *options: str, with_streamlr: bool = True) -> Iterator[Processes]:
-    """A scheduler without workers yet, which runs in a folder of its own."""
+def scheduler(
+    folder: Path, *options: str, cwd: Path | None = None, with_streamlr: bool = True
+) -> Iterator[Processes]:
+    """A scheduler without workers yet; the folder is for what all processes write, and runs those
+    that are not told otherwise."""
     folder.mkdir(exist_ok=True)
     processes = Processes(f"tcp://127.0.0.1:{free_port()}", folder)
-    processes.start("scheduler", *options, with_streamlr=with_streamlr)
+    processes.start("scheduler", *options, cwd=cwd, with_streamlr=with_streamlr)
     try:
         yield processes
     finally:
@@ -85,7 +112,9 @@ def scheduler(folder: Path, *options: str, with_streamlr: bool = True) -> Iterat
 
 
 def scan() -> GradientScan:
-    return GradientScan("logistic", np.array([0, 1]), np.full((1, FEATURES, 1), 0.1), np.zeros((1, 1)))
+    return GradientScan(
+        "logistic", np.array([0, 1]), np.full((1, FEATURES, 1), 0.1), np.zeros((1, 1))
+    )
 
 
 @dataclass(frozen=True)
@@ -128,7 +157,8 @@ def long_task(mark: str, seconds: float) -> str:
 
 
 def other_streamlr(folder: Path, replace: Mapping[str, tuple[str, str]]) -> dict[str, str]:
-    """A copy of the package with some text of its files replaced, as the environment of a worker that has it."""
+    """A copy of the package with some text of its files replaced, as the environment of a worker
+    that has it."""
     shutil.copytree(PACKAGE, folder / "streamlr", ignore=shutil.ignore_patterns("__pycache__"))
     for name, (old, new) in replace.items():
         file = folder / "streamlr" / name

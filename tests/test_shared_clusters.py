@@ -1,4 +1,5 @@
-"""Clusters that others use too: what goes wrong for one run is told at once and harms nobody else. All processes are real."""
+"""Clusters that others use too: what goes wrong for one run is told at once and harms nobody else.
+All processes are real."""
 
 from __future__ import annotations
 
@@ -14,7 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
-from clusters import FEATURES, Processes, SlowScan, StuckScan, long_task, other_streamlr, scan, scheduler
+from clusters import (
+    FEATURES,
+    Processes,
+    SlowScan,
+    StuckScan,
+    long_task,
+    other_streamlr,
+    scan,
+    scheduler,
+)
 from distributed import Client
 from stores import two_class_data, write_store
 
@@ -26,7 +36,7 @@ from streamlr.data.partition import Partition
 from streamlr.data.rows import ZarrRows
 from streamlr.data.source import ArraySource, Buffer, Source
 from streamlr.data.store import ZarrSource
-from streamlr.errors import ClusterError, DataError, StoreNotFoundError
+from streamlr.errors import ClusterError, StoreNotFoundError
 from streamlr.execution import open_engine
 from streamlr.execution.local import SerialEngine
 
@@ -58,8 +68,14 @@ def elsewhere(tmp_path: Path) -> Iterator[Processes]:
         yield processes
 
 
-def settings(address: str | None, store: str | Path = SEEN_FROM_ITS_FOLDER, **cluster: Any) -> dict[str, Any]:
-    where: dict[str, Any] = {"kind": "serial"} if address is None else {"kind": "address", "address": address, **cluster}
+def settings(
+    address: str | None, store: str | Path = SEEN_FROM_ITS_FOLDER, **cluster: Any
+) -> dict[str, Any]:
+    where: dict[str, Any] = (
+        {"kind": "serial"}
+        if address is None
+        else {"kind": "address", "address": address, **cluster}
+    )
     return {"data": {"store": str(store)}, "solver": {"name": "lbfgs"}, "cluster": where}
 
 
@@ -68,48 +84,80 @@ def expected(folder: Path) -> str:
 
 
 def bits(sums: Any) -> bytes:
-    return b"".join(np.ascontiguousarray(part).tobytes() for part in (sums.loss_sum, sums.coefficient_sum, sums.intercept_sum))
+    return b"".join(
+        np.ascontiguousarray(part).tobytes()
+        for part in (sums.loss_sum, sums.coefficient_sum, sums.intercept_sum)
+    )
 
 
 def serial_bits(store: Path) -> bytes:
     source = ZarrSource(DataConfig(store=str(store)))
-    return bits(SerialEngine().run(source, Partition(ROWS, CHUNK, CHUNK), scan(), lambda slab: None))
+    return bits(
+        SerialEngine().run(source, Partition(ROWS, CHUNK, CHUNK), scan(), lambda slab: None)
+    )
 
 
 def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", "from streamlr.cli.main import main; main()", *map(str, arguments)], cwd=cwd, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", "from streamlr.cli.main import main; main()", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+    )
 
 
 # A worker that does not see the store
 
+
 @needs_proc
 @pytest.mark.parametrize("kind", ["all", "one"])
-def test_a_worker_that_does_not_see_the_store_is_named_at_once_and_nobody_is_harmed(kind: str, here: Path, elsewhere: Processes, tmp_path: Path) -> None:
-    elsewhere.worker("--name", "blind", threads=2)
-    elsewhere.worker(threads=2, cwd=elsewhere.folder if kind == "all" else here)
-    with Client(elsewhere.address) as stranger:
-        stranger.wait_for_workers(2, timeout=60)
-        processes = stranger.run(os.getpid)
-        theirs = [stranger.submit(long_task, str(tmp_path / f"mark-{at}"), 4.0, workers=[address]) for at, address in enumerate(processes)]
-        blind = [a for a, w in stranger.scheduler_info(n_workers=-1)["workers"].items() if w["name"] == "blind" or kind == "all"]
-        with pytest.raises(StoreNotFoundError, match=rf"the worker at ({'|'.join(blind)}) cannot open the data: .*'/proc/self/cwd/a.zarr'.*file system"):
-            streamlr.train(settings(elsewhere.address))
-        assert stranger.gather(theirs) == ["ended"] * 2
-        assert stranger.run(os.getpid) == processes, "a worker was started anew"
+def test_a_worker_that_does_not_see_the_store_is_named_at_once_and_nobody_is_harmed(
+    kind: str, here: Path, tmp_path: Path
+) -> None:
+    with scheduler(tmp_path / "elsewhere", cwd=here) as processes:
+        processes.worker("--name", "blind", threads=2)
+        processes.worker(threads=2, cwd=processes.folder if kind == "all" else here)
+        with Client(processes.address) as stranger:
+            stranger.wait_for_workers(2, timeout=60)
+            before = stranger.run(os.getpid)
+            theirs = [
+                stranger.submit(long_task, str(tmp_path / f"mark-{at}"), 3.0, workers=[address])
+                for at, address in enumerate(before)
+            ]
+            blind = [
+                address
+                for address, worker in stranger.scheduler_info(n_workers=-1)["workers"].items()
+                if worker["name"] == "blind" or kind == "all"
+            ]
+            with pytest.raises(
+                StoreNotFoundError,
+                match=rf"the worker at ({'|'.join(blind)}) cannot open the data: .*'/proc/self/cwd/a.zarr'.*all workers share",
+            ):
+                streamlr.train(settings(processes.address))
+            assert stranger.gather(theirs) == ["ended"] * 2
+            assert stranger.run(os.getpid) == before, "a worker was started anew"
     assert [(tmp_path / f"mark-{at}").read_text() for at in range(2)] == ["begun\n"] * 2
 
 
 @needs_proc
-def test_the_command_line_ends_with_the_status_of_data_that_cannot_be_read(here: Path, elsewhere: Processes) -> None:
+def test_the_command_line_ends_with_the_status_of_data_that_cannot_be_read(
+    here: Path, elsewhere: Processes
+) -> None:
     elsewhere.worker()
-    (here / "blind.yaml").write_text(f"data: {{store: {SEEN_FROM_ITS_FOLDER}}}\ncluster: {{kind: address, address: '{elsewhere.address}'}}\n")
-    ended = command("train", "--config", "blind.yaml", "--run-dir", elsewhere.folder / "run", cwd=here)
+    (here / "blind.yaml").write_text(
+        f"data: {{store: {SEEN_FROM_ITS_FOLDER}}}\ncluster: {{kind: address, address: '{elsewhere.address}'}}\n"
+    )
+    ended = command(
+        "train", "--config", "blind.yaml", "--run-dir", elsewhere.folder / "run", cwd=here
+    )
     assert ended.returncode == 3
     assert "cannot open the data: no store at" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_a_relative_path_is_that_of_the_run_and_not_of_the_worker(here: Path, elsewhere: Processes) -> None:
+def test_a_relative_path_is_that_of_the_run_and_not_of_the_worker(
+    here: Path, elsewhere: Processes
+) -> None:
     elsewhere.worker()
     found = streamlr.train(settings(elsewhere.address, "a.zarr"))
     assert found.summary["coefficients_sha256"] == expected(here)
@@ -117,29 +165,44 @@ def test_a_relative_path_is_that_of_the_run_and_not_of_the_worker(here: Path, el
 
 
 @needs_proc
-def test_a_scheduler_that_sees_no_store_and_has_no_streamlr_serves_those_who_do(here: Path, tmp_path: Path) -> None:
+def test_a_scheduler_that_sees_no_store_and_has_no_streamlr_serves_those_who_do(
+    here: Path, tmp_path: Path
+) -> None:
     with scheduler(tmp_path / "elsewhere", with_streamlr=False) as processes:
         processes.worker(cwd=here)
-        assert streamlr.train(settings(processes.address)).summary["coefficients_sha256"] == expected(here)
+        assert streamlr.train(settings(processes.address)).summary[
+            "coefficients_sha256"
+        ] == expected(here)
 
 
 def sources(folder: Path) -> dict[str, Source]:
     store = ZarrSource(DataConfig(store=str(folder / "a.zarr")))
     array: Any = zarr.open_array(str(folder / "a.zarr"), path="X", mode="r")
     y = np.arange(ROWS) % 2
-    return {"store": store, "of classes that weigh": WeightedByClass(store, np.array([0, 1]), np.array([1.0, 2.0])), "held": HeldRows(store, 0, 100),
-            "array of Zarr": ArraySource(ZarrRows(array), y), "part of one": ArraySource(ZarrRows(array), y).part(100, 300)}
+    return {
+        "store": store,
+        "of classes that weigh": WeightedByClass(store, np.array([0, 1]), np.array([1.0, 2.0])),
+        "held": HeldRows(store, 0, 100),
+        "array of Zarr": ArraySource(ZarrRows(array), y),
+        "part of one": ArraySource(ZarrRows(array), y).part(100, 300),
+    }
 
 
-@pytest.mark.parametrize("kind", ["store", "of classes that weigh", "held", "array of Zarr", "part of one"])
-def test_to_unpickle_a_source_opens_nothing_and_to_read_it_tells_what_is_missing(kind: str, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "kind", ["store", "of classes that weigh", "held", "array of Zarr", "part of one"]
+)
+def test_to_unpickle_a_source_opens_nothing_and_to_read_it_tells_what_is_missing(
+    kind: str, folder: Path, tmp_path: Path
+) -> None:
     shutil.copytree(folder / "a.zarr", tmp_path / "a.zarr")
     source = sources(tmp_path)[kind]
     before = source.read_features(100, 200, Buffer()).copy()
     travelled = pickle.dumps(source)
     assert np.array_equal(pickle.loads(travelled).read_features(100, 200, Buffer()), before)
     (tmp_path / "a.zarr").rename(tmp_path / "gone.zarr")
-    ended = subprocess.run([sys.executable, "-c", READ_ELSEWHERE], input=travelled, capture_output=True)  # one that has nothing open
+    ended = subprocess.run(
+        [sys.executable, "-c", READ_ELSEWHERE], input=travelled, capture_output=True
+    )  # one that has nothing open
     assert ended.stdout.decode() == "unpickled\nDataError\n", ended.stderr.decode()
 
 
@@ -162,29 +225,43 @@ SCALED = {"kernels/gradient.py": ("dW = X @ dZ.T", "dW = 1.5 * (X @ dZ.T)")}
 
 
 @pytest.mark.parametrize("kind", ["none", "another"])
-def test_workers_that_cannot_take_part_are_refused_with_the_reason(kind: str, folder: Path, elsewhere: Processes, tmp_path: Path) -> None:
+def test_workers_that_cannot_take_part_are_refused_with_the_reason(
+    kind: str, folder: Path, elsewhere: Processes, tmp_path: Path
+) -> None:
     other = other_streamlr(tmp_path / "other", SCALED) if kind == "another" else None
     elsewhere.worker("--no-nanny", environment=other, with_streamlr=kind != "none")
-    why = "ModuleNotFoundError: No module named 'streamlr" if kind == "none" else r"it has streamlr 0\.1\.0 \(sources \w+\), this process 0\.1\.0"
+    why = (
+        "ModuleNotFoundError: No module named 'streamlr"
+        if kind == "none"
+        else r"it has streamlr 0\.1\.0 \(sources \w+\), this process 0\.1\.0"
+    )
     with Client(elsewhere.address) as stranger:
         stranger.wait_for_workers(1, timeout=60)
         processes = stranger.run(os.getpid)
-        with pytest.raises(ClusterError, match=rf"none of the 1 workers .* can take part \(tcp://127.0.0.1:\d+: {why}"):
+        with pytest.raises(
+            ClusterError,
+            match=rf"none of the 1 workers .* can take part \(tcp://127.0.0.1:\d+: {why}",
+        ):
             streamlr.train(settings(elsewhere.address, folder / "a.zarr"))
         assert stranger.run(os.getpid) == processes
         assert stranger.submit(sum, [1, 2]).result(timeout=30) == 3
 
 
 @pytest.mark.parametrize("kind", ["none", "another"])
-def test_one_worker_that_cannot_take_part_is_left_out(kind: str, folder: Path, elsewhere: Processes, tmp_path: Path,
-                                                      caplog: pytest.LogCaptureFixture) -> None:
+def test_one_worker_that_cannot_take_part_is_left_out(
+    kind: str, folder: Path, elsewhere: Processes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     other = other_streamlr(tmp_path / "other", SCALED) if kind == "another" else None
     elsewhere.worker("--name", "other", environment=other, with_streamlr=kind != "none")
     elsewhere.worker()
     with Client(elsewhere.address) as stranger:
         stranger.wait_for_workers(2, timeout=60)
         processes = stranger.run(os.getpid)
-        left_out = next(a for a, w in stranger.scheduler_info(n_workers=-1)["workers"].items() if w["name"] == "other")
+        left_out = next(
+            a
+            for a, w in stranger.scheduler_info(n_workers=-1)["workers"].items()
+            if w["name"] == "other"
+        )
         found = streamlr.train(settings(elsewhere.address, folder / "a.zarr"))
         assert stranger.run(os.getpid) == processes
     assert found.summary["coefficients_sha256"] == expected(folder)
@@ -195,12 +272,24 @@ def test_one_worker_that_cannot_take_part_is_left_out(kind: str, folder: Path, e
 
 @pytest.mark.parametrize("held", [0, 20])
 @pytest.mark.parametrize("kind", ["none", "another"])
-def test_a_worker_that_joins_during_a_pass_and_cannot_take_part_costs_no_bit(kind: str, held: int, folder: Path, elsewhere: Processes, tmp_path: Path,
-                                                                            caplog: pytest.LogCaptureFixture) -> None:
-    source, partition = ZarrSource(DataConfig(store=str(folder / "a.zarr"))), Partition(ROWS, CHUNK, CHUNK, held_slabs=held)
+def test_a_worker_that_joins_during_a_pass_and_cannot_take_part_costs_no_bit(
+    kind: str,
+    held: int,
+    folder: Path,
+    elsewhere: Processes,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    source, partition = (
+        ZarrSource(DataConfig(store=str(folder / "a.zarr"))),
+        Partition(ROWS, CHUNK, CHUNK, held_slabs=held),
+    )
     other = other_streamlr(tmp_path / "other", SCALED) if kind == "another" else None
     elsewhere.worker()
-    with open_engine(ClusterConfig(kind="address", address=elsewhere.address)) as engine, Client(elsewhere.address) as stranger:
+    with (
+        open_engine(ClusterConfig(kind="address", address=elsewhere.address)) as engine,
+        Client(elsewhere.address) as stranger,
+    ):
         joined: list[int] = []
 
         def join(slab: int) -> None:
@@ -209,15 +298,26 @@ def test_a_worker_that_joins_during_a_pass_and_cannot_take_part_costs_no_bit(kin
                 stranger.wait_for_workers(2, timeout=60)
             joined.append(slab)
 
-        assert bits(engine.run(source, partition, SlowScan(0.1), join)) == serial_bits(folder / "a.zarr")
+        assert bits(engine.run(source, partition, SlowScan(0.1), join)) == serial_bits(
+            folder / "a.zarr"
+        )
         assert sorted(joined) == list(range(partition.n_slabs))
-        assert bits(engine.run(source, partition, scan(), lambda slab: None)) == serial_bits(folder / "a.zarr")
+        assert bits(engine.run(source, partition, scan(), lambda slab: None)) == serial_bits(
+            folder / "a.zarr"
+        )
         assert len(stranger.run(os.getpid)) == 2
     assert "leaving out" in caplog.text
 
 
-def test_workers_that_compute_with_other_arithmetic_are_named(folder: Path, elsewhere: Processes, caplog: pytest.LogCaptureFixture) -> None:
-    elsewhere.worker(environment={"OPENBLAS_CORETYPE": "Prescott", "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX2 FMA3 AVX512F"})
+def test_workers_that_compute_with_other_arithmetic_are_named(
+    folder: Path, elsewhere: Processes, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere.worker(
+        environment={
+            "OPENBLAS_CORETYPE": "Prescott",
+            "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX2 FMA3 AVX512F",
+        }
+    )
     elsewhere.worker()
     with Client(elsewhere.address) as stranger:
         stranger.wait_for_workers(2, timeout=60)
@@ -225,20 +325,29 @@ def test_workers_that_compute_with_other_arithmetic_are_named(folder: Path, else
         told = found.summary["worker_arithmetic"]
         if len(told) == 1:
             pytest.skip("this machine has one arithmetic alone")
-        assert sorted(address for record in told for address in record["workers"]) == sorted(stranger.run(os.getpid))
+        assert sorted(address for record in told for address in record["workers"]) == sorted(
+            stranger.run(os.getpid)
+        )
     other = next(record for record in told if record["digest"] != found.summary["arithmetic"])
-    assert f"{other['workers'][0]}: computing with other arithmetic, {other['digest']}" in caplog.text
+    assert (
+        f"{other['workers'][0]}: computing with other arithmetic, {other['digest']}" in caplog.text
+    )
 
 
 # Workers that are busy with tasks of others
 
-def test_a_worker_is_not_taken_from_a_stranger_whose_task_it_runs(folder: Path, elsewhere: Processes, tmp_path: Path,
-                                                                  caplog: pytest.LogCaptureFixture) -> None:
+
+def test_a_worker_is_not_taken_from_a_stranger_whose_task_it_runs(
+    folder: Path, elsewhere: Processes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     elsewhere.worker()
     elsewhere.worker()
     with Client(elsewhere.address) as stranger:
         stranger.wait_for_workers(2, timeout=60)
-        theirs = [stranger.submit(long_task, str(tmp_path / f"mark-{at}"), 20.0, key=f"long-{at}") for at in range(2)]
+        theirs = [
+            stranger.submit(long_task, str(tmp_path / f"mark-{at}"), 20.0, key=f"long-{at}")
+            for at in range(2)
+        ]
         while len(list(tmp_path.glob("mark-*"))) < 2:
             pass
         found = streamlr.train(settings(elsewhere.address, folder / "a.zarr", stall_seconds=1.0))
@@ -248,17 +357,28 @@ def test_a_worker_is_not_taken_from_a_stranger_whose_task_it_runs(folder: Path, 
     assert "the workers are busy with tasks of others: waiting for " in caplog.text
 
 
-def test_a_worker_that_is_stuck_in_a_task_of_ours_is_replaced_where_others_only_wait(folder: Path, elsewhere: Processes, tmp_path: Path,
-                                                                                   caplog: pytest.LogCaptureFixture) -> None:
-    source, partition = ZarrSource(DataConfig(store=str(folder / "a.zarr"))), Partition(ROWS, CHUNK, CHUNK)
+def test_a_worker_that_is_stuck_in_a_task_of_ours_is_replaced_where_others_only_wait(
+    folder: Path, elsewhere: Processes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, partition = (
+        ZarrSource(DataConfig(store=str(folder / "a.zarr"))),
+        Partition(ROWS, CHUNK, CHUNK),
+    )
     elsewhere.worker()
-    with open_engine(ClusterConfig(kind="address", address=elsewhere.address, stall_seconds=2.0)) as engine, Client(elsewhere.address) as stranger:
+    with (
+        open_engine(
+            ClusterConfig(kind="address", address=elsewhere.address, stall_seconds=2.0)
+        ) as engine,
+        Client(elsewhere.address) as stranger,
+    ):
         theirs: list[Any] = []
 
         def submit(slab: int) -> None:
             if not theirs:
                 theirs.append(stranger.submit(long_task, str(tmp_path / "mark"), 0.1))
 
-        assert bits(engine.run(source, partition, StuckScan(str(tmp_path / "stuck")), submit)) == serial_bits(folder / "a.zarr")
+        assert bits(
+            engine.run(source, partition, StuckScan(str(tmp_path / "stuck")), submit)
+        ) == serial_bits(folder / "a.zarr")
         assert stranger.gather(theirs) == ["ended"] * len(theirs)
     assert "replacing tcp://" in caplog.text

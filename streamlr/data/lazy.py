@@ -9,7 +9,8 @@ from streamlr.data.source import Source
 
 
 class LazySource:
-    """Stands for a source, which it opens at its first use: to unpickle it touches nothing, and so cannot fail.
+    """Stands for a source, which it opens at its first use: to unpickle it touches nothing, and so
+    cannot fail.
 
     Parameters
     ----------
@@ -28,7 +29,8 @@ class LazySource:
     def __getattr__(self, name: str) -> Any:
         """Whatever the source has; an error of opening it is raised here.
 
-        Names with an underscore are left out: they are what libraries look for in an object that they only pass on.
+        Names with an underscore are left out: they are what libraries look for in an object that
+        they only pass on.
         """
         if name.startswith("_"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")

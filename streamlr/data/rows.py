@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, MemoryStore
 
 from streamlr.config import public_url
 from streamlr.data.arrays import StoredArray
@@ -110,9 +111,7 @@ class ZarrRows:
 
     @functools.cached_property
     def _stored(self) -> StoredArray:
-        if self._travelled:
-            require_there(self._array)
-        return StoredArray(self._array, fill_missing=True)
+        return _stored_there(_Place.of(self._array)) if self._travelled else StoredArray(self._array, fill_missing=True)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -148,21 +147,47 @@ def seen_from_anywhere(array: zarr.Array[Any]) -> zarr.Array[Any]:
     return zarr.open_array(local_store(store.root.absolute(), read_only=True), path=array.path, mode="r")
 
 
-def require_there(array: zarr.Array[Any]) -> None:
-    """Refuse an array that is not seen from this process as it was from where it comes: Zarr would read fill values in its place.
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where an array is, and what it is: the same for all parts of it that come to a process."""
+
+    where: str
+    """Its address, without what may be secret."""
+    metadata: str
+    """Shape, type, chunks and codecs."""
+    own: int
+    """Tells apart stores in memory, which have no address."""
+    array: zarr.Array[Any] = field(compare=False)
+    """The array as it travelled."""
+
+    @classmethod
+    def of(cls, array: zarr.Array[Any]) -> _Place:
+        own = id(array) if isinstance(array.store, MemoryStore) else 0
+        return cls(public_url(str(array.store_path)), _metadata_of(array), own, array)
+
+
+def _metadata_of(array: zarr.Array[Any]) -> str:
+    metadata = {key: value for key, value in array.metadata.to_dict().items() if key != "attributes"}
+    return json.dumps(metadata, sort_keys=True, default=str)
+
+
+@functools.lru_cache(maxsize=4)
+def _stored_there(place: _Place) -> StoredArray:
+    """Open an array that has travelled; where it is not seen from this process, Zarr would read fill values in its place.
 
     Raises
     ------
     StoreNotFoundError, ShapeError
         When there is none, or another.
     """
-    where = str(array.store_path)
     try:
-        here = zarr.open_array(array.store, path=array.path, mode="r")
+        here = zarr.open_array(place.array.store, path=place.array.path, mode="r")
     except Exception as error:  # stores raise whatever they like
-        raise StoreNotFoundError(f"no Zarr array at {public_url(where)} ({type(error).__name__})") from error
-    if here.metadata.to_dict() | {"attributes": {}} != array.metadata.to_dict() | {"attributes": {}}:
-        raise ShapeError(f"the array at {public_url(where)} has another shape, type or chunks here than where the run started; all workers must see the same one")
+        raise StoreNotFoundError(f"no Zarr array at {place.where} ({type(error).__name__})") from error
+    if _metadata_of(here) != place.metadata:
+        raise ShapeError(f"the array at {place.where} has another shape, type or chunks here than where the run started; "
+                         "all workers must see the same one")
+    return StoredArray(place.array, fill_missing=True)
 
 
 @dataclass(frozen=True, slots=True)

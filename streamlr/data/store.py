@@ -264,8 +264,14 @@ def open_group(config: DataConfig) -> zarr.Group:
         raise ConfigError("data.store: missing; give the path or URL of a Zarr group")
     _refuse_hidden(config)
     location: str | Store = path
-    if "://" not in path:
-        _require_directory(Path(path))
+    try:
+        if "://" not in path:
+            _require_directory(Path(path))
+    except PermissionError as error:  # of a folder above it
+        raise StoreNotFoundError(
+            f"no store at {path!r} can be opened: {error.strerror} ({str(error.filename)!r}); check "
+            "data.store, or give the user that runs this the right to read it"
+        ) from error
     try:
         if "://" not in path:
             location = ZipStore(path, mode="r") if Path(path).is_file() else local_store(path, read_only=True)

@@ -1,8 +1,9 @@
 """With which arithmetic a process computes: the last bits of a sum are the same only where it is.
 
-They depend on the kernels that OpenBLAS chooses for the processor, and on the loops that NumPy chooses for it: ``exp`` of
-a processor with AVX-512 differs from that of one with AVX2. Names do not tell enough, so the functions that the kernels
-use are tried on fixed numbers, and what comes out is hashed.
+They depend on the kernels that OpenBLAS chooses for the processor, and on the loops that NumPy
+chooses for it: ``exp`` of a processor with AVX-512 differs from that of one with AVX2. Names do not
+tell enough, so the functions that the kernels use are tried on fixed numbers, and what comes out is
+hashed.
 """
 
 from __future__ import annotations
@@ -48,13 +49,18 @@ def arithmetic() -> Arithmetic:
 
 
 def _numbers(count: int) -> NDArray[np.float64]:
-    """Numbers in [0, 1) that look drawn, (count,): whole numbers scaled by a power of two, so that every machine has the same."""
-    return (np.arange(1, count + 1, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(2**32)).astype(np.float64) / 2**32
+    """Numbers in [0, 1) that look drawn, (count,): whole numbers scaled by a power of two, so that
+    every machine has the same."""
+    return (
+        np.arange(1, count + 1, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(2**32)
+    ).astype(np.float64) / 2**32
 
 
 def _results(dtype: np.dtype[np.floating]) -> list[NDArray[np.floating]]:
     """Of the functions and products that the kernels are made of, in one precision."""
-    X = (_numbers(_FEATURES * _ROWS).reshape(_ROWS, _FEATURES) - 0.5).astype(dtype).T  # (n, k), as rows are read
+    X = (
+        (_numbers(_FEATURES * _ROWS).reshape(_ROWS, _FEATURES) - 0.5).astype(dtype).T
+    )  # (n, k), as rows are read
     W = (_numbers(_FEATURES * _OUTPUTS).reshape(_FEATURES, _OUTPUTS) - 0.5).astype(dtype)
     one = W[:, :1]
     Z, z = W.T @ X, one.T @ X
@@ -63,6 +69,21 @@ def _results(dtype: np.dtype[np.floating]) -> list[NDArray[np.floating]]:
     A = falling / falling.sum(axis=0)
     scaled = X * A[0]
     return [
-        Z, z, falling, np.log1p(falling), np.log(falling + 1), np.sqrt(falling), A, X @ A.T, X @ A[0], X @ z.T,
-        scaled @ scaled.T, scaled @ X.T, X @ X.T, A.sum(axis=1), X.sum(axis=1),
-        np.add.reduceat(A, [0, 5, 9], axis=1), np.einsum("ck,ck->k", A, Z)]
+        Z,
+        z,
+        falling,
+        np.log1p(falling),
+        np.log(falling + 1),
+        np.sqrt(falling),
+        A,
+        X @ A.T,
+        X @ A[0],
+        X @ z.T,
+        scaled @ scaled.T,
+        scaled @ X.T,
+        X @ X.T,
+        A.sum(axis=1),
+        X.sum(axis=1),
+        np.add.reduceat(A, [0, 5, 9], axis=1),
+        np.einsum("ck,ck->k", A, Z),
+    ]

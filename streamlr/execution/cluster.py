@@ -248,7 +248,7 @@ class ClusterEngine:
         """Send arrays out, to workers that are known to take them; in the time that a slow network takes, or not to those that do not take them."""
         seconds = self._stall_seconds + sum(math.prod(part.X.shape) * part.X.dtype.itemsize for part in parts) / _SLOW_NETWORK
         usable = self._roster.usable(self._lookout.known_workers())
-        packed = {f"{name}-{slab}": pack_uncopied(part) for slab, part in enumerate(parts)}
+        packed = {f"{name}-{slab}": pack_uncopied(part) if self._shared else part for slab, part in enumerate(parts)}
         try:
             futures: dict[str, Any] = within(seconds, lambda: self._client.scatter(packed, workers=usable or None, hash=False, timeout=seconds))
         except (TimeoutError, OSError) as error:

@@ -1,10 +1,10 @@
-"""Whether a worker may take part: what it tells of its streamlr, and of the arithmetic that it computes with."""
+"""Whether a worker may take part: what it tells of its streamlr, and of the arithmetic that it
+computes with."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,7 +20,8 @@ class OtherStreamlrError(Exception):
 
 @functools.cache
 def sources_digest() -> str:
-    """A digest of the package's source files, by which two checkouts of one version are told apart; empty without any."""
+    """A digest of the package's source files, by which two checkouts of one version are told apart;
+    empty without any."""
     root = Path(__file__).parents[1]
     found = hashlib.sha256()
     files = sorted((path.relative_to(root).as_posix(), path) for path in root.rglob("*.py"))
@@ -35,14 +36,20 @@ def this_streamlr() -> str:
 
 
 def tell() -> dict[str, str]:
-    """What a worker tells of itself: plain text, which the other side understands whatever its version."""
+    """What a worker tells of itself: plain text, which the other side understands whatever its
+    version."""
     mine = arithmetic()
-    return {"streamlr": this_streamlr(), "python": platform.python_version(), "numpy": mine.numpy, "blas": mine.blas,
-            "arithmetic": mine.digest}
+    return {
+        "streamlr": this_streamlr(),
+        "numpy": mine.numpy,
+        "blas": mine.blas,
+        "arithmetic": mine.digest,
+    }
 
 
 def why_not(told: Mapping[str, str] | Exception) -> str | None:
-    """Why a worker that told this, or met this error instead, may not take part; None where it may."""
+    """Why a worker that told this, or met this error instead, may not take part; None where it
+    may."""
     if isinstance(told, Exception):
         return f"{type(told).__name__}: {told}"
     if told.get("streamlr") != this_streamlr():
@@ -64,4 +71,6 @@ def require_this_streamlr(expected: str, worker: str) -> None:
         Names the worker and both.
     """
     if expected != this_streamlr():
-        raise OtherStreamlrError(f"the worker at {worker} has streamlr {this_streamlr()}, the run {expected}")
+        raise OtherStreamlrError(
+            f"the worker at {worker} has streamlr {this_streamlr()}, the run {expected}"
+        )

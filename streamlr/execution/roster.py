@@ -1,4 +1,5 @@
-"""Which workers of a cluster take part in a run, why others do not, and with which arithmetic they compute."""
+"""Which workers of a cluster take part in a run, why others do not, and with which arithmetic they
+compute."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ T = TypeVar("T", bound=Hashable)
 log = logging.getLogger(__name__)
 
 _TELL_SECONDS = 20.0
-"""A worker that is asked first has streamlr to import, perhaps from a slow disk. Its tasks would tell in any case."""
+"""A worker that is asked first has streamlr to import, perhaps from a slow disk. Its tasks would
+tell in any case."""
 
 
 class Roster:
@@ -40,10 +42,15 @@ class Roster:
 
     def refused(self, addresses: Iterable[str]) -> dict[str, str]:
         """Those that may not, and why."""
-        return {address: self._refused[address] for address in sorted(addresses) if address in self._refused}
+        return {
+            address: self._refused[address]
+            for address in sorted(addresses)
+            if address in self._refused
+        }
 
     def meet(self, addresses: Collection[str]) -> list[str]:
-        """Ask those who have not been asked yet; returns those that may not take part, which a warning has named.
+        """Ask those who have not been asked yet; returns those that may not take part, which a
+        warning has named.
 
         Raises
         ------
@@ -60,13 +67,21 @@ class Roster:
         found = {address: reason for address, reason in why.items() if reason is not None}
         self._refused |= found
         for reason, who in _by_value(found).items():
-            log.warning("leaving out %s: %s; install there the streamlr that this process has", named(who), reason)
-        self.note((arithmetic_of(answer), address) for address, answer in heard.items()
-                  if address not in found and not isinstance(answer, Exception))
+            log.warning(
+                "leaving out %s: %s; install there the streamlr that this process has",
+                named(who),
+                reason,
+            )
+        self.note(
+            (arithmetic_of(answer), address)
+            for address, answer in heard.items()
+            if address not in found and not isinstance(answer, Exception)
+        )
         return sorted(found)
 
     def meet_again(self, addresses: Collection[str]) -> list[str]:
-        """Ask all of them anew: one may have been started again at the same address. Returns those newly refused."""
+        """Ask all of them anew: one may have been started again at the same address. Returns those
+        newly refused."""
         before = self.refused(addresses)
         self._asked.clear()
         for address in addresses:
@@ -74,27 +89,52 @@ class Roster:
         return [address for address in self.meet(addresses) if address not in before]
 
     def note(self, computed: Iterable[Computed]) -> None:
-        """Keep who computes with which arithmetic; a warning names the first of another than this process has."""
-        new = {address: known for known, address in computed if address not in self._arithmetic.get(known, ())}
+        """Keep who computes with which arithmetic; a warning names the first of another than this
+        process has."""
+        new = {
+            address: known
+            for known, address in computed
+            if address not in self._arithmetic.get(known, ())
+        }
         for known, who in _by_value(new).items():
             if known.digest != arithmetic().digest and known not in self._arithmetic:
-                log.warning("%s: computing with other arithmetic, %s, than this process, %s. The last bits of the result depend on who sums what; the "
-                            "environment variables OPENBLAS_CORETYPE and NPY_DISABLE_CPU_FEATURES, set alike everywhere, make them one",
-                            named(who), known, arithmetic())
+                log.warning(
+                    "%s: computing with other arithmetic, %s, than this process, %s. The last bits of "
+                    "the result depend on who sums what; the environment variables OPENBLAS_CORETYPE "
+                    "and NPY_DISABLE_CPU_FEATURES, set alike everywhere, make them one",
+                    named(who),
+                    known,
+                    arithmetic(),
+                )
             self._arithmetic.setdefault(known, set()).update(who)
 
     def arithmetic(self) -> list[dict[str, object]]:
         """What was computed with, and by which workers."""
-        return [{"digest": known.digest, "numpy": known.numpy, "blas": known.blas, "workers": sorted(who)}
-                for known, who in sorted(self._arithmetic.items(), key=lambda pair: str(pair[0]))]
+        return [
+            {
+                "digest": known.digest,
+                "numpy": known.numpy,
+                "blas": known.blas,
+                "workers": sorted(who),
+            }
+            for known, who in sorted(self._arithmetic.items(), key=lambda pair: str(pair[0]))
+        ]
 
     def require_usable(self, addresses: Collection[str], scheduler: str) -> None:
         """Raise a `ClusterError` where there are workers, and none of them may take part."""
-        if not addresses or self.usable(addresses):
-            return
-        reasons = "; ".join(f"{named(who)}: {reason}" for reason, who in _by_value(self.refused(addresses)).items())
-        raise ClusterError(f"none of the {len(addresses)} workers at {scheduler} can take part ({reasons}); install on them the streamlr that this process "
-                           "has")
+        if addresses and not self.usable(addresses):
+            raise ClusterError(
+                f"none of the {len(addresses)} workers at {scheduler} can take part "
+                f"({self._reasons(addresses)}); install on them the streamlr that this process has"
+            )
+
+    def but_for(self) -> str:
+        """For messages of workers that are missing: those who were left out, if any."""
+        return f" but those left out ({self._reasons(self._refused)})" if self._refused else ""
+
+    def _reasons(self, addresses: Collection[str]) -> str:
+        refused = {address: why for address, why in self._refused.items() if address in addresses}
+        return "; ".join(f"{named(who)}: {reason}" for reason, who in _by_value(refused).items())
 
 
 def _by_value(mapping: Mapping[str, T]) -> dict[T, list[str]]:

@@ -51,7 +51,11 @@ class Counted:
     """Who summed, and with which arithmetic."""
 
     def __add__(self, other: Counted) -> Counted:
-        return Counted(self.sums + other.sums, self.read_retries + other.read_retries, self.computed | other.computed)
+        return Counted(
+            self.sums + other.sums,
+            self.read_retries + other.read_retries,
+            self.computed | other.computed,
+        )
 
 
 def sum_slab(run_by: str, job: Parcel, source: Parcel | Source, slab: int) -> Counted:
@@ -82,7 +86,8 @@ def sum_nodes(run_by: str, nodes: list[Any]) -> Any:
 
 
 def hold_slab(run_by: str, source: Parcel, partition: Partition, slab: int) -> HeldRows:
-    """Read a slab into memory: a recipe that the scheduler follows again if the worker that holds it dies."""
+    """Read a slab into memory: a recipe that the scheduler follows again if the worker that holds
+    it dies."""
     address: str = get_worker().address
     require_this_streamlr(run_by, address)
     settle_worker()
@@ -105,9 +110,13 @@ def prove(source: Parcel) -> None:
 
 def naming(error: DataError, worker: str) -> DataError:
     """The same error for data that cannot be opened, with the worker that found it."""
-    where = ("; it is looked for there, so put it on a file system that all workers share, under the same path, "
-             "or give a URL")
-    return type(error)(f"the worker at {worker} cannot open the data: {error}{where if isinstance(error, StoreNotFoundError) else ''}")
+    remedy = ""
+    if isinstance(error, StoreNotFoundError):
+        remedy = (
+            "; it is looked for there, so put it on a file system that all workers share, under "
+            "the same path, or give a URL"
+        )
+    return type(error)(f"the worker at {worker} cannot open the data: {error}{remedy}")
 
 
 def told_bytes(peak: bool) -> int:
@@ -123,13 +132,15 @@ def told_self() -> dict[str, str]:
 
 
 def running_keys(dask_worker: Worker) -> list[str]:
-    """Tasks that a worker is at, those of others too, and not those that wait there for their turn."""
+    """Tasks that a worker is at, those of others too, and not those that wait there for their
+    turn."""
     return [str(task.key) for task in dask_worker.state.executing | dask_worker.state.long_running]
 
 
 @functools.cache
 def settle_worker() -> None:
-    """Once, for the rest of the worker's life: a cluster started by others may not do it, and finding the libraries takes a millisecond."""
+    """Once, for the rest of the worker's life: a cluster started by others may not do it, and
+    finding the libraries takes a millisecond."""
     threadpool_limits(limits=1, user_api="blas")
     settle_allocator()
 
@@ -153,7 +164,8 @@ def _open(source: Parcel | Source) -> Source:
 
 
 def _opened(source: Parcel | Source, worker: str) -> Source:
-    """Unpack a source and open it, which is what may fail on a worker that does not see what others see.
+    """Unpack a source and open it, which is what may fail on a worker that does not see what others
+    see.
 
     Raises
     ------

@@ -1,9 +1,10 @@
 """What is sent to workers, as bytes that nobody unpickles but the task itself, once it has begun.
 
-Dask unpickles a task and what it is given in the stream of messages of a worker, and on the scheduler too. An error
-there breaks the stream: the worker closes, with all that others run on it. So everything of ours that a graph holds is
-packed: a worker (or a scheduler) that lacks streamlr, or has another one, meets bytes and functions of Python and of
-Dask alone, and what goes wrong is the error of one task. What is unpacked was packed by this run, never read from a file.
+Dask unpickles a task and what it is given in the stream of messages of a worker, and on the
+scheduler too. An error there breaks the stream: the worker closes, with all that others run on it.
+So everything of ours that a graph holds is packed: a worker (or a scheduler) that lacks streamlr,
+or has another one, meets bytes and functions of Python and of Dask alone, and what goes wrong is
+the error of one task. What is unpacked was packed by this run, never read from a file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from distributed.protocol.pickle import dumps, loads
 from numpy.typing import NDArray
 
 Parcel: TypeAlias = tuple[bytes, list[bytes] | list[NDArray[np.uint8]]]
-"""A packed value: what it is, and the bytes of its arrays, which are not copied when it is unpacked."""
+"""A packed value: what it is, and the bytes of its arrays, which are not copied when it is
+unpacked."""
 
 unwrap = loads
 """Makes the call that `written_call` wrote down. Every worker has it, whatever else it has."""
@@ -50,7 +52,8 @@ def unpack(parcel: Parcel) -> Any:
 
 
 def remote(function: Callable[..., Any], *arguments: Any) -> tuple[Any, ...]:
-    """A call of a function of ours as a task: the function is looked up where the task runs, the arguments may be keys."""
+    """A call of a function of ours as a task: the function is looked up where the task runs, the
+    arguments may be keys."""
     return (operator.call, (loads, dumps(function)), *arguments)
 
 
