@@ -149,10 +149,12 @@ class StuckScan:
 
 
 def long_task(mark: str, seconds: float) -> str:
-    """What a stranger runs: notes that it was begun, in a file, and takes its time."""
+    """What a stranger runs: notes in a file that it was begun, takes its time, and notes its end."""
     with open(mark, "a", encoding="utf-8") as file:
         file.write("begun\n")
     time.sleep(seconds)
+    with open(mark, "a", encoding="utf-8") as file:
+        file.write("ended\n")
     return "ended"
 
 

@@ -8,6 +8,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def test_a_worker_that_does_not_see_the_store_is_named_at_once_and_nobody_is_har
                 streamlr.train(settings(processes.address))
             assert stranger.gather(theirs) == ["ended"] * 2
             assert stranger.run(os.getpid) == before, "a worker was started anew"
-    assert [(tmp_path / f"mark-{at}").read_text() for at in range(2)] == ["begun\n"] * 2
+    assert [(tmp_path / f"mark-{at}").read_text() for at in range(2)] == ["begun\nended\n"] * 2
 
 
 @needs_proc
@@ -352,7 +353,7 @@ def test_a_worker_is_not_taken_from_a_stranger_whose_task_it_runs(
             pass
         found = streamlr.train(settings(elsewhere.address, folder / "a.zarr", stall_seconds=1.0))
         assert stranger.gather(theirs) == ["ended"] * 2
-    assert [(tmp_path / f"mark-{at}").read_text() for at in range(2)] == ["begun\n"] * 2
+    assert [(tmp_path / f"mark-{at}").read_text() for at in range(2)] == ["begun\nended\n"] * 2
     assert found.summary["coefficients_sha256"] == expected(folder)
     assert "the workers are busy with tasks of others: waiting for " in caplog.text
 
@@ -381,4 +382,44 @@ def test_a_worker_that_is_stuck_in_a_task_of_ours_is_replaced_where_others_only_
             engine.run(source, partition, StuckScan(str(tmp_path / "stuck")), submit)
         ) == serial_bits(folder / "a.zarr")
         assert stranger.gather(theirs) == ["ended"] * len(theirs)
+    assert "replacing tcp://" in caplog.text
+
+
+def test_work_that_waits_behind_many_tasks_of_others_is_not_taken_for_lost(
+    folder: Path, elsewhere: Processes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere.worker()
+    with Client(elsewhere.address) as stranger:
+        stranger.wait_for_workers(1, timeout=60)
+        theirs = [
+            stranger.submit(long_task, str(tmp_path / "marks"), 0.5, key=f"short-{at}")
+            for at in range(24)
+        ]
+        found = streamlr.train(
+            settings(elsewhere.address, folder / "a.zarr", stall_seconds=0.5)
+        )
+        assert stranger.gather(theirs) == ["ended"] * 24
+    assert (tmp_path / "marks").read_text().count("begun") == 24
+    assert found.summary["coefficients_sha256"] == expected(folder)
+    assert "sending the pass again" not in caplog.text
+    assert "busy with tasks of others" in caplog.text
+
+
+def test_a_worker_that_is_stuck_in_a_task_of_ours_is_replaced_when_that_of_others_has_ended(
+    folder: Path, elsewhere: Processes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = ZarrSource(DataConfig(store=str(folder / "a.zarr")))
+    partition = Partition(ROWS, CHUNK, CHUNK)
+    elsewhere.worker(threads=2)
+    cluster = ClusterConfig(kind="address", address=elsewhere.address, stall_seconds=1.0)
+    with open_engine(cluster) as engine, Client(elsewhere.address) as stranger:
+        task = stranger.submit(long_task, str(tmp_path / "mark"), 12.0)
+        while not (tmp_path / "mark").exists():
+            time.sleep(0.01)
+        stuck = StuckScan(str(tmp_path / "stuck"))
+        task.add_done_callback(lambda done: done.release())  # so that no result is lost with the worker
+        found = bits(engine.run(source, partition, stuck, lambda slab: None))
+        assert found == serial_bits(folder / "a.zarr")
+    assert (tmp_path / "mark").read_text() == "begun\nended\n"
+    assert "busy with tasks of others, so tcp://" in caplog.text
     assert "replacing tcp://" in caplog.text

@@ -167,13 +167,14 @@ class ClusterEngine:
             graph[key] = remote(sum_slab, run_by, f"{name}-job", sources[slab], slab)
         *futures, root = self._client.get(graph, [*slabs, tree.root], sync=False, retries=_TASK_RETRIES, pure=False, workers=only)
         try:
-            self._wait_for_slabs(dict(enumerate(futures)), slab_done, futures.clear)
-            return self._fetch(root)
+            common = [f"{name}-job", f"{name}-source"]  # wait for room on a worker as slabs do, and slabs for them
+            self._wait_for_slabs(dict(enumerate(futures)), common, slab_done, futures.clear)
+            return self._fetch(root, common)
         finally:
             if not root.done():
                 root.cancel()
 
-    def _wait_for_slabs(self, out: dict[int, Any], slab_done: Callable[[int], None], let_go: Callable[[], None]) -> None:
+    def _wait_for_slabs(self, out: dict[int, Any], common: list[Any], slab_done: Callable[[int], None], let_go: Callable[[], None]) -> None:
         """Wait for every slab, letting go of each when it is done, so that its sums live only until they are added up."""
         let_go()
         done: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -186,12 +187,12 @@ class ClusterEngine:
                 slab = done.get(timeout=self._lookout.patience.look_seconds)
             except queue.Empty:
                 some = itertools.islice(out.values(), _KEYS_LOOKED_AT)
-                self._lookout.look(f"{len(out)} of {n_slabs} slabs", [future.key for future in some])
+                self._lookout.look(f"{len(out)} of {n_slabs} slabs", [*common, *(future.key for future in some)])
                 continue
             self._require_success(out.pop(slab), f"slab {slab}")
             slab_done(slab)
 
-    def _fetch(self, root: Any) -> Counted:
+    def _fetch(self, root: Any, common: list[Any]) -> Counted:
         """The sum of all: a few more additions, and a transfer that gets twice the time each time that it was not enough."""
         self._lookout.begin_wait()
         seconds = self._lookout.patience.look_seconds
@@ -201,7 +202,7 @@ class ClusterEngine:
                 return counted
             except TimeoutError:
                 seconds *= 2
-                self._lookout.look("the sum of all slabs", [root.key])
+                self._lookout.look("the sum of all slabs", [*common, root.key])
             except CommClosedError as error:  # whether the scheduler is gone is looked at before the pass is sent again
                 raise LostError(f"the connection broke while the sum was fetched ({error})") from error
             except Exception:
