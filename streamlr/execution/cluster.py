@@ -110,10 +110,7 @@ class ClusterEngine:
         if not self._shared:
             return None
         while True:
-            try:
-                addresses = self._workers.addresses()
-            except (TimeoutError, OSError) as error:
-                raise self._lookout.scheduler_lost() from error
+            addresses = self._addresses()
             self._meet(addresses)
             usable = self._roster.usable(addresses)
             if usable or not addresses:
@@ -122,6 +119,14 @@ class ClusterEngine:
             time.sleep(self._lookout.patience.look_seconds)
         self._prove(source, usable)
         return usable if len(usable) < len(addresses) else None
+
+    def _addresses(self) -> list[str]:
+        """Of the workers that are there; a connection that broke since the last pass gets the time to come back."""
+        try:
+            return self._workers.addresses()
+        except (TimeoutError, OSError):
+            self._lookout.require_scheduler()
+        return sorted(self._lookout.known_workers())
 
     def _meet(self, addresses: Collection[str]) -> None:
         """Ask workers of another's cluster what they are."""

@@ -68,7 +68,7 @@ def open_address(config: ClusterConfig) -> Engine:
     ConfigError
         When a file of ``cluster.tls`` cannot be used.
     ClusterError
-        When nobody answers there, or the scheduler has no workers.
+        When nobody answers there, or the scheduler has no workers, or none that can take part.
     """
     security = None if config.tls is None else _security(config.tls)
     try:
@@ -81,7 +81,11 @@ def open_address(config: ClusterConfig) -> Engine:
     except TimeoutError:
         client.close(timeout=CLOSE_SECONDS)
         raise ClusterError(f"the scheduler at {config.address!r} has no workers; start some with `dask worker {config.address}`") from None
-    return ClusterEngine(client, str(config.address), config.stall_seconds)
+    try:
+        return ClusterEngine(client, str(config.address), config.stall_seconds)
+    except ClusterError:
+        client.close(timeout=CLOSE_SECONDS)
+        raise
 
 
 def _security(tls: TlsConfig) -> Security:
