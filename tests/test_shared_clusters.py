@@ -10,11 +10,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask.array
 import numpy as np
 import pytest
+import scipy.sparse
 import zarr
 from clusters import (
     FEATURES,
@@ -28,6 +31,7 @@ from clusters import (
 )
 from distributed import Client
 from stores import two_class_data, write_store
+from zarr.storage import LocalStore
 
 import streamlr
 from streamlr.config import ClusterConfig, DataConfig
@@ -37,7 +41,7 @@ from streamlr.data.partition import Partition
 from streamlr.data.rows import ZarrRows
 from streamlr.data.source import ArraySource, Buffer, Source
 from streamlr.data.store import ZarrSource
-from streamlr.errors import ClusterError, StoreNotFoundError
+from streamlr.errors import ChunkError, ClusterError, NonFiniteError, StoreNotFoundError
 from streamlr.execution import open_engine
 from streamlr.execution.local import SerialEngine
 
@@ -220,59 +224,86 @@ except DataError:
 """
 
 
+def test_data_in_the_place_of_a_store_come_to_workers_in_other_folders(
+    here: Path, elsewhere: Processes
+) -> None:
+    elsewhere.worker()
+    group: Any = zarr.open_group("a.zarr", mode="r")
+    X, y = group["X"][:], group["y"][:]
+    given = {
+        "array": X,
+        "array by columns": np.asfortranarray(X),
+        "sparse": scipy.sparse.csr_array(X),
+        "Zarr": zarr.open_array(LocalStore(Path("a.zarr")), path="X", mode="r"),
+        "Zarr in memory": zarr.array(X, chunks=(CHUNK, FEATURES)),
+        "Dask": dask.array.from_array(X, chunks=(1000, FEATURES)),
+    }
+    for kind, features in given.items():
+        model = {"solver": {"name": "lbfgs"}}
+        there = {"kind": "address", "address": elsewhere.address}
+        found = streamlr.train({**model, "cluster": there}, X=features, y=y).summary
+        alone = streamlr.train({**model, "cluster": {"kind": "serial"}}, X=features, y=y).summary
+        assert found["coefficients_sha256"] == alone["coefficients_sha256"], kind
+
+
+@needs_proc
+def test_an_array_that_workers_do_not_see_is_an_error_and_not_its_fill_value(
+    here: Path, elsewhere: Processes
+) -> None:
+    elsewhere.worker()
+    array = zarr.open_array(LocalStore(Path("/proc/self/cwd/a.zarr")), path="X", mode="r")
+    y = np.arange(ROWS) % 2
+    there = {"kind": "address", "address": elsewhere.address}
+    message = r"the worker at tcp://\S+ cannot open the data: no Zarr array at file:///proc/self/cwd"
+    with pytest.raises(StoreNotFoundError, match=message):
+        streamlr.train({"cluster": there}, X=array, y=y)
+
+
+def test_a_folder_that_may_not_be_entered_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refuse)  # who runs the tests may be allowed everything
+    with pytest.raises(StoreNotFoundError, match=r"can be opened: Permission denied \('.*s.zarr'\)"):
+        ZarrSource(DataConfig(store=str(tmp_path / "s.zarr")))
+
+
 # Workers with another streamlr, or none
 
 SCALED = {"kernels/gradient.py": ("dW = X @ dZ.T", "dW = 1.5 * (X @ dZ.T)")}
 
 
 @pytest.mark.parametrize("kind", ["none", "another"])
-def test_workers_that_cannot_take_part_are_refused_with_the_reason(
-    kind: str, folder: Path, elsewhere: Processes, tmp_path: Path
-) -> None:
-    other = other_streamlr(tmp_path / "other", SCALED) if kind == "another" else None
-    elsewhere.worker("--no-nanny", environment=other, with_streamlr=kind != "none")
-    why = (
-        "ModuleNotFoundError: No module named 'streamlr"
-        if kind == "none"
-        else r"it has streamlr 0\.1\.0 \(sources \w+\), this process 0\.1\.0"
-    )
-    with Client(elsewhere.address) as stranger:
-        stranger.wait_for_workers(1, timeout=60)
-        processes = stranger.run(os.getpid)
-        with pytest.raises(
-            ClusterError,
-            match=rf"none of the 1 workers .* can take part \(tcp://127.0.0.1:\d+: {why}",
-        ):
-            streamlr.train(settings(elsewhere.address, folder / "a.zarr"))
-        assert stranger.run(os.getpid) == processes
-        assert stranger.submit(sum, [1, 2]).result(timeout=30) == 3
-
-
-@pytest.mark.parametrize("kind", ["none", "another"])
-def test_one_worker_that_cannot_take_part_is_left_out(
+def test_workers_that_cannot_take_part_are_left_out_and_refused_where_there_are_no_others(
     kind: str, folder: Path, elsewhere: Processes, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = other_streamlr(tmp_path / "other", SCALED) if kind == "another" else None
-    elsewhere.worker("--name", "other", environment=other, with_streamlr=kind != "none")
-    elsewhere.worker()
+    elsewhere.worker(environment=other, with_streamlr=kind != "none")
+    why = {
+        "none": "ModuleNotFoundError: No module named 'streamlr",
+        "another": r"it has streamlr 0\.1\.0 \(sources \w+\), this process 0\.1\.0",
+    }[kind]
     with Client(elsewhere.address) as stranger:
+        stranger.wait_for_workers(1, timeout=60)
+        ((bad, process),) = stranger.run(os.getpid).items()
+        refusal = rf"none of the 1 workers .* can take part \({bad}: {why}"
+        with pytest.raises(ClusterError, match=refusal):
+            streamlr.train(settings(elsewhere.address, folder / "a.zarr"))
+        elsewhere.worker()
         stranger.wait_for_workers(2, timeout=60)
-        processes = stranger.run(os.getpid)
-        left_out = next(
-            a
-            for a, w in stranger.scheduler_info(n_workers=-1)["workers"].items()
-            if w["name"] == "other"
-        )
         found = streamlr.train(settings(elsewhere.address, folder / "a.zarr"))
-        assert stranger.run(os.getpid) == processes
+        processes = stranger.run(os.getpid)
+        assert processes[bad] == process
+        assert stranger.submit(sum, [1, 2], workers=[bad]).result(timeout=30) == 3
     assert found.summary["coefficients_sha256"] == expected(folder)
-    assert f"leaving out {left_out}: " in caplog.text
+    assert f"leaving out {bad}: " in caplog.text
     (computed,) = found.summary["worker_arithmetic"]
-    assert computed["workers"] == [address for address in processes if address != left_out]
+    assert computed["workers"] == [address for address in processes if address != bad]
 
 
-@pytest.mark.parametrize("held", [0, 20])
-@pytest.mark.parametrize("kind", ["none", "another"])
+@pytest.mark.parametrize(("kind", "held"), [("none", 20), ("another", 0)])
 def test_a_worker_that_joins_during_a_pass_and_cannot_take_part_costs_no_bit(
     kind: str,
     held: int,
@@ -423,3 +454,42 @@ def test_a_worker_that_is_stuck_in_a_task_of_ours_is_replaced_when_that_of_other
     assert (tmp_path / "mark").read_text() == "begun\nended\n"
     assert "busy with tasks of others, so tcp://" in caplog.text
     assert "replacing tcp://" in caplog.text
+
+
+@needs_proc
+def test_a_chunk_that_one_worker_cannot_read_is_named_with_the_worker(
+    here: Path, elsewhere: Processes
+) -> None:
+    shutil.copytree(here / "a.zarr", elsewhere.folder / "a.zarr")
+    (elsewhere.folder / "a.zarr" / "X" / "c" / "17" / "0").unlink()
+    elsewhere.worker()
+    message = r"chunk 17 of X .* is missing .*\(found by the worker at tcp://"
+    with pytest.raises(ChunkError, match=message):
+        streamlr.train(settings(elsewhere.address))
+
+
+class UnpicklableError(Exception):
+    """As those of libraries may be."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(one)
+
+
+@dataclass(frozen=True)
+class FailingScan:
+    """Fails with an error of ours that has a cause which cannot be pickled."""
+
+    reads_features: bool = True
+    reads_target: bool = True
+
+    def sums(self, batch: Any, leaf_rows: int, workspace: Any) -> Any:
+        try:
+            raise UnpicklableError("one", "other")
+        except UnpicklableError:
+            raise NonFiniteError("this is what went wrong") from None
+
+
+def test_an_error_of_ours_stays_one_on_its_way_from_a_worker(folder: Path) -> None:
+    source = ZarrSource(DataConfig(store=str(folder / "a.zarr")))
+    with open_engine(ClusterConfig(kind="processes", workers=1)) as engine, pytest.raises(NonFiniteError, match="this is what went wrong"):
+        engine.run(source, Partition(ROWS, CHUNK, CHUNK), FailingScan(), lambda slab: None)

@@ -221,6 +221,8 @@ class ClusterEngine:
             if isinstance(error, KilledWorker):
                 deaths = error.allowed_failures + 1
                 raise LostError(f"{deaths} workers died while they worked on {what}", deaths)
+            if isinstance(error, OtherStreamlrError) and not self._shared:
+                raise ClusterError(f"{error}: files of the package were changed after this process had loaded them; start again, or go on with --resume")
             if self._shared and not isinstance(error, StreamlrError):
                 self._require_taking_part(error)
             raise error

@@ -52,8 +52,9 @@ def why_not(told: Mapping[str, str] | Exception) -> str | None:
     may."""
     if isinstance(told, Exception):
         return f"{type(told).__name__}: {told}"
-    if told.get("streamlr") != this_streamlr():
-        return f"it has streamlr {told.get('streamlr')}, this process {this_streamlr()}"
+    theirs = told.get("streamlr", "of another kind")
+    if theirs != this_streamlr():
+        return f"it has streamlr {theirs}, this process {this_streamlr()}"
     return None
 
 

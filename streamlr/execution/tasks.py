@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 from distributed import Worker, get_worker
 from threadpoolctl import threadpool_limits
@@ -15,13 +15,16 @@ from threadpoolctl import threadpool_limits
 from streamlr.data.held import HeldRows
 from streamlr.data.partition import Partition
 from streamlr.data.retries import take_read_retries
-from streamlr.data.source import Buffer, Source
-from streamlr.errors import ChunkError, DataError, StoreNotFoundError
+from streamlr.data.source import ArraySource, Buffer, Source
+from streamlr.errors import ChunkError, DataError, StoreNotFoundError, StreamlrError
 from streamlr.execution.arithmetic import Arithmetic, arithmetic
 from streamlr.execution.engine import Scan, fold_list, slab_sums
 from streamlr.execution.handshake import require_this_streamlr, tell
 from streamlr.execution.process import process_bytes, process_peak_bytes, settle_allocator
 from streamlr.execution.travel import Parcel, unpack
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 Computed = tuple[Arithmetic, str]
 """An arithmetic, and the address of a worker that computes with it."""
@@ -58,6 +61,26 @@ class Counted:
         )
 
 
+def _bare_errors(task: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
+    """Have errors of ours leave a task without those that led to them.
+
+    Dask sends an error along with its causes, and where one of these cannot be pickled, as those of
+    Zarr and of file systems cannot, with nothing but a text of it all.
+    """
+
+    @functools.wraps(task)
+    def instead(*arguments: *Ts) -> T:
+        try:
+            return task(*arguments)
+        except StreamlrError as error:
+            met = error
+        met.__cause__ = met.__context__ = None
+        raise met
+
+    return instead
+
+
+@_bare_errors
 def sum_slab(run_by: str, job: Parcel, source: Parcel | Source, slab: int) -> Counted:
     """The sums of one slab.
 
@@ -85,6 +108,7 @@ def sum_nodes(run_by: str, nodes: list[Any]) -> Any:
     return fold_list(nodes)
 
 
+@_bare_errors
 def hold_slab(run_by: str, source: Parcel, partition: Partition, slab: int) -> HeldRows:
     """Read a slab into memory: a recipe that the scheduler follows again if the worker that holds
     it dies."""
@@ -103,6 +127,7 @@ def hold_slab(run_by: str, source: Parcel, partition: Partition, slab: int) -> H
     return held
 
 
+@_bare_errors
 def prove(source: Parcel) -> None:
     """Open a source on a worker, as its tasks will."""
     _open(source)
@@ -159,7 +184,7 @@ def _turns(at_a_time: int | None) -> AbstractContextManager[object]:
 
 def _open(source: Parcel | Source) -> Source:
     found: Source = unpack(source) if isinstance(source, tuple) else source
-    _ = found.n_rows  # opens what was packed
+    _ = found.X.shape if isinstance(found, ArraySource) else found.n_rows  # opens what was packed
     return found
 
 
