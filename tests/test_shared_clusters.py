@@ -254,7 +254,9 @@ def test_an_array_that_workers_do_not_see_is_an_error_and_not_its_fill_value(
     array = zarr.open_array(LocalStore(Path("/proc/self/cwd/a.zarr")), path="X", mode="r")
     y = np.arange(ROWS) % 2
     there = {"kind": "address", "address": elsewhere.address}
-    message = r"the worker at tcp://\S+ cannot open the data: no Zarr array at file:///proc/self/cwd"
+    message = (
+        r"the worker at tcp://\S+ cannot open the data: no Zarr array at file:///proc/self/cwd"
+    )
     with pytest.raises(StoreNotFoundError, match=message):
         streamlr.train({"cluster": there}, X=array, y=y)
 
@@ -266,7 +268,9 @@ def test_a_folder_that_may_not_be_entered_is_named(
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "exists", refuse)  # who runs the tests may be allowed everything
-    with pytest.raises(StoreNotFoundError, match=r"can be opened: Permission denied \('.*s.zarr'\)"):
+    with pytest.raises(
+        StoreNotFoundError, match=r"can be opened: Permission denied \('.*s.zarr'\)"
+    ):
         ZarrSource(DataConfig(store=str(tmp_path / "s.zarr")))
 
 
@@ -426,9 +430,7 @@ def test_work_that_waits_behind_many_tasks_of_others_is_not_taken_for_lost(
             stranger.submit(long_task, str(tmp_path / "marks"), 0.5, key=f"short-{at}")
             for at in range(24)
         ]
-        found = streamlr.train(
-            settings(elsewhere.address, folder / "a.zarr", stall_seconds=0.5)
-        )
+        found = streamlr.train(settings(elsewhere.address, folder / "a.zarr", stall_seconds=0.5))
         assert stranger.gather(theirs) == ["ended"] * 24
     assert (tmp_path / "marks").read_text().count("begun") == 24
     assert found.summary["coefficients_sha256"] == expected(folder)
@@ -448,7 +450,9 @@ def test_a_worker_that_is_stuck_in_a_task_of_ours_is_replaced_when_that_of_other
         while not (tmp_path / "mark").exists():
             time.sleep(0.01)
         stuck = StuckScan(str(tmp_path / "stuck"))
-        task.add_done_callback(lambda done: done.release())  # so that no result is lost with the worker
+        task.add_done_callback(
+            lambda done: done.release()
+        )  # so that no result is lost with the worker
         found = bits(engine.run(source, partition, stuck, lambda slab: None))
         assert found == serial_bits(folder / "a.zarr")
     assert (tmp_path / "mark").read_text() == "begun\nended\n"
@@ -491,5 +495,8 @@ class FailingScan:
 
 def test_an_error_of_ours_stays_one_on_its_way_from_a_worker(folder: Path) -> None:
     source = ZarrSource(DataConfig(store=str(folder / "a.zarr")))
-    with open_engine(ClusterConfig(kind="processes", workers=1)) as engine, pytest.raises(NonFiniteError, match="this is what went wrong"):
+    with (
+        open_engine(ClusterConfig(kind="processes", workers=1)) as engine,
+        pytest.raises(NonFiniteError, match="this is what went wrong"),
+    ):
         engine.run(source, Partition(ROWS, CHUNK, CHUNK), FailingScan(), lambda slab: None)

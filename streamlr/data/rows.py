@@ -98,7 +98,14 @@ class ZarrRows:
         Whether it was opened in another process, so that it may not be there.
     """
 
-    def __init__(self, array: zarr.Array[Any], start: int = 0, stop: int | None = None, *, travelled: bool = False) -> None:
+    def __init__(
+        self,
+        array: zarr.Array[Any],
+        start: int = 0,
+        stop: int | None = None,
+        *,
+        travelled: bool = False,
+    ) -> None:
         self._array = array if travelled else seen_from_anywhere(array)
         self._travelled = travelled
         self._start = start
@@ -111,7 +118,9 @@ class ZarrRows:
 
     @functools.cached_property
     def _stored(self) -> StoredArray:
-        return _stored_there(_Place.of(self._array)) if self._travelled else StoredArray(self._array, fill_missing=True)
+        if self._travelled:
+            return _stored_there(_Place.of(self._array))
+        return StoredArray(self._array, fill_missing=True)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -140,11 +149,13 @@ class ZarrRows:
 
 
 def seen_from_anywhere(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """The same array; where it was opened by a relative path, by its path from the root on, since workers may stand in other folders."""
+    """The same array; where it was opened by a relative path, by its path from the root on, since
+    workers may stand in other folders."""
     store = array.store
     if not isinstance(store, LocalStore) or store.root.is_absolute():
         return array
-    return zarr.open_array(local_store(store.root.absolute(), read_only=True), path=array.path, mode="r")
+    root = local_store(store.root.absolute(), read_only=True)
+    return zarr.open_array(root, path=array.path, mode="r")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,13 +178,15 @@ class _Place:
 
 
 def _metadata_of(array: zarr.Array[Any]) -> str:
-    metadata = {key: value for key, value in array.metadata.to_dict().items() if key != "attributes"}
-    return json.dumps(metadata, sort_keys=True, default=str)
+    metadata = array.metadata.to_dict()
+    stated = {key: value for key, value in metadata.items() if key != "attributes"}
+    return json.dumps(stated, sort_keys=True, default=str)
 
 
 @functools.lru_cache(maxsize=4)
 def _stored_there(place: _Place) -> StoredArray:
-    """Open an array that has travelled; where it is not seen from this process, Zarr would read fill values in its place.
+    """Open an array that has travelled; where it is not seen from this process, Zarr would read fill
+    values in its place.
 
     Raises
     ------
@@ -183,10 +196,13 @@ def _stored_there(place: _Place) -> StoredArray:
     try:
         here = zarr.open_array(place.array.store, path=place.array.path, mode="r")
     except Exception as error:  # stores raise whatever they like
-        raise StoreNotFoundError(f"no Zarr array at {place.where} ({type(error).__name__})") from error
+        why = type(error).__name__
+        raise StoreNotFoundError(f"no Zarr array at {place.where} ({why})") from error
     if _metadata_of(here) != place.metadata:
-        raise ShapeError(f"the array at {place.where} has another shape, type or chunks here than where the run started; "
-                         "all workers must see the same one")
+        raise ShapeError(
+            f"the array at {place.where} has another shape, type or chunks here than where the run "
+            "started; all workers must see the same one"
+        )
     return StoredArray(place.array, fill_missing=True)
 
 

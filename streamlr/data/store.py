@@ -34,7 +34,8 @@ MISSING_COUNTED = 1000
 
 
 class ZarrSource:
-    """Rows of a store that keeps the contract. Travels to workers as its configuration and is opened once in each process, when it is first read.
+    """Rows of a store that keeps the contract. Travels to workers as its configuration and is opened
+    once in each process, when it is first read.
 
     Parameters
     ----------
@@ -87,7 +88,8 @@ class ZarrSource:
         self.attributes: dict[str, Any] = dict(group.attrs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # a worker may stand in another folder, and unpickling must not open anything: an error there costs the worker its life
+        # a worker may stand in another folder, and unpickling must not open anything: an error there
+        # costs the worker its life
         config = dataclasses.replace(self.config, store=absolute_store(self.config.store))
         return LazySource, (_reopen, config, self._options, self._identity, self._newest)
 
@@ -232,7 +234,8 @@ def _opened(config: str, direct: bool, labelled: bool, listed: str | None, ident
 
 
 def _reopen(config: DataConfig, options: tuple[bool, bool, str | None], identity: tuple[str, ...], newest: tuple[int | None, ...]) -> ZarrSource:
-    """What the first use of a source that has travelled does: one opened source serves all tasks of a process."""
+    """What the first use of a source that has travelled does: one opened source serves all tasks of a
+    process."""
     source = _opened(json.dumps(dataclasses.asdict(config), sort_keys=True), *options, identity, newest)
     if source._identity != identity:
         raise ShapeError(f"the arrays of {config.shown_store!r} have other shapes, types or chunks on this worker than where the run started; the store must "
@@ -269,8 +272,8 @@ def open_group(config: DataConfig) -> zarr.Group:
             _require_directory(Path(path))
     except PermissionError as error:  # of a folder above it
         raise StoreNotFoundError(
-            f"no store at {path!r} can be opened: {error.strerror} ({str(error.filename)!r}); check "
-            "data.store, or give the user that runs this the right to read it"
+            f"no store at {path!r} can be opened: {error.strerror} ({str(error.filename)!r}); "
+            "check data.store, or give the user that runs this the right to read it"
         ) from error
     try:
         if "://" not in path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import queue
 import time
 import uuid
@@ -21,29 +20,34 @@ from streamlr.errors import ClusterError, DataError, StreamlrError
 from streamlr.execution.engine import Engine, Scan, sum_tree
 from streamlr.execution.handshake import OtherStreamlrError, this_streamlr
 from streamlr.execution.lookout import Lookout, LostError
+from streamlr.execution.placement import TASK_RETRIES, Placement
 from streamlr.execution.process import process_peak_bytes
 from streamlr.execution.roster import Roster
-from streamlr.execution.tasks import Counted, Job, hold_slab, naming, prove, sum_nodes, sum_slab, told_bytes
-from streamlr.execution.travel import pack, pack_uncopied, remote, unwrap, written_call
+from streamlr.execution.tasks import Counted, Job, naming, prove, sum_nodes, sum_slab, told_bytes
+from streamlr.execution.travel import pack, remote
 from streamlr.execution.workers import ASK_SECONDS, Workers, kill_workers, named, within
 
 log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 15
-_SLOW_NETWORK = 1e7
-"""Bytes a second."""
 _OPEN_SECONDS = 20.0
 """For a worker to open a store that is far away; its tasks would do it in any case."""
-_TASK_RETRIES = 2
 WORKER_DEATHS = 10
 _KEYS_LOOKED_AT = 100
 """Tasks of a pass whose state is asked for, to tell whether they wait or are lost."""
 
 
 class ClusterEngine:
-    """Slabs as tasks of a Dask cluster; the sums come back through a shallow tree, the data never do."""
+    """Slabs as tasks of a Dask cluster; the sums come back through a shallow tree, the data never
+    do."""
 
-    def __init__(self, client: Client, address: str, stall_seconds: float, cluster: LocalCluster | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        address: str,
+        stall_seconds: float,
+        cluster: LocalCluster | None = None,
+    ) -> None:
         self._client = client
         self._cluster = cluster
         self._address = address
@@ -51,10 +55,19 @@ class ClusterEngine:
         self._workers = Workers(client, cluster)
         self._roster = Roster(self._workers)
         self._name = f"streamlr-{uuid.uuid4().hex[:8]}"
-        self._lookout = Lookout(client, address, self._workers, self._roster, self._name, stall_seconds, shared=self._shared)
-        self._stall_seconds = stall_seconds
+        self._lookout = Lookout(
+            client,
+            address,
+            self._workers,
+            self._roster,
+            self._name,
+            stall_seconds,
+            shared=self._shared,
+        )
+        self._placement = Placement(
+            client, self._lookout, self._name, stall_seconds, shared=self._shared
+        )
         self._runs = itertools.count()
-        self._parts: tuple[Source, Partition, list[Any]] | None = None
         self._proven: tuple[Source, set[str]] | None = None
         self._slabs_at_a_time: int | None = None
         self.read_retries = 0
@@ -63,17 +76,20 @@ class ClusterEngine:
         self._roster.require_usable(workers, address)
         usable = self._roster.usable(workers)
         self.n_threads = max(1, sum(workers[address]["nthreads"] for address in usable))
-        self.description = f"{len(usable)} worker process{'es' * (len(usable) != 1)}, {self.n_threads} threads in all"
+        processes = f"{len(usable)} worker process{'es' * (len(usable) != 1)}"
+        self.description = f"{processes}, {self.n_threads} threads in all"
 
     @property
     def dashboard_link(self) -> str | None:
         try:
-            services = within(ASK_SECONDS, lambda: self._client.scheduler_info(n_workers=0)).get("services", {})
+            known = within(ASK_SECONDS, lambda: self._client.scheduler_info(n_workers=0))
         except (TimeoutError, OSError):
             return None  # the pass that follows will tell
-        return self._client.dashboard_link if "dashboard" in services else None
+        return self._client.dashboard_link if "dashboard" in known.get("services", {}) else None
 
-    def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
+    def run(
+        self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]
+    ) -> Any:
         told: set[int] = set()
 
         def tell(slab: int) -> None:
@@ -90,11 +106,14 @@ class ClusterEngine:
                 counted = self._run_once(source, partition, scan, self._admitted(source), tell)
             except LostError as lost:
                 deaths += lost.deaths
-                self._parts = None
+                self._placement.forget()
                 self._lookout.require_scheduler()
                 if deaths > WORKER_DEATHS:
-                    raise ClusterError(f"workers were lost {deaths} times within one pass (at last: {lost}). Most likely a slab needs more memory than "
-                                       "they have: see the cluster's logs for why they die, and `streamlr plan` for what a slab should need") from None
+                    raise ClusterError(
+                        f"workers were lost {deaths} times within one pass (at last: {lost}). Most "
+                        "likely a slab needs more memory than they have: see the cluster's logs for "
+                        "why they die, and `streamlr plan` for what a slab should need"
+                    ) from None
                 log.warning("%s; sending the pass again", lost)
             else:
                 self.read_retries += counted.read_retries + take_read_retries()
@@ -102,10 +121,12 @@ class ClusterEngine:
                 return counted.sums
 
     def _admitted(self, source: Source) -> list[str] | None:
-        """To which workers the tasks of a pass may go, after those that have joined were asked; None for all.
+        """To which workers the tasks of a pass may go, after those that have joined were asked;
+        None for all.
 
-        All is the rule, since Dask keeps no queue of tasks that are restricted to some workers: those who join later then have a share, too. A task
-        that comes to one who may not take part is refused there.
+        All is the rule, since Dask keeps no queue of tasks that are restricted to some workers:
+        those who join later then have a share, too. A task that comes to one who may not take part
+        is refused there.
         """
         if not self._shared:
             return None
@@ -115,13 +136,15 @@ class ClusterEngine:
             usable = self._roster.usable(addresses)
             if usable or not addresses:
                 break
-            self._lookout.require_workers(usable)  # those that could have gone, and their nannies may bring them back
+            # those that could have gone, and their nannies may bring them back
+            self._lookout.require_workers(usable)
             time.sleep(self._lookout.patience.look_seconds)
         self._prove(source, usable)
         return usable if len(usable) < len(addresses) else None
 
     def _addresses(self) -> list[str]:
-        """Of the workers that are there; a connection that broke since the last pass gets the time to come back."""
+        """Of the workers that are there; a connection that broke since the last pass gets the time
+        to come back."""
         try:
             return self._workers.addresses()
         except (TimeoutError, OSError):
@@ -137,7 +160,8 @@ class ClusterEngine:
                 raise self._lookout.scheduler_lost() from error
 
     def _prove(self, source: Source, addresses: list[str]) -> None:
-        """Have every worker open a store before it is read, so that one that does not see it is named at once, and not by chance.
+        """Have every worker open a store before it is read, so that one that does not see it is
+        named at once, and not by chance.
 
         Raises
         ------
@@ -160,27 +184,46 @@ class ClusterEngine:
             if isinstance(met, DataError):
                 raise naming(met, address)
 
-    def _run_once(self, source: Source, partition: Partition, scan: Scan, only: list[str] | None, slab_done: Callable[[int], None]) -> Counted:
+    def _run_once(
+        self,
+        source: Source,
+        partition: Partition,
+        scan: Scan,
+        only: list[str] | None,
+        slab_done: Callable[[int], None],
+    ) -> Counted:
         name = f"{self._name}-{next(self._runs)}"
         slabs: list[Hashable] = [(f"{name}-slab", slab) for slab in range(partition.n_slabs)]
         tree = sum_tree(slabs, name, partition.tree_arity)
         run_by = this_streamlr()
-        graph: dict[Hashable, Any] = {f"{name}-job": pack(Job(partition, scan, self._slabs_at_a_time, self._shared))}
+        graph: dict[Hashable, Any] = {
+            f"{name}-job": pack(Job(partition, scan, self._slabs_at_a_time, self._shared))
+        }
         graph |= {key: remote(sum_nodes, run_by, nodes) for key, (_, nodes) in tree.tasks.items()}
         sources = self._sources(source, partition, graph, name, scan.reads_features, only)
         for slab, key in enumerate(slabs):
             graph[key] = remote(sum_slab, run_by, f"{name}-job", sources[slab], slab)
-        *futures, root = self._client.get(graph, [*slabs, tree.root], sync=False, retries=_TASK_RETRIES, pure=False, workers=only)
+        *futures, root = self._client.get(
+            graph, [*slabs, tree.root], sync=False, retries=TASK_RETRIES, pure=False, workers=only
+        )
         try:
-            common = [f"{name}-job", f"{name}-source"]  # wait for room on a worker as slabs do, and slabs for them
+            # they wait for room on a worker, as slabs do, and slabs wait for them
+            common = [f"{name}-job", f"{name}-source"]
             self._wait_for_slabs(dict(enumerate(futures)), common, slab_done, futures.clear)
             return self._fetch(root, common)
         finally:
             if not root.done():
                 root.cancel()
 
-    def _wait_for_slabs(self, out: dict[int, Any], common: list[Any], slab_done: Callable[[int], None], let_go: Callable[[], None]) -> None:
-        """Wait for every slab, letting go of each when it is done, so that its sums live only until they are added up."""
+    def _wait_for_slabs(
+        self,
+        out: dict[int, Any],
+        common: list[Any],
+        slab_done: Callable[[int], None],
+        let_go: Callable[[], None],
+    ) -> None:
+        """Wait for every slab, letting go of each when it is done, so that its sums live only until
+        they are added up."""
         let_go()
         done: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slab, future in out.items():
@@ -192,13 +235,16 @@ class ClusterEngine:
                 slab = done.get(timeout=self._lookout.patience.look_seconds)
             except queue.Empty:
                 some = itertools.islice(out.values(), _KEYS_LOOKED_AT)
-                self._lookout.look(f"{len(out)} of {n_slabs} slabs", [*common, *(future.key for future in some)])
+                self._lookout.look(
+                    f"{len(out)} of {n_slabs} slabs", [*common, *(future.key for future in some)]
+                )
                 continue
             self._require_success(out.pop(slab), f"slab {slab}")
             slab_done(slab)
 
     def _fetch(self, root: Any, common: list[Any]) -> Counted:
-        """The sum of all: a few more additions, and a transfer that gets twice the time each time that it was not enough."""
+        """The sum of all: a few more additions, and a transfer that gets twice the time each time
+        that it was not enough."""
         self._lookout.begin_wait()
         seconds = self._lookout.patience.look_seconds
         while True:
@@ -208,21 +254,26 @@ class ClusterEngine:
             except TimeoutError:
                 seconds *= 2
                 self._lookout.look("the sum of all slabs", [*common, root.key])
-            except CommClosedError as error:  # whether the scheduler is gone is looked at before the pass is sent again
-                raise LostError(f"the connection broke while the sum was fetched ({error})") from error
+            except CommClosedError as error:
+                # whether the scheduler is gone is looked at before the pass is sent again
+                raise LostError(f"the connection broke at the sum of all slabs ({error})") from error
             except Exception:
                 self._require_success(root, "the sum of all slabs")
                 raise
 
     def _require_success(self, future: Any, what: str) -> None:
-        """Tell a task that failed from one that was lost, or came to a worker that cannot take part."""
+        """Tell a task that failed from one that was lost, or came to a worker that cannot take
+        part."""
         if future.status == "error":
             error = future.exception(timeout=ASK_SECONDS)
             if isinstance(error, KilledWorker):
                 deaths = error.allowed_failures + 1
                 raise LostError(f"{deaths} workers died while they worked on {what}", deaths)
             if isinstance(error, OtherStreamlrError) and not self._shared:
-                raise ClusterError(f"{error}: files of the package were changed after this process had loaded them; start again, or go on with --resume")
+                raise ClusterError(
+                    f"{error}: files of the package were changed after this process had loaded "
+                    "them; start again, or go on with --resume"
+                )
             if self._shared and not isinstance(error, StreamlrError):
                 self._require_taking_part(error)
             raise error
@@ -230,7 +281,8 @@ class ClusterEngine:
             raise LostError(f"the scheduler gave up {what} ({future.status})")
 
     def _require_taking_part(self, error: Exception) -> None:
-        """After an error that is none of ours: it may be that of a worker which has joined, or was started again, with another streamlr or none."""
+        """After an error that is none of ours: it may be that of a worker which has joined, or was
+        started again, with another streamlr or none."""
         try:
             strangers = self._roster.meet_again(self._workers.addresses())
         except (TimeoutError, OSError) as silence:
@@ -240,56 +292,38 @@ class ClusterEngine:
         if isinstance(error, OtherStreamlrError):
             raise LostError(f"{error}, and is gone") from error
 
-    def _sources(self, source: Source, partition: Partition, graph: dict[Hashable, Any], name: str, reads_features: bool,
-                 only: list[str] | None) -> list[Any]:
-        """What every slab reads from: one small record for a store, its own rows for arrays in memory."""
-        if not isinstance(source, ArraySource):
-            graph[f"{name}-source"] = pack(source)
-            held = self._held_slabs(source, partition, only) if reads_features else []
-            return held + [f"{name}-source"] * (partition.n_slabs - len(held))
-        if self._parts is None or self._parts[0] is not source or self._parts[1] != partition:
-            parts = [source.part(*partition.rows_of_slab(slab)) for slab in range(partition.n_slabs)]
-            self._parts = source, partition, self._scatter(parts, f"{name}-part")
-        return list(self._parts[2])
-
-    def _scatter(self, parts: list[ArraySource], name: str) -> list[Any]:
-        """Send arrays out, to workers that are known to take them; in the time that a slow network takes, or not to those that do not take them."""
-        seconds = self._stall_seconds + sum(math.prod(part.X.shape) * part.X.dtype.itemsize for part in parts) / _SLOW_NETWORK
-        usable = self._roster.usable(self._lookout.known_workers())
-        packed = {f"{name}-{slab}": pack_uncopied(part) if self._shared else part for slab, part in enumerate(parts)}
-        try:
-            futures: dict[str, Any] = within(seconds, lambda: self._client.scatter(packed, workers=usable or None, hash=False, timeout=seconds))
-        except (TimeoutError, OSError) as error:
-            self._lookout.require_workers(self._roster.usable(self._lookout.known_workers()))
-            self._lookout.replace_silent()
-            raise LostError(f"the data in memory could not be sent to the workers ({str(error) or type(error).__name__})") from error
-        return [futures[key] for key in packed]
-
-    def _held_slabs(self, source: Source, partition: Partition, only: list[str] | None) -> list[Any]:
-        """Futures of the slabs that stay in the workers' memory."""
-        if not partition.held_slabs:
-            return []
-        if self._parts is None or self._parts[0] is not source or self._parts[1] != partition:
-            addresses = only or sorted(self._lookout.known_workers())
-            # dealt out by turns, as the plan reckons with: the scheduler, left alone, gave one worker up to half as many again; a preference only,
-            # so that what a dead worker held is read again by another
-            name = f"{self._name}-held-{next(self._runs)}"
-            parcel, run_by = pack(source), this_streamlr()
-            held = [self._client.submit(unwrap, written_call(hold_slab, run_by, parcel, partition, slab), key=f"{name}-{slab}", retries=_TASK_RETRIES,
-                                        workers=[addresses[slab % len(addresses)]] if addresses else None, allow_other_workers=bool(addresses))
-                    for slab in range(partition.held_slabs)]
-            self._parts = source, partition, held
-        return list(self._parts[2])
+    def _sources(
+        self,
+        source: Source,
+        partition: Partition,
+        graph: dict[Hashable, Any],
+        name: str,
+        reads_features: bool,
+        only: list[str] | None,
+    ) -> list[Any]:
+        """What every slab reads from: one small record for a store, its own rows for arrays in
+        memory."""
+        if isinstance(source, ArraySource):
+            return self._placement.parts(source, partition)
+        graph[f"{name}-source"] = pack(source)
+        held = self._placement.held(source, partition, only) if reads_features else []
+        return held + [f"{name}-source"] * (partition.n_slabs - len(held))
 
     def peak_memory_bytes(self) -> int:
-        """Of this process and of the workers that are there and answer; those of workers that died are gone with them."""
+        """Of this process and of the workers that are there and answer; those of workers that died
+        are gone with them."""
         return max(process_peak_bytes(), self.memory_of_workers(peak=True) or 0)
 
     def memory_of_workers(self, peak: bool) -> int | None:
         try:
-            told = self._workers.ask_each(self._roster.usable(self._workers.addresses()), told_bytes, peak)
+            told = self._workers.ask_each(
+                self._roster.usable(self._workers.addresses()), told_bytes, peak
+            )
         except (TimeoutError, OSError) as error:
-            log.warning("the workers were not asked for their memory (%s); it is left out", str(error) or type(error).__name__)
+            log.warning(
+                "the workers were not asked for their memory (%s); it is left out",
+                str(error) or type(error).__name__,
+            )
             return None
         mute = [address for address, found in told.items() if not isinstance(found, int)]
         if mute:
@@ -306,17 +340,23 @@ class ClusterEngine:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._parts = self._proven = None
+        self._placement.forget()
+        self._proven = None
         try:
             within(CLOSE_SECONDS, lambda: self._client.close(timeout=CLOSE_SECONDS))
         except Exception as error:  # the run has its result, or an error of its own
-            log.info("closing the connection to %s: %s", self._address, str(error) or type(error).__name__)
+            log.info(
+                "closing the connection to %s: %s",
+                self._address,
+                str(error) or type(error).__name__,
+            )
         if self._cluster is not None:
             close_cluster(self._cluster)
 
 
 def close_cluster(cluster: LocalCluster) -> None:
-    """Close it; workers that do not go by themselves are killed, or this process would wait for them at its end."""
+    """Close it; workers that do not go by themselves are killed, or this process would wait for
+    them at its end."""
     try:
         cluster.close(timeout=CLOSE_SECONDS)
     except Exception as error:  # the run has its result, or an error of its own

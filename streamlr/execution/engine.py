@@ -73,7 +73,8 @@ class Engine(Protocol):
         ...
 
     def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:
-        """What the processes that take sums compute with, and which with what (see `streamlr.execution.arithmetic`); None where that is this process."""
+        """What the processes that take sums compute with, and which with what (see
+        `streamlr.execution.arithmetic`); None where that is this process."""
         ...
 
     def limit_threads(self, per_process: int) -> None:

@@ -244,7 +244,9 @@ class Lookout:
             self.patience.excuse()
 
     def replace_silent(self) -> None:
-        """Replace workers that give no sign of life, where that harms nobody."""
+        """After data were not taken: replace workers that give no sign of life, where that harms
+        nobody."""
+        self.require_workers(self.usable_workers())
         try:
             load = self._workers.load(self._name)
             silent = self._harmless(self._silent(load), load)
@@ -264,8 +266,8 @@ class Lookout:
         if self.patience.exhausted:
             raise ClusterError(
                 f"nothing was finished for {self.patience.quiet_seconds:.0f} s, with workers "
-                f"replaced again and again; {what} still out. See the cluster's logs; if slabs need "
-                "that long, raise cluster.stall_seconds. Add --resume to go on from the last "
+                f"replaced again and again; {what} still out. See the cluster's logs; if slabs "
+                "need that long, raise cluster.stall_seconds. Add --resume to go on from the last "
                 "checkpoint"
             )
 
@@ -317,6 +319,16 @@ class Lookout:
             return self._workers.known()
         except (TimeoutError, OSError) as error:
             raise self.scheduler_lost() from error
+
+    def usable_workers(self) -> list[str]:
+        """Addresses of the workers that may take part.
+
+        Raises
+        ------
+        ClusterError
+            When the scheduler does not answer.
+        """
+        return self._roster.usable(self.known_workers())
 
     def scheduler_lost(self) -> ClusterError:
         """The error that says so."""

@@ -50,14 +50,16 @@ def open_processes(config: ClusterConfig) -> Engine:
 
 
 def _start_cluster(config: ClusterConfig) -> LocalCluster:
-    """Scheduler and workers that talk to holders of a key alone, which exists in their memory and for this run: whoever can speak to
-    them runs code as their owner, and all users of the machine reach its loopback interface."""
+    """Scheduler and workers that talk to holders of a key alone, which exists in their memory and for
+    this run: whoever can speak to them runs code as their owner, and all users of the machine reach
+    its loopback interface."""
     with dask.config.set({"distributed.scheduler.allowed-failures": WORKER_DEATHS, **_MEMORY_OF_WORKERS}):
         return LocalCluster(
             n_workers=config.workers or default_processes(config), threads_per_worker=config.threads_per_worker, processes=True,
             memory_limit="auto" if config.memory_limit is None else config.memory_limit,
             config=copy.deepcopy(dask.config.config),  # a worker that is started again, later, would otherwise have lost these settings
-            security=Security.temporary(), dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR)
+            security=Security.temporary(), dashboard_address="127.0.0.1:0",
+            silence_logs=logging.ERROR)
 
 
 def open_address(config: ClusterConfig) -> Engine:

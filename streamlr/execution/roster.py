@@ -99,9 +99,10 @@ class Roster:
         for known, who in _by_value(new).items():
             if known.digest != arithmetic().digest and known not in self._arithmetic:
                 log.warning(
-                    "%s: computing with other arithmetic, %s, than this process, %s. The last bits of "
-                    "the result depend on who sums what; the environment variables OPENBLAS_CORETYPE "
-                    "and NPY_DISABLE_CPU_FEATURES, set alike everywhere, make them one",
+                    "%s: computing with other arithmetic, %s, than this process, %s. The last bits "
+                    "of the result depend on who sums what; the environment variables "
+                    "OPENBLAS_CORETYPE and NPY_DISABLE_CPU_FEATURES, set alike everywhere, make "
+                    "them one",
                     named(who),
                     known,
                     arithmetic(),

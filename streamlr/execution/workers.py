@@ -114,7 +114,8 @@ class Starting:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Which tasks are with which worker: those that run, and those that wait there for their turn or for data."""
+    """Which tasks are with which worker: those that run, and those that wait there for their turn or
+    for data."""
 
     ours: dict[str, frozenset[str]]
     """Our tasks, by the address of the worker; only workers that have any."""
@@ -177,10 +178,16 @@ class Workers:
         TimeoutError, OSError
             When the scheduler does not answer.
         """
-        tasks = {address: frozenset(map(str, keys)) for address, keys in self._ask("processing", {"workers": None}).items()}
-        ours = {address: frozenset(key for key in keys if name in key) for address, keys in tasks.items()}
-        return Load({address: keys for address, keys in ours.items() if keys},
-                    frozenset(address for address, keys in tasks.items() if len(keys) > len(ours[address])))
+        processing = self._ask("processing", {"workers": None})
+        tasks = {address: frozenset(map(str, keys)) for address, keys in processing.items()}
+        ours = {
+            address: frozenset(key for key in keys if name in key)
+            for address, keys in tasks.items()
+        }
+        return Load(
+            {address: keys for address, keys in ours.items() if keys},
+            frozenset(address for address, keys in tasks.items() if keys - ours[address]),
+        )
 
     def kept(self, addresses: Collection[str]) -> dict[str, list[str]]:
         """Whose results workers keep in memory.
@@ -190,7 +197,8 @@ class Workers:
         TimeoutError, OSError
             When the scheduler does not answer.
         """
-        return {address: list(map(str, keys)) for address, keys in self._ask("has_what", {"workers": list(addresses)}).items()}
+        found = self._ask("has_what", {"workers": list(addresses)})
+        return {address: list(map(str, keys)) for address, keys in found.items()}
 
     def any_queued(self, keys: Collection[Any]) -> bool:
         """Whether any of these tasks waits on the scheduler until a worker has room for it.
@@ -202,8 +210,15 @@ class Workers:
         """
         return "queued" in self._ask("get_task_status", {"keys": list(keys)}).values()
 
-    def ask_each(self, addresses: Collection[str], function: Callable[..., Any], *arguments: Any, seconds: float = _TELL_SECONDS) -> dict[str, Any]:
-        """What a function returns on each worker: its error where it raises one, None where it does not answer.
+    def ask_each(
+        self,
+        addresses: Collection[str],
+        function: Callable[..., Any],
+        *arguments: Any,
+        seconds: float = _TELL_SECONDS,
+    ) -> dict[str, Any]:
+        """What a function returns on each worker: its error where it raises one, None where it does
+        not answer.
 
         Each is asked apart, since one that hangs would take the answers of all.
 
@@ -214,12 +229,13 @@ class Workers:
         """
 
         async def ask(address: str) -> Any:
+            asked = self._client.run(function, *arguments, workers=[address], on_error="return")
             try:
-                told = await asyncio.wait_for(self._client.run(function, *arguments, workers=[address], on_error="return"), seconds)
+                answer = (await asyncio.wait_for(asked, seconds)).get(address)
             except (TimeoutError, OSError):
                 return None
-            answer = told.get(address)
-            return None if isinstance(answer, OSError) and not isinstance(answer, StreamlrError) else answer
+            unheard = isinstance(answer, OSError) and not isinstance(answer, StreamlrError)
+            return None if unheard else answer
 
         async def ask_all() -> list[Any]:
             return list(await asyncio.gather(*map(ask, addresses)))
@@ -227,12 +243,21 @@ class Workers:
         answers = within(seconds + ASK_SECONDS, lambda: self._client.sync(ask_all))
         return dict(zip(addresses, answers, strict=True))
 
-    def ask_aside(self, addresses: Collection[str], function: Callable[..., T], *arguments: Any, seconds: float) -> dict[str, T | Exception | None]:
-        """The same in a thread of its own there, for what may take a while: a worker whose event loop stands still is taken to hang.
+    def ask_aside(
+        self,
+        addresses: Collection[str],
+        function: Callable[..., T],
+        *arguments: Any,
+        seconds: float,
+    ) -> dict[str, T | Exception | None]:
+        """The same in a thread of its own there, for what may take a while: a worker whose event
+        loop stands still is taken to hang.
 
-        A function of ours is looked up in that thread, so that a worker without streamlr answers with that error.
+        A function of ours is looked up in that thread, so that a worker without streamlr answers
+        with that error.
         """
-        return self.ask_each(addresses, asyncio.to_thread, unwrap, written_call(function, *arguments), seconds=seconds)
+        call = written_call(function, *arguments)
+        return self.ask_each(addresses, asyncio.to_thread, unwrap, call, seconds=seconds)
 
     def replace(self, addresses: Collection[str]) -> None:
         """Have workers killed and started again by their nannies; where they have none, or it does not answer either, the scheduler lets go of them.
