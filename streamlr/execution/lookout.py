@@ -210,9 +210,8 @@ class Lookout:
         def is_harmless(address: str) -> bool:
             keys = running[address]
             nobody_else = address not in load.foreign
-            if (
-                isinstance(keys, list) and keys
-            ):  # what runs is known: tasks of others that only wait there go elsewhere
+            if isinstance(keys, list) and keys:
+                # what runs is known: tasks of others that only wait there go elsewhere
                 nobody_else = all(self._name in key for key in keys)
             return nobody_else and all(self._name in key for key in kept.get(address, ()))
 
