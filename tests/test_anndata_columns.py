@@ -7,10 +7,11 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import zarr
-from stores import Remote, chunk_paths, put, two_class_data
+from stores import chunk_paths, put, two_class_data
 from test_damage import names, refusal, train
 
 import streamlr
@@ -153,7 +154,7 @@ def test_columns_are_read_through_zarr_alike(where: str, tmp_path: Path) -> None
     else:
         store = "remote://columns"
         for path in sorted(path for path in local.rglob("*") if path.is_file()):
-            Remote().pipe(f"columns/{path.relative_to(local)}", path.read_bytes())
+            fsspec.filesystem("remote").pipe(f"/columns/{path.relative_to(local)}", path.read_bytes())
     for target in ("obs/kind", "obs/sound"):
         expected = model_of(local, target=target)
         result, _ = train(store, target=target)

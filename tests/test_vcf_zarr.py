@@ -41,6 +41,7 @@ def write(
     axes: tuple[str, ...] = ("variants", "samples"),
     mask: Any = None,
     every_chunk: bool = True,
+    fill_value: Any = None,
 ) -> Path:
     """As bio2zarr writes it, in Zarr 2, and as others do in Zarr 3."""
     group = zarr.open_group(str(path), mode="w", zarr_format=zarr_format)
@@ -51,7 +52,7 @@ def write(
         arrays["call_DS_mask"] = (mask, axes, (2, 90))
     for name, (values, names_, chunks) in arrays.items():
         if zarr_format == 2:
-            array = put(group, name, values, chunks, every_chunk=every_chunk, fill_value=None)
+            array = put(group, name, values, chunks, every_chunk=every_chunk, fill_value=fill_value)
             if names_:
                 array.attrs["_ARRAY_DIMENSIONS"] = list(names_)
         else:
@@ -93,6 +94,24 @@ def test_a_store_is_of_vcf_zarr_by_its_version_or_its_axes(
     expected = versioned or axes == ("variants", "samples")
     assert isinstance(result, MissingValueError) is expected
     assert isinstance(result, DataError) is expected
+
+
+@pytest.mark.parametrize("fill", [0, -1])
+def test_a_fill_value_by_default_is_no_mark_beside_its_own(fill: int, tmp_path: Path) -> None:
+    dosages, trait = data()  # zarr-python's default is 0, as most genotypes are
+    expected, _ = train(write(tmp_path / "plain", dosages, trait), **DOSAGES)
+    found, _ = train(write(tmp_path / "s", dosages, trait, fill_value=fill), **DOSAGES)
+    assert isinstance(expected, streamlr.TrainResult)
+    assert isinstance(found, streamlr.TrainResult)
+    assert found.model.coefficients_sha256 == expected.model.coefficients_sha256
+    names(refusal(write(tmp_path / "t", spoilt(dosages), trait, fill_value=fill), **DOSAGES), FOUND)
+
+
+def test_a_fill_value_of_0_is_a_mark_where_that_is_said(tmp_path: Path) -> None:
+    dosages, trait = data()
+    write(tmp_path / "s", dosages, trait, fill_value=0)
+    error = refusal(tmp_path / "s", **DOSAGES, fill_value={"call_DS": "missing"})
+    names(error, f"holds {np.count_nonzero(dosages == 0)} missing values (0, ", "by data.fill_value")
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64"])

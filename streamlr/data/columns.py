@@ -170,6 +170,24 @@ class Column:
         labels: NDArray[Any] = self._categories[values]
         return labels
 
+    def read_all(self) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """All values, (m,), of which some may mean nothing, and which of them are missing, (m,).
+
+        Raises
+        ------
+        ChunkError
+            For a chunk that is missing or damaged, or a code that stands for nothing.
+        """
+        values = _read_all(self.values)
+        missing = np.zeros(len(values), dtype=bool)
+        for array, marks in self.checks:
+            missing |= marks.where(values if array is self.values else _read_all(array))
+        if self._categories is None or missing.all():
+            return values, missing
+        codes = np.where(missing, 0, values)
+        self._refuse_unknown(codes, 0)
+        return self._categories[codes], missing
+
     def _refuse_unknown(self, codes: NDArray[Any], start: int) -> None:
         assert self._categories is not None
         count = len(self._categories)

@@ -167,6 +167,8 @@ def _fill_value(
     mark = _decoded(fill, dtype, f"{name} has the fill_value {fill!r}")
     if mark is None:
         return
+    if meant is None and meaning.vcf and _is_ambiguous(mark, dtype):
+        return  # there are marks of its own; 0 is what zarr-python puts there, and most genotypes
     value = f"data.fill_value: value if it is a value (data.fill_value: {{{name}: value}} for "
     if meant == "missing":
         reason = f"its fill_value {mark!r} stands for missing ones, by data.fill_value; {_REMEDY}"

@@ -19,6 +19,7 @@ from streamlr.data.columns import (
     refuse_part,
     written_share,
 )
+from streamlr.data.conventions import refuse_odd_attributes
 from streamlr.data.marks import MASK_SUFFIX, Meaning
 from streamlr.data.records import holds_pickles
 from streamlr.data.retries import retried
@@ -36,7 +37,7 @@ def node_at(group: zarr.Group, name: str, key: str, config: DataConfig) -> Node:
     StoreNotFoundError
         When there is none, or none that can be opened.
     DtypeError
-        When its values are pickles.
+        When its values are pickles, or its attributes no mapping.
     """
     store = config.shown_store
     try:
@@ -58,6 +59,7 @@ def node_at(group: zarr.Group, name: str, key: str, config: DataConfig) -> Node:
             f"{name!r} ({key}) in {store!r} is stored as pickles, which could execute anything; "
             "write it again as numbers or text"
         )
+    refuse_odd_attributes(node, f"{name!r} ({key}) in {store!r}")
     return node
 
 
