@@ -92,9 +92,9 @@ class FoldMoments:
         told = []
         if self.unknown.any():
             then = says.of_left_out if self.left_out(family).any() else says.of_fitted
-            told.append(f"{says.fitted} {_named(self.unknown, classes)}: {then}; set path.folds lower, or deal the rows out to folds otherwise")
+            told.append(f"{says.fitted} {lacking(self.unknown, classes)}: {then}; set path.folds lower, or deal the rows out to folds otherwise")
         if self.unseen.any():
-            told.append(f"{says.held_out} {_named(self.unseen, classes)}: {says.of_held_out}")
+            told.append(f"{says.held_out} {lacking(self.unseen, classes)}: {says.of_held_out}")
         return told
 
 
@@ -166,13 +166,13 @@ def _missing(sums: PartSums, family: str) -> Marks:
     return missing
 
 
-def _named(marks: Marks, classes: Sequence[object]) -> str:
+def lacking(marks: Marks, classes: Sequence[object]) -> str:
     """The folds, and which classes they lack, (K, C), for a person."""
-    lacking = []
+    named = []
     for k in np.flatnonzero(marks.any(axis=1)).tolist():
         lacks = [f"class {classes[j]!r}" for j in np.flatnonzero(marks[k]).tolist()] if len(classes) else []
-        lacking.append(f"fold {k + 1}" + (f" ({_some(lacks)})" if lacks else ""))
-    return f"{_some(lacking)} of {len(marks)}"
+        named.append(f"fold {k + 1}" + (f" ({_some(lacks)})" if lacks else ""))
+    return f"{_some(named)} of {len(marks)}"
 
 
 def _some(names: Sequence[str]) -> str:

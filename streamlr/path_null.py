@@ -31,7 +31,7 @@ from streamlr.objective import Evaluation, Moments, Objective
 from streamlr.path_grid import penalized
 from streamlr.path_start import start_plain, start_together
 from streamlr.penalty import Penalty
-from streamlr.plan import Plan
+from streamlr.plan import MOST_SECANTS, Plan
 from streamlr.solvers import Standing, State, minimize_together
 from streamlr.solvers.base import CONVERGED
 
@@ -42,9 +42,12 @@ Array = NDArray[np.float64]
 _OF_SLOPE = 1e-9
 """How small the gradient of what is not penalised is to be beside the largest of what is."""
 _LEAST_SLOPE = 1e-3
-"""Of the slope without any feature: what is less counts as that much, for rounding hides it."""
+"""Of the slope without any feature: what is less counts as that much."""
 _MOST_PASSES = 30
 """Whatever ``solver.max_passes`` says: a path that goes on under another has the same strengths."""
+_SECANT = 1e-5
+"""How far apart they are: half of the digits go to rounding, and the others to the change of the Hessian."""
+_MOST_NEWTON = 4
 _MOST_SCANS = 60
 _NEAR = 1e-7
 """A Newton step this short leaves an error of its square."""
@@ -75,7 +78,7 @@ class NullModel:
         if not counted.any():  # no strength means anything
             return unit.without_features(point)
         if unit.coordinates.split(point)[0].any() or self._unpenalized().any():
-            return self._solved(sample, counted, pass_done)
+            return self._solved(sample, pass_done)
         if not scanner.source.has_offset:
             return unit.without_features(point)
         if unit.model.fit_intercept and unit.model.family != "linear":  # of which the start is it
@@ -88,39 +91,109 @@ class NullModel:
         free: NDArray[np.bool_] = (given.l1 == 0) & (given.lower < given.upper)
         return free
 
-    def _solved(self, sample: SampledRows | None, counted: NDArray[np.bool_],
-                pass_done: Callable[[int], None]) -> State:
+    def _solved(self, sample: SampledRows | None, pass_done: Callable[[int], None]) -> Evaluation | State:
         """At the optimum of all rows, to a gradient that is nothing beside that of what counts."""
         unit, columns = self.unit, self.plan.columns
-        pass_done(unit.scanner.passes)
         bounds = _held_bounds(unit.model, len(unit.moments.mean))
         held = replace(unit.model, penalty=PenaltyConfig(), bounds=bounds)
-        grid = [[Objective(unit.scanner, held, unit.classes, unit.moments)]]
-        begun = start_plain(grid) if sample is None else start_together(grid, sample, 1, columns)
-        curvatures, standings = begun
-        measure, slope = self._slope_without_features()
-        least = _LEAST_SLOPE * slope
+        null = Objective(unit.scanner, held, unit.classes, unit.moments)
+        pass_done(unit.scanner.passes)
+        begun = start_plain([[null]]) if sample is None else start_together([[null]], sample, 1, columns)
+        curvatures, (standing,) = begun
+        scale = _Scale.of(unit)
+        if sample is not None:
+            found = _by_secants(null, standing.point, scale, columns, pass_done)
+            if isinstance(found, Evaluation):
+                return found
+            standing = Standing(found)
+        tolerance = scale.tolerance(scale.most)
         for _ in range(2):
-            first, tolerance = unit.scanner.passes, _OF_SLOPE * max(slope, least) * measure
-            standings = minimize_together(
-                curvatures.problems(grid, tolerance), standings, first, first + _MOST_PASSES, columns,
+            first = unit.scanner.passes
+            (standing,) = minimize_together(
+                curvatures.problems([[null]], tolerance), [standing], first, first + _MOST_PASSES, columns,
                 lambda number, now, _: None if now[0].ended else pass_done(number))
-            state = _state(standings[0])
-            slope = float(np.abs(state.gradient[counted]).max())
-            log.info("without penalised features: a gradient of %.2g beside %.2g", state.gradient_max, slope * measure)
-            if state.gradient_max <= 10 * _OF_SLOPE * max(slope, least) * measure or state.status != CONVERGED:
+            state = _state(standing)
+            tolerance = scale.tolerance(scale.slope(state))
+            log.info("without penalised features: a gradient of %.2g, wanted %.2g", state.gradient_max, tolerance)
+            if state.gradient_max <= 10 * tolerance or state.status != CONVERGED:
                 break
-            standings = [replace(standings[0], state=replace(state, status="", reason=""))]
-        return _state(standings[0])
+            standing = replace(standing, state=replace(state, status="", reason=""))
+        return _state(standing)
 
-    def _slope_without_features(self) -> tuple[float, float]:
-        """What a unit of the gradient is to the tolerance, and the largest entry of a feature (about that, beside an offset)."""
-        unit = self.unit
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """What gradients are held against."""
+
+    counted: NDArray[np.bool_]
+    """Parameters that are penalised, (d,)."""
+    measure: float
+    """What a unit of the gradient is to the tolerance."""
+    most: float
+    """Slope of a feature where there is none: what the others leave is hardly more."""
+    unit: float
+    """Of the parameters, about: curvatures change by their size along so much."""
+
+    @classmethod
+    def of(cls, unit: Objective) -> _Scale:
+        """From the model without any features (about, beside an offset)."""
         model = replace(penalized(unit.model, 0.0, 0.0), bounds=BoundsConfig())
         plain = Objective(unit.scanner, model, unit.classes, unit.moments)
         found = plain.without_features(plain.start())
-        largest = float(np.abs(plain.coordinates.split(found.gradient)[0]).max())
-        return (found.gradient_max / float(np.abs(found.gradient).max()), largest) if largest > 0 else (1.0, 1.0)
+        slope = float(np.abs(plain.coordinates.split(found.gradient)[0]).max())
+        measure = found.gradient_max / float(np.abs(found.gradient).max()) if slope > 0 else 1.0
+        of_target = 1.0 / measure if model.family == "linear" else 1.0
+        return cls(unit.nonsmooth.thresholds > 0, measure, slope if slope > 0 else 1.0, of_target)
+
+    def slope(self, at: Evaluation | State) -> float:
+        """Largest entry of the gradient of what is penalised, as far as rounding does not hide it."""
+        return max(float(np.abs(at.gradient[self.counted]).max()), _LEAST_SLOPE * self.most)
+
+    def tolerance(self, slope: float) -> float:
+        """What the gradient of the others may be beside it, as solvers are told."""
+        return _OF_SLOPE * slope * self.measure
+
+    def settled(self, at: Evaluation, free: NDArray[np.intp], error: float) -> bool:
+        """Whether a share, the error, of the gradient of what is free is as small, and no bound holds more."""
+        wanted, wrong = _OF_SLOPE * self.slope(at), float(np.abs(at.gradient[free]).max(initial=0.0))
+        return wrong * error <= wanted and at.gradient_max <= 1.001 * max(wrong, wanted) * self.measure
+
+
+def _by_secants(null: Objective, point: Array, scale: _Scale, most_columns: int,
+                pass_done: Callable[[int], None]) -> Evaluation | Array:
+    """From near the optimum by Newton's method, whose Hessians are had from gradients of the same pass.
+
+    It takes two passes, or one where the point is the optimum: the last step is taken without looking,
+    for the Hessian tells the gradient where it leads. Where that does not do, or there is no room for
+    so many points, how far it has led, (d,).
+    """
+    free = np.flatnonzero(null.nonsmooth.free(point))
+    if len(free) >= min(most_columns, MOST_SECANTS):
+        return point
+    moves = np.zeros((1 + len(free), len(point)))
+    moves[1 + np.arange(len(free)), free] = _SECANT * scale.unit
+    best, value = point, np.inf
+    for _ in range(_MOST_NEWTON):
+        here, *beside = null.evaluate(point + moves, f"pass {null.scanner.passes + 1}")
+        if not here.value < value:
+            break
+        gradients = np.array([found.gradient for found in beside]).reshape(len(free), len(point))
+        curvature = (gradients - here.gradient).T / (_SECANT * scale.unit)
+        step = _newton_step(here, curvature, free)
+        length = float(np.abs(step).max()) / scale.unit
+        if scale.settled(here, free, max(_SECANT, length)):
+            return replace(here, point=point + step, gradient=here.gradient + curvature @ step[free])
+        best, value = here.point, here.value
+        point = null.nonsmooth.clip(point + step)
+        pass_done(null.scanner.passes)
+    return best
+
+
+def _newton_step(at: Evaluation, curvature: Array, free: NDArray[np.intp]) -> Array:
+    """(d,), with those columns of the Hessian that are free, (d, f); the shortest where some repeat others."""
+    step = np.zeros_like(at.point)
+    step[free] = np.linalg.lstsq(curvature[free], -at.gradient[free], rcond=None)[0]
+    return step
 
 
 def _state(standing: Standing) -> State:

@@ -35,7 +35,7 @@ ARROWS: dict[str, set[str]] = {
     "path_grid": {"config", "config_path", "objective", "solvers"},
     "path_start": {"errors", "kernels", "data", "execution", "objective", "solvers", "sample_curvature", "warm_start"},
     "projection": {"data", "kernels"},
-    "plan": {"errors", "config", "data", "execution", "warm_start", "projection"},
+    "plan": {"errors", "config", "config_penalty", "data", "execution", "warm_start", "projection"},
     "path_folds": {"config", "kernels", "objective"},
     "path_table": {"events", "objective", "solvers", "path_grid"},
     "path_null": {"config", "config_penalty", "kernels", "execution", "penalty", "objective", "solvers", "path_grid", "path_start", "plan"},

@@ -126,7 +126,7 @@ class PartScan:
         found = PartSums.nothing(self.count + 1, len(Y), batch.X.shape[0] if self.features else 0)
         parts = np.full(len(omega), self.count)
         if self.split is not None:
-            parts = np.minimum(self.split.parts(batch, leaf), self.count)
+            parts = np.minimum(self.split.parts(batch, leaf), self.count).astype(np.int16)  # quickly sorted
         order = np.argsort(parts, kind="stable")
         order = order[omega[order] > 0]
         if not len(order):
