@@ -94,7 +94,8 @@ def _info_text(found: dict[str, Any]) -> str:
     for array in found["arrays"]:
         shards = f" in shards of {tuple(array['shards'])}" if array["shards"] else ""
         lines.append(f"  {array['name']}: {tuple(array['shape'])} {array['dtype']}, {array['n_chunks']:,} chunks of {tuple(array['chunks'])}{shards}, "
-                     f"{' + '.join(array['codecs'])}, Zarr {array['zarr_format']}, read {array['read']}")
+                     f"{' + '.join(array['codecs'])}, Zarr {array['zarr_format']}, read {array['read']}"
+                     + f", missing where {' or '.join(repr(mark) for mark in array['missing'])}" * bool(array["missing"]))
     if found["feature_names"]:
         names, origin = named(found["feature_names"]), found["feature_names_from"]
         lines.append(f"  features named by {origin}: {names}")

@@ -18,6 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from streamlr.data.array_tables import NpyTable, NpzTable
+from streamlr.data.coded_text import write_codes
 from streamlr.data.records import commit_file, sync_path, writing
 from streamlr.data.source import check_feature_dtype
 from streamlr.data.tables import Columns, CsvTable, ParquetTable, Rows, Table, kind_of
@@ -198,11 +199,15 @@ class _Sink:
         """Write what is left and cut the arrays to their length."""
         if self._group is None or self.rows + self._held_rows == 0:
             raise IngestError("the sources hold no rows; nothing was written")
+        if self.rows == 0:
+            self._shrink_chunks(self._held_rows)
         count = self._write(self._held_rows) if self._held_rows else 0
         for name in ("X", "y", "weights"):
             if name in self._group:
                 array = self._array(name)
                 array.resize((self.rows, *array.shape[1:]))
+        if self._array("y").dtype.kind in "TUO":
+            write_codes(self._group, "y", self._spec.compressor)
         return count
 
     def _start(self, table: Table, rows: Rows) -> None:
@@ -216,6 +221,20 @@ class _Sink:
         if rows.weights is not None:
             create_array(self._group, "weights", (0,), (self._chunk,), np.float64, how)
         write_names(self._group, list(table.feature_names or [f"f{j}" for j in range(self.n_features)]))
+
+    def _shrink_chunks(self, rows: int) -> None:
+        """Make the chunks of all arrays, of which none was written yet, no longer than the rows
+        that there are: a few labels of text would take megabytes."""
+        assert self._group is not None
+        self._chunk = rows
+        for name in ("X", "y", "weights"):
+            if name in self._group:
+                old = self._array(name)
+                text = old.dtype.kind in "TUO"
+                how = "none" if text else self._spec.compressor
+                chunks = (rows, *old.chunks[1:])
+                del self._group[name]
+                create_array(self._group, name, old.shape, chunks, str if text else old.dtype, how)
 
     def _check_labels(self, table: Table, rows: Rows) -> None:
         stored = np.dtype(self._array("y").dtype)

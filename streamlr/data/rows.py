@@ -10,6 +10,7 @@ import zarr
 from numpy.typing import NDArray
 
 from streamlr.data.dask_rows import DaskArray, DaskFrame, DaskRows
+from streamlr.data.marks import FillValue, marks_of_given
 from streamlr.data.source import Buffer, Rows, rows_of_memory_chunk
 from streamlr.data.sparse_rows import SparseMatrix, SparseRows, StoredMatrix, StoredSparseRows
 from streamlr.data.zarr_rows import ZarrRows
@@ -40,22 +41,41 @@ def stored_rows(X: Any) -> Elsewhere | None:
     return DaskRows.of_array(X) if isinstance(X, DaskArray) else None
 
 
-def rows_of(X: Any) -> NDArray[Any] | Rows:
-    """What features are read from: a plain array, or rows that are not one; those of Dask are counted where need be."""
+def rows_of(X: Any, fill_value: FillValue = None) -> NDArray[Any] | Rows:
+    """What features are read from: a plain array, or rows that are not one; those of Dask are counted where need be.
+
+    Of a Zarr array ``fill_value`` says what its fill value stands for.
+    """
+    if isinstance(X, zarr.Array):
+        return ZarrRows(X, fill_value=fill_value)
     rows = X if isinstance(X, SparseRows | Elsewhere) else stored_rows(X)
     if rows is None:
         return SparseRows(X.tocsr()) if isinstance(X, SparseMatrix) else np.asarray(X)
     return rows.counted() if isinstance(rows, DaskRows) and len(rows.shape) == 2 else rows
 
 
-def in_memory(values: Any) -> Any:
-    """Labels or weights, (m,), that Zarr or Dask hold elsewhere, brought here; anything else as it is."""
-    return np.asarray(values) if isinstance(values, zarr.Array | DaskArray | DaskFrame) else values
+def in_memory(given: Any, name: str, fill_value: FillValue = None) -> Any:
+    """What Zarr or Dask hold elsewhere, such as labels, (m,), brought here; anything else as it is.
+
+    Raises
+    ------
+    MissingValueError
+        For missing values in a Zarr array, with their number and the first.
+    """
+    if isinstance(given, DaskArray | DaskFrame):
+        return np.asarray(given)
+    if not isinstance(given, zarr.Array):
+        return given
+    values, marks = np.asarray(given[...]), marks_of_given(given, name, fill_value)
+    if marks is not None and values.ndim in (1, 2) and marks.where(values).any():
+        gaps = marks.gaps(np.atleast_2d(values.T), 0)
+        raise marks.refusal(gaps, given.chunks[0], of_features=values.ndim == 2)
+    return values
 
 
-def labels_of(y: Any) -> NDArray[Any]:
+def labels_of(y: Any, fill_value: FillValue = None) -> NDArray[Any]:
     """Labels of a type that sorts and travels: Python objects become text or numbers."""
-    labels = np.asarray(y)
+    labels = np.asarray(in_memory(y, "y", fill_value))
     return np.array(labels.tolist()) if labels.dtype.kind in "OT" else labels
 
 
