@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from streamlr.data.absent import RefuseMissing
 from streamlr.data.arrays import StoredArray
 from streamlr.data.columns import Column, Node, Opener, is_column, open_column
-from streamlr.data.conventions import axes_of
+from streamlr.data.conventions import axes_of, refuse_odd_attributes
 from streamlr.data.coordinates import coordinate_texts, texts
 from streamlr.data.marks import Meaning
 from streamlr.data.records import holds_pickles
@@ -75,7 +75,7 @@ class NamedAxis:
     def node(self, path: str) -> Node | None:
         """What stands at a path of the store, if anything does."""
         try:
-            return retried(lambda: self.group[path], lambda: f"{path} of {self.store}")
+            node = retried(lambda: self.group[path], lambda: f"{path} of {self.store}")
         except KeyError:
             return None
         except Exception as error:  # of damaged metadata Zarr makes whatever it likes
@@ -84,6 +84,8 @@ class NamedAxis:
                 f"({type(error).__name__}: {self.scrub(str(error))}); restore its metadata "
                 "(zarr.json or .zarray), or remove it"
             ) from None
+        refuse_odd_attributes(node, f"{path!r} (names of the features) in {self.store!r}")
+        return node
 
     def values(self, array: zarr.Array[Any]) -> NDArray[Any]:
         """All of an array.
@@ -105,7 +107,6 @@ class NamedAxis:
                 f"{path} of {self.store} cannot be read ({type(error).__name__}: "
                 f"{self.scrub(str(error))}); write that array again, or remove it"
             ) from None
-
 
     def column(self, path: str) -> Column:
         """A column of a frame of AnnData."""
