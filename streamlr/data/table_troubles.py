@@ -1,0 +1,179 @@
+"""What keeps a column from becoming a feature, a weight or a label, in words: what, where, how often, and the remedy."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from streamlr.data.column_parts import Column, Part, Total
+from streamlr.errors import IngestError
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that is wrong with a column."""
+
+    column: str
+    """Its name."""
+    text: str
+    """What is wrong, and what it needs."""
+    droppable: bool = False
+    """Whether the column can be left out."""
+
+
+def refuse(troubles: Sequence[Trouble]) -> None:
+    """Raise one error for all of them.
+
+    Raises
+    ------
+    IngestError
+        Unless there are none.
+    """
+    if len(troubles) == 1:
+        raise IngestError(troubles[0].text)
+    if troubles:
+        columns = len({trouble.column for trouble in troubles})
+        drop = list(dict.fromkeys(trouble.column for trouble in troubles if trouble.droppable))
+        lines = [
+            f"{columns} column{'s' * (columns > 1)} cannot be taken as {'they are' if columns > 1 else 'it is'}:"
+        ]
+        lines += [f"  {trouble.text}" for trouble in troubles]
+        if drop:
+            lines.append(
+                f"to go on without those that were to be features, add: {' '.join(f'--drop {shlex.quote(name)}' for name in drop)}"
+            )
+        raise IngestError("\n".join(lines))
+
+
+def feature_troubles(column: Column, *, exact: bool) -> Iterator[Trouble]:
+    """What is wrong with a column that is to be a feature; ``exact``: whole numbers have to become the same doubles."""
+    texts = [_not_numbers(column)]
+    if texts == [None]:
+        texts = [_gaps(column), _endless(column), _rounded(column) if exact else None]
+    yield from (Trouble(column.name, text, droppable=True) for text in texts if text is not None)
+
+
+def weight_troubles(column: Column) -> Iterator[Trouble]:
+    """What is wrong with the weights."""
+    part = _part_without_numbers(column)
+    if part is not None:
+        yield Trouble(
+            column.name,
+            f"{part.path}: the column {column.name!r} holds {_shown(part)}, not numbers; weights must be numbers",
+        )
+        return
+    yield from (
+        Trouble(column.name, text)
+        for text in (_gaps(column), _endless(column), _rounded(column))
+        if text is not None
+    )
+
+
+def label_troubles(column: Column, dtype: np.dtype[Any]) -> Iterator[Trouble]:
+    """What is wrong with the labels, which are to be of one type."""
+    texts = [_label_gaps(column)]
+    if dtype.kind == "f":
+        texts += [_endless_labels(column), _rounded(column)]
+    yield from (Trouble(column.name, text) for text in texts if text is not None)
+
+
+def _part_without_numbers(column: Column) -> Part | None:
+    return next((part for part in column.parts if part.is_text or not part.kind.readable), None)
+
+
+def _not_numbers(column: Column) -> str | None:
+    part, name = _part_without_numbers(column), column.name
+    if part is None:
+        return None
+    text = column.total(lambda facts: facts.text)
+    if text is not None and sum(part.facts.number.count for part in column.parts) > text.count:
+        return (
+            f"{text.path}, after row {max(0, text.row - 1)}: {text.value!r} in row {text.row} of the column {name!r} is "
+            f"no number ({_of(text, column)} hold none); mend such rows, say so with --na where they are gaps, or leave "
+            f"the column out with --drop {name!r}"
+        )
+    distinct, _ = column.distinct_texts
+    categories = f"each of its {distinct:,} categories" if distinct > 1 else "each category"
+    return (
+        f"{part.path}: the column {name!r} holds {_shown(part)}, not numbers; leave it out with --drop {name!r}, or "
+        f"encode it (one column for {categories}) before"
+    )
+
+
+def _shown(part: Part) -> str:
+    """Name of what the column holds; of text, of what it looks like."""
+    if part.kind.shown == "string":
+        for kind in (pa.date32(), pa.timestamp("s")):
+            try:
+                pa.array([part.facts.text.value]).cast(kind)
+            except pa.ArrowInvalid:
+                continue
+            return str(kind)
+    return part.kind.shown
+
+
+def _gaps(column: Column) -> str | None:
+    gaps = column.gaps
+    if gaps is None:
+        return None
+    return (
+        f"{gaps.path}: row {gaps.row} has no value in the column {column.name!r} ({_of(gaps, column)} have none); "
+        "fill or drop such rows, then ingest again"
+    )
+
+
+def _label_gaps(column: Column) -> str | None:
+    gaps = column.gaps
+    if gaps is None:
+        return None
+    if gaps.count == column.rows:
+        return (
+            f"{gaps.path}: the column {column.name!r} begins without labels, and none follows ({_of(gaps, column)} "
+            "have none); name another --target"
+        )
+    return (
+        f"{gaps.path}: row {gaps.row} has no label in the column {column.name!r}; drop such rows, then ingest again "
+        f"({_of(gaps, column)} have none; where what stands there is a label, put it in quotes, or say with --na what "
+        "stands for a gap instead)"
+    )
+
+
+def _endless(column: Column) -> str | None:
+    seen = column.total(lambda facts: facts.endless)
+    if seen is None:
+        return None
+    return (
+        f"{seen.path}: the value {seen.value} in row {seen.row}, column {column.name!r}, is not finite; clean the "
+        f"source, then ingest again ({_of(seen, column)} hold such)"
+    )
+
+
+def _endless_labels(column: Column) -> str | None:
+    seen = column.total(lambda facts: facts.endless)
+    if seen is None:
+        return None
+    return (
+        f"{seen.path}: row {seen.row} has no label in the column {column.name!r}, but {seen.value}; drop such rows, "
+        f"then ingest again ({_of(seen, column)} hold such)"
+    )
+
+
+def _rounded(column: Column) -> str | None:
+    seen = column.total(lambda facts: facts.rounded)
+    if seen is None:
+        return None
+    return (
+        f"{seen.path}: row {seen.row} holds {seen.value} in the column {column.name!r}, a whole number that float64 "
+        f"cannot hold exactly ({_of(seen, column)} hold such); scale that column, or leave it out with --drop "
+        "(--dtype int64 keeps it, where all features are whole numbers)"
+    )
+
+
+def _of(seen: Total, column: Column) -> str:
+    """``3 of 1,000 rows``."""
+    return f"{seen.count:,} of {column.rows:,} row{'s' * (column.rows != 1)}"
