@@ -202,9 +202,9 @@ def run_of(numbers: NDArray[Any]) -> Run:
 
 
 def _grows_by_one(numbers: NDArray[Any]) -> bool:
-    return bool(
-        np.all(np.diff(numbers.astype(np.float64)) == 1)
-    )  # int8 would turn round from 127 to -128
+    values = numbers.astype(np.float64)  # int8 would turn round from 127 to -128
+    with np.errstate(invalid="ignore"):
+        return bool(np.all(np.diff(values) == 1))
 
 
 def _distinct(texts: Any) -> Distinct:

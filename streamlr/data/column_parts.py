@@ -13,7 +13,10 @@ from streamlr.data.column_facts import ColumnFacts, Sighting
 from streamlr.data.tables import Kind
 
 LEAST_COUNTED_ROWS = 20
-"""Rows from which on a column that counts them is taken for row numbers; below, as with doses of 1, 2, 3, only its name tells."""
+"""Rows from which on a column that counts them from 0 or 1 is taken for row numbers; below, as with
+doses of 1, 2, 3, only its name tells."""
+LEAST_NUMBERED_ROWS = 101
+"""The same of a column that counts from elsewhere, as a part of a table does, but years too."""
 MANY_DISTINCT = 100
 """Distinct texts of a column beyond which they identify rows, where they are more than half of its texts."""
 _LEAST_TEXT_SHARE = 0.1
@@ -95,14 +98,9 @@ class Column:
 
     @property
     def counts_rows(self) -> bool:
-        """Whether it counts the rows of all tables from 0 or 1 on, or those of each."""
+        """Whether it counts the rows of all tables, or those of each."""
         runs = [part.facts.run for part in self.parts]
-        if (
-            self.rows < LEAST_COUNTED_ROWS
-            or self.is_text
-            or self.gaps is not None
-            or not all(run.by_one for run in runs)
-        ):
+        if self.is_text or self.gaps is not None or not all(run.by_one for run in runs):
             return False
         steps = runs[0].rows - 1
         for before, run in itertools.pairwise(runs):
@@ -110,8 +108,9 @@ class Column:
             if not goes_on and run.first != runs[0].first:
                 return False
             steps += run.rows - (not goes_on)
-        # else a constant would count, where each file has one row
-        return runs[0].first in (0, 1) and 2 * steps >= self.rows
+        least = LEAST_COUNTED_ROWS if runs[0].first in (0, 1) else LEAST_NUMBERED_ROWS
+        # few steps are those of a constant in files of a row each
+        return runs[0].first.is_integer() and self.rows >= least and 2 * steps >= self.rows
 
     @property
     def distinct_texts(self) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from streamlr.data.arrays import StoredArray
 from streamlr.data.source import Buffer, Rows, rows_of_memory_chunk
-from streamlr.errors import ShapeError
+from streamlr.errors import DtypeError, LabelError, ShapeError
 
 
 @runtime_checkable
@@ -189,9 +189,54 @@ def rows_of(X: Any) -> NDArray[Any] | Rows:
 
 
 def labels_of(y: Any) -> NDArray[Any]:
-    """Labels of a type that sorts and travels: Python objects become text or numbers."""
+    """Labels of a type that sorts and travels: Python objects become text or numbers.
+
+    Raises
+    ------
+    LabelError
+        When one of them is None, NaN or pandas' NA among objects.
+    DtypeError
+        When they are neither numbers nor text.
+    """
     labels = np.asarray(y)
-    return np.array(labels.tolist()) if labels.dtype.kind in "OT" else labels
+    if labels.dtype.kind == "U" and isinstance(y, list | tuple):
+        labels = np.asarray(y, dtype=object)  # NumPy has made text of a NaN among texts
+    if labels.dtype.kind not in "OT":
+        return labels
+    refuse_gaps(labels)
+    plain = np.array(labels.tolist())
+    if plain.dtype.kind != "O":
+        return plain
+    try:
+        return plain.astype(np.float64)  # decimals and fractions
+    except (TypeError, ValueError) as error:
+        kind = type(plain.flat[0]).__name__
+        raise DtypeError(
+            f"y holds objects of the type {kind}; labels must be integers, bools, floats or text"
+        ) from error
+
+
+def refuse_gaps(labels: NDArray[Any]) -> None:
+    """Refuse Python objects, (m,), among which some stand for no label; else `nan` would be a class.
+
+    Raises
+    ------
+    LabelError
+        With their number, and the first.
+    """
+    values = labels.ravel().tolist()
+    gaps = [row for row, value in enumerate(values) if _is_gap(value)]
+    if gaps:
+        raise LabelError(
+            f"y holds {len(gaps)} missing label{'s' * (len(gaps) > 1)} (first: {values[gaps[0]]} at "
+            f"row {gaps[0]}); drop or label those rows"
+        )
+
+
+def _is_gap(value: Any) -> bool:
+    """Whether an object equals nothing: None, NaN, or pandas' NA, whose comparisons are NA."""
+    same = value == value  # which NaN does not
+    return value is None or not (isinstance(same, bool | np.bool_) and same)
 
 
 def read_all_by_blocks(X: NDArray[Any] | Rows, function: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:

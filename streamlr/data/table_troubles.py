@@ -1,4 +1,5 @@
-"""What keeps a column from becoming a feature, a weight or a label, in words: what, where, how often, and the remedy."""
+"""What keeps a column from becoming a feature, a weight or a label: what, where, how often, and
+the remedy."""
 
 from __future__ import annotations
 
@@ -38,20 +39,27 @@ def refuse(troubles: Sequence[Trouble]) -> None:
         raise IngestError(troubles[0].text)
     if troubles:
         columns = len({trouble.column for trouble in troubles})
-        drop = list(dict.fromkeys(trouble.column for trouble in troubles if trouble.droppable))
-        lines = [
-            f"{columns} column{'s' * (columns > 1)} cannot be taken as {'they are' if columns > 1 else 'it is'}:"
-        ]
+        lines = ["one column cannot be taken as it is:"]
+        if columns > 1:
+            lines = [f"{columns} columns cannot be taken as they are:"]
         lines += [f"  {trouble.text}" for trouble in troubles]
+        drop = dict.fromkeys(trouble.column for trouble in troubles if trouble.droppable)
         if drop:
-            lines.append(
-                f"to go on without those that were to be features, add: {' '.join(f'--drop {shlex.quote(name)}' for name in drop)}"
-            )
+            options = " ".join(f"--drop {shlex.quote(name)}" for name in drop)
+            lines.append(f"to go on without those that were to be features, add: {options}")
         raise IngestError("\n".join(lines))
 
 
 def feature_troubles(column: Column, *, exact: bool) -> Iterator[Trouble]:
-    """What is wrong with a column that is to be a feature; ``exact``: whole numbers have to become the same doubles."""
+    """What is wrong with a column that is to be a feature.
+
+    Parameters
+    ----------
+    column
+        The column.
+    exact
+        Whether its whole numbers have to become the same doubles.
+    """
     texts = [_not_numbers(column)]
     if texts == [None]:
         texts = [_gaps(column), _endless(column), _rounded(column) if exact else None]
@@ -61,24 +69,20 @@ def feature_troubles(column: Column, *, exact: bool) -> Iterator[Trouble]:
 def weight_troubles(column: Column) -> Iterator[Trouble]:
     """What is wrong with the weights."""
     part = _part_without_numbers(column)
-    if part is not None:
-        yield Trouble(
-            column.name,
-            f"{part.path}: the column {column.name!r} holds {_shown(part)}, not numbers; weights must be numbers",
-        )
-        return
-    yield from (
-        Trouble(column.name, text)
-        for text in (_gaps(column), _endless(column), _rounded(column))
-        if text is not None
-    )
+    if part is None:
+        texts = [_gaps(column), _endless(column), _rounded(column)]
+    else:
+        texts = [
+            f"{part.path}: the column {column.name!r} holds {_shown(part)}, not numbers; weights must be numbers"
+        ]
+    yield from (Trouble(column.name, text) for text in texts if text is not None)
 
 
 def label_troubles(column: Column, dtype: np.dtype[Any]) -> Iterator[Trouble]:
     """What is wrong with the labels, which are to be of one type."""
     texts = [_label_gaps(column)]
     if dtype.kind == "f":
-        texts += [_endless_labels(column), _rounded(column)]
+        texts += [_endless_labels(column), _rounded_labels(column)]
     yield from (Trouble(column.name, text) for text in texts if text is not None)
 
 
@@ -93,15 +97,13 @@ def _not_numbers(column: Column) -> str | None:
     text = column.total(lambda facts: facts.text)
     if text is not None and sum(part.facts.number.count for part in column.parts) > text.count:
         return (
-            f"{text.path}, after row {max(0, text.row - 1)}: {text.value!r} in row {text.row} of the column {name!r} is "
-            f"no number ({_of(text, column)} hold none); mend such rows, say so with --na where they are gaps, or leave "
-            f"the column out with --drop {name!r}"
+            f"{text.path}, after row {max(0, text.row - 1)}: {text.value!r} in row {text.row} of "
+            f"the column {name!r} is no number ({_of(text, column)} hold none); mend such rows, say "
+            f"with --na that they are gaps, or leave the column out with --drop {name!r}"
         )
-    distinct, _ = column.distinct_texts
-    categories = f"each of its {distinct:,} categories" if distinct > 1 else "each category"
     return (
-        f"{part.path}: the column {name!r} holds {_shown(part)}, not numbers; leave it out with --drop {name!r}, or "
-        f"encode it (one column for {categories}) before"
+        f"{part.path}: the column {name!r} holds {_shown(part)}, not numbers; leave it out with "
+        f"--drop {name!r}, or {_encoded(part, column)} before"
     )
 
 
@@ -117,13 +119,22 @@ def _shown(part: Part) -> str:
     return part.kind.shown
 
 
+def _encoded(part: Part, column: Column) -> str:
+    """What makes numbers of it."""
+    if not part.kind.readable or _shown(part) != part.kind.shown:
+        return "turn it into numbers (such as days, of dates)"
+    distinct, _ = column.distinct_texts
+    each = f"each of its {distinct:,} categories" if distinct > 1 else "each category"
+    return f"encode it (one column for {each})"
+
+
 def _gaps(column: Column) -> str | None:
     gaps = column.gaps
     if gaps is None:
         return None
     return (
-        f"{gaps.path}: row {gaps.row} has no value in the column {column.name!r} ({_of(gaps, column)} have none); "
-        "fill or drop such rows, then ingest again"
+        f"{gaps.path}: row {gaps.row} has no value in the column {column.name!r} "
+        f"({_of(gaps, column)} have none); fill or drop such rows, then ingest again"
     )
 
 
@@ -133,13 +144,13 @@ def _label_gaps(column: Column) -> str | None:
         return None
     if gaps.count == column.rows:
         return (
-            f"{gaps.path}: the column {column.name!r} begins without labels, and none follows ({_of(gaps, column)} "
-            "have none); name another --target"
+            f"{gaps.path}: the column {column.name!r} begins without labels, and none follows "
+            f"({_of(gaps, column)} have none); name another --target"
         )
     return (
-        f"{gaps.path}: row {gaps.row} has no label in the column {column.name!r}; drop such rows, then ingest again "
-        f"({_of(gaps, column)} have none; where what stands there is a label, put it in quotes, or say with --na what "
-        "stands for a gap instead)"
+        f"{gaps.path}: row {gaps.row} has no label in the column {column.name!r}; drop such rows, "
+        f"then ingest again ({_of(gaps, column)} have none; where what stands there is a label, put "
+        "it in quotes, or say with --na what stands for a gap instead)"
     )
 
 
@@ -148,8 +159,8 @@ def _endless(column: Column) -> str | None:
     if seen is None:
         return None
     return (
-        f"{seen.path}: the value {seen.value} in row {seen.row}, column {column.name!r}, is not finite; clean the "
-        f"source, then ingest again ({_of(seen, column)} hold such)"
+        f"{seen.path}: the value {seen.value} in row {seen.row}, column {column.name!r}, is not "
+        f"finite; clean the source, then ingest again ({_of(seen, column)} hold such)"
     )
 
 
@@ -158,8 +169,8 @@ def _endless_labels(column: Column) -> str | None:
     if seen is None:
         return None
     return (
-        f"{seen.path}: row {seen.row} has no label in the column {column.name!r}, but {seen.value}; drop such rows, "
-        f"then ingest again ({_of(seen, column)} hold such)"
+        f"{seen.path}: row {seen.row} has no label in the column {column.name!r}, but {seen.value}; "
+        f"drop such rows, then ingest again ({_of(seen, column)} hold such)"
     )
 
 
@@ -168,9 +179,25 @@ def _rounded(column: Column) -> str | None:
     if seen is None:
         return None
     return (
-        f"{seen.path}: row {seen.row} holds {seen.value} in the column {column.name!r}, a whole number that float64 "
-        f"cannot hold exactly ({_of(seen, column)} hold such); scale that column, or leave it out with --drop "
-        "(--dtype int64 keeps it, where all features are whole numbers)"
+        f"{_unlike_double(seen, column)}; scale that column, or leave it out with --drop "
+        f"{column.name!r} (--dtype int64 keeps it, where all features are whole numbers)"
+    )
+
+
+def _rounded_labels(column: Column) -> str | None:
+    seen = column.total(lambda facts: facts.rounded)
+    if seen is None:
+        return None
+    return (
+        f"{_unlike_double(seen, column)} and that stands beside fractions; scale the labels, or "
+        "bring them to one type"
+    )
+
+
+def _unlike_double(seen: Total, column: Column) -> str:
+    return (
+        f"{seen.path}: row {seen.row} holds {seen.value} in the column {column.name!r}, a whole "
+        f"number that float64 cannot hold exactly ({_of(seen, column)} hold such)"
     )
 
 

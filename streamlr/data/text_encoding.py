@@ -45,10 +45,14 @@ def find_undecodable(path: Path, encoding: str) -> IngestError | None:
             except UnicodeDecodeError as error:
                 at = read_bytes - len(error.object) + error.start
                 line = lines + error.object[: error.start].count(b"\n") + 1
-                likely = "--encoding utf-16" if wide else "--encoding latin-1 or --encoding cp1252"
+                likely = (
+                    ["utf-16"]
+                    if wide
+                    else [name for name in ("utf-8", "latin-1", "cp1252") if name != encoding]
+                )
                 return IngestError(
                     f"{path}: byte {at} (0x{error.object[error.start]:02x}), in line {line}, is no {encoding} text; name the encoding "
-                    f"of the file, such as {likely}"
+                    f"of the file, such as {' or '.join(f'--encoding {name}' for name in likely)}"
                 )
             if not block:
                 return None

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
 from sklearn.utils.validation import column_or_1d
 
-from streamlr.data.rows import rows_of, stored_rows
+from streamlr.data.rows import refuse_gaps, rows_of, stored_rows
 from streamlr.data.source import Rows
 from streamlr.errors import ShapeError
 
@@ -52,6 +52,9 @@ def target_of(estimator: Any, y: Any, *, numeric: bool, outputs: bool = False) -
     if y is None:
         raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
     given = y if stored_rows(y) is None else np.asarray(y)
+    objects = np.asarray(given)
+    if objects.dtype.kind == "O":
+        refuse_gaps(objects)
     checked = check_array(given, ensure_2d=False, dtype="numeric" if numeric else None, input_name="y", estimator=name)
     if outputs and checked.ndim == 2:
         return np.asarray(checked)
