@@ -1,7 +1,8 @@
 """Cells of a column of text, told apart: numbers, truth values, gaps, and all else.
 
-What a column holds is decided by all of its cells, never by those at its beginning. A gap is what is written with no quotes
-around it and stands in a list; quotes keep such a spelling a text, but nothing makes it a number.
+What a column holds is decided by all of its cells, never by those at its beginning. A gap is what
+is written with no quotes around it and stands in a list; quotes keep such a spelling a text, but
+nothing makes it a number.
 """
 
 from __future__ import annotations
@@ -41,18 +42,19 @@ GAPS = (
     "None",
     "?",
 )
-"""What stands for a gap unless something else is said: what pandas, R, spreadsheets, databases, Python and C write for one, and the UCI data sets."""
+"""What stands for a gap unless something else is said: what pandas, R, spreadsheets, databases,
+Python and C write for one, and the UCI data sets."""
 
 TRUE, FALSE = ("true", "True", "TRUE"), ("false", "False", "FALSE")
 _NUMBER = r"^[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:inf|infinity|nan))$"
 _WHOLE = r"^[+-]?[0-9]+$"
 _CODE = r"^[+-]?0[0-9]+$"
 _SAMPLE = 16
-"""Cells that are tried before a whole block is: pyarrow makes a message of every cell that fails."""
+"""Cells that are tried before a whole block is: pyarrow words an error for every cell that fails."""
 
 _LARGEST_EXACT = 2.0**53
 _MOST_DIGITS = 100
-"""Of a number whose range is asked for: far beyond any type, and Python refuses to read thousands of them."""
+"""Of a number in a range: far beyond any type, while Python refuses to read thousands of them."""
 
 Mask = NDArray[np.bool_]
 
@@ -96,11 +98,11 @@ class Cells:
     texts: Any
     """pyarrow strings; null where a gap stood bare."""
     numbers: NDArray[np.float64]
-    """The double that is nearest to each; 1 and 0 for truth values, NaN where there is no number."""
+    """The double nearest to each; 1 and 0 for truth values, NaN where there is no number."""
     gap: Mask
     """Bare gaps."""
     quoted: Mask
-    """What is spelled like a gap, but in quotes: a gap where the column holds numbers, else a text."""
+    """What is spelled like a gap, but in quotes: a gap in a column of numbers, else a text."""
     word: Mask
     """Truth values."""
     text: Mask
@@ -156,8 +158,8 @@ def _told_apart(texts: Any, gap: Mask, gaps: GapWords) -> Cells:
 def unlike_double(texts: Any, numbers: NDArray[np.float64]) -> Mask:
     """Which cells, (k,), are whole numbers that no double equals.
 
-    A fraction has a nearest double, and so has what is written with an exponent, since that is how doubles are written; a whole
-    number that is written out is meant to its last digit.
+    A fraction has a nearest double, and so has what is written with an exponent, since that is how
+    doubles are written; a whole number that is written out is meant to its last digit.
     """
     with np.errstate(invalid="ignore"):
         large = np.flatnonzero((np.abs(numbers) >= _LARGEST_EXACT) & np.isfinite(numbers))
@@ -183,11 +185,10 @@ def _unlike(texts: Any, numbers: NDArray[np.float64]) -> Mask:
 
 
 def unlike_whole(whole: NDArray[Any], numbers: NDArray[Any]) -> Mask:
-    """Which integers, (k,), differ from the floats that they became; compared without turning them into floats again."""
+    """Which integers, (k,), differ from the floats that they became, compared as integers."""
     limits = np.iinfo(whole.dtype)
-    inside = (numbers >= float(limits.min)) & (
-        numbers < float(limits.max)
-    )  # float(max) is one more than max, which none of these equals
+    # float(max) is one more than max, which none of these equals
+    inside = (numbers >= float(limits.min)) & (numbers < float(limits.max))
     back = np.where(inside, numbers, 0).astype(whole.dtype)
     return ~inside | (back != whole)
 
@@ -200,7 +201,7 @@ def _text_unlike(text: str, number: float) -> bool:
 
 
 def written_whole(texts: Any) -> tuple[Mask, Mask]:
-    """Which cells, (k,), are written as whole numbers, and which of these as codes, with a zero before their digits."""
+    """Which cells, (k,), are written as whole numbers, and which of these begin with a zero."""
     trimmed = pc.ascii_trim_whitespace(texts)
     whole = mask_of(pc.match_substring_regex(trimmed, _WHOLE))
     return whole, whole & mask_of(pc.match_substring_regex(trimmed, _CODE))
@@ -220,13 +221,13 @@ def whole_numbers(texts: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def _unsigned(texts: Any) -> Any:
-    """Without a plus sign, and without the minus sign of a zero, which pyarrow's integers do not take."""
+    """Without a plus sign and without the minus of a zero, which pyarrow's integers refuse."""
     trimmed = pc.ascii_trim_whitespace(texts)
     return pc.replace_substring_regex(trimmed, r"^(?:\+|-(0+)$)", r"\1")
 
 
 def range_of(texts: Any) -> tuple[int, int]:
-    """The least and the largest of cells that are written as whole numbers; there is at least one."""
+    """The least and the largest of at least one cell that is written as a whole number."""
     try:
         found = pc.min_max(_unsigned(texts).cast(pa.int64()))
         return int(found["min"].as_py()), int(found["max"].as_py())

@@ -1,8 +1,11 @@
-"""What a pass over a table finds out about a column. Facts of two runs of rows add up to those of both, in their order."""
+"""What a pass over a table finds out about a column.
+
+Facts of two runs of rows add up to those of both, in their order, wherever a block ends.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -24,7 +27,8 @@ from streamlr.data.cells import (
 )
 
 MOST_DISTINCT = 2**16
-"""Distinct texts of a column that are kept (by a hash, half a megabyte); once there are as many, the column is judged by the rows so far."""
+"""Distinct texts of a column that are kept, by a hash, in half a megabyte; once there are as many,
+the column is judged by the rows so far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +133,9 @@ class ColumnFacts:
     span: Span = Span()
     """Range of the whole numbers, where they are told apart."""
     run: Run = Run()
+    """Whether the column counts."""
     distinct: Distinct = field(default_factory=Distinct)
+    """Its distinct texts."""
 
     def __add__(self, later: ColumnFacts) -> ColumnFacts:
         return ColumnFacts(
@@ -149,30 +155,40 @@ class ColumnFacts:
 
 
 def facts_of_text(texts: Any, first_row: int, gaps: GapWords, closely: bool) -> ColumnFacts:
-    """Facts of a block of text; ``closely`` tells whole numbers from others, and codes from whole numbers."""
+    """Facts of a block of text, (k,) pyarrow strings.
+
+    ``closely`` tells whole numbers from others, and codes from whole numbers, which takes longer.
+    """
     cells = read_cells(texts, gaps)
     number = cells.number
-    see = _seer(texts, first_row)
-    with np.errstate(invalid="ignore"):
-        other = number & (cells.numbers != 0) & (cells.numbers != 1)
     whole, code = written_whole(texts) if closely else (number, np.zeros_like(number))
     whole &= number
+    see = _seer(texts, first_row)
     return ColumnFacts(
-        len(number),
-        see(cells.gap),
-        see(cells.quoted),
-        see(number),
-        see(cells.word),
-        see(cells.text),
-        see(other),
-        see(number & ~whole),
-        see(code & number),
-        see(np.isinf(cells.numbers)),
-        see(unlike_double(texts, cells.numbers)),
-        Span(*range_of(texts.filter(pa.array(whole)))) if closely and whole.any() else Span(),
-        _run_of(cells),
-        _distinct(texts.filter(pa.array(cells.text))) if cells.text.any() else Distinct(),
+        rows=len(number),
+        gap=see(cells.gap),
+        quoted=see(cells.quoted),
+        number=see(number),
+        word=see(cells.word),
+        text=see(cells.text),
+        other=see(number & _other(cells.numbers)),
+        fraction=see(number & ~whole),
+        code=see(number & code),
+        endless=see(np.isinf(cells.numbers)),
+        rounded=see(unlike_double(texts, cells.numbers)),
+        span=_span_of(texts.filter(pa.array(whole))) if closely and whole.any() else Span(),
+        run=_run_of(cells),
+        distinct=_distinct(texts.filter(pa.array(cells.text))) if cells.text.any() else Distinct(),
     )
+
+
+def _other(numbers: NDArray[Any]) -> Mask:
+    """Which numbers, (k,), are neither 0 nor 1, and so no truth values."""
+    return np.asarray((numbers != 0) & (numbers != 1))
+
+
+def _span_of(texts: Any) -> Span:
+    return Span(*range_of(texts))
 
 
 def _seer(values: Any, first_row: int) -> Callable[[Mask], Sighting]:
@@ -195,9 +211,8 @@ def run_of(numbers: NDArray[Any]) -> Run:
     """Whether values, (k,), grow by one."""
     if not len(numbers):
         return Run()
-    by_one = _grows_by_one(numbers[:3]) and _grows_by_one(
-        numbers
-    )  # nearly all columns are done with after three rows
+    # nearly all columns are done with after three rows
+    by_one = _grows_by_one(numbers[:3]) and _grows_by_one(numbers)
     return Run(len(numbers), float(numbers[0]), float(numbers[-1]), by_one)
 
 
@@ -214,69 +229,51 @@ def _distinct(texts: Any) -> Distinct:
 
 
 def facts_of_typed(column: Any, first_row: int, gaps: GapWords) -> ColumnFacts:
-    """Facts of a block of a column that has a type."""
+    """Facts of a block of a column that has a type, (k,); one of decimals goes by its digits."""
     kind = column.type
     if pa.types.is_decimal(kind):
         return facts_of_text(column.cast(pa.string()), first_row, gaps, closely=True)
     if is_text(kind):
-        return _facts_of_strings(column, first_row, gaps)
-    see = _seer(column, first_row)
-    gap = mask_of(column.is_null())
-    if pa.types.is_boolean(kind):
-        return ColumnFacts(len(gap), see(gap), word=see(~gap), run=Run(len(gap), by_one=False))
-    if pa.types.is_floating(kind):
-        values = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
-        missing = gaps.among(values) & ~gap
-        return ColumnFacts(
-            len(gap),
-            see(gap),
-            see(missing),
-            see(~gap & ~missing),
-            endless=see(~np.isfinite(values) & ~gap),
-            run=run_of(values),
-        )
-    if pa.types.is_integer(kind):
-        return _facts_of_integers(column, gap, first_row, gaps)
-    return ColumnFacts(len(gap), see(gap))
+        return _facts_of_strings(column.cast(pa.string()), first_row, gaps)
+    if pa.types.is_floating(kind) or pa.types.is_integer(kind):
+        return _facts_of_numbers(column, first_row, gaps)
+    see, gap = _seer(column, first_row), mask_of(column.is_null())
+    word = ~gap if pa.types.is_boolean(kind) else np.zeros_like(gap)
+    return ColumnFacts(len(gap), see(gap), word=see(word), run=Run(len(gap), by_one=False))
 
 
-def _facts_of_integers(column: Any, gap: Mask, first_row: int, gaps: GapWords) -> ColumnFacts:
-    see = _seer(column, first_row)
+def _facts_of_numbers(column: Any, first_row: int, gaps: GapWords) -> ColumnFacts:
+    see, gap = _seer(column, first_row), mask_of(column.is_null())
+    whole = pa.types.is_integer(column.type)
     values = np.asarray(column.fill_null(0).to_numpy(zero_copy_only=False))
     missing = gaps.among(values) & ~gap
-    ends = pc.min_max(column)
-    rounded = (
-        unlike_whole(values, values.astype(np.float64))
-        if values.dtype.itemsize == 8
-        else np.zeros_like(gap)
-    )
-    run = run_of(values) if not gap.any() else Run(len(gap), by_one=False)
+    rounded = np.zeros_like(gap)
+    if whole and values.dtype.itemsize == 8:
+        rounded = unlike_whole(values, values.astype(np.float64))
+    ends = pc.min_max(column) if whole else {}
     return ColumnFacts(
-        len(gap),
-        see(gap),
-        see(missing),
-        see(~gap & ~missing),
+        rows=len(gap),
+        gap=see(gap),
+        quoted=see(missing),
+        number=see(~gap & ~missing),
+        other=see(~gap & _other(values)),
+        endless=see(np.zeros_like(gap) if whole else ~np.isfinite(values)),
         rounded=see(rounded),
-        span=Span(ends["min"].as_py(), ends["max"].as_py()),
-        run=run,
+        span=Span(*(end.as_py() for end in ends.values())),
+        run=run_of(values),
     )
 
 
 def _facts_of_strings(column: Any, first_row: int, gaps: GapWords) -> ColumnFacts:
-    """Text of a typed column is as if in quotes, but where the user named what stands for a gap; an empty one tells nothing."""
-    column = column.cast(pa.string())
+    """Text of a typed column is as if in quotes, but where the user named what stands for a gap.
+
+    An empty text tells nothing.
+    """
     see = _seer(column, first_row)
-    words: Sequence[str] = gaps.words if gaps.told else ("",)
-    gap = mask_of(column.is_null()) | mask_of(
-        pc.is_in(column, value_set=pa.array(words, pa.string()))
-    )
-    return ColumnFacts(
-        len(gap),
-        see(gap),
-        text=see(~gap),
-        run=Run(len(gap), by_one=False),
-        distinct=_distinct(column),
-    )
+    words = pa.array(gaps.words if gaps.told else ("",), pa.string())
+    gap = mask_of(column.is_null()) | mask_of(pc.is_in(column, value_set=words))
+    run = Run(len(gap), by_one=False)
+    return ColumnFacts(len(gap), see(gap), text=see(~gap), run=run, distinct=_distinct(column))
 
 
 def is_text(kind: Any) -> bool:

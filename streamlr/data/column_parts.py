@@ -18,9 +18,9 @@ doses of 1, 2, 3, only its name tells."""
 LEAST_NUMBERED_ROWS = 101
 """The same of a column that counts from elsewhere, as a part of a table does, but years too."""
 MANY_DISTINCT = 100
-"""Distinct texts of a column beyond which they identify rows, where they are more than half of its texts."""
+"""Distinct texts of a column beyond which they identify rows, if more than half of them are."""
 _LEAST_TEXT_SHARE = 0.1
-"""Of the values of a column that identifies rows; numbers with few words among them are measurements."""
+"""Of the values of a column that identifies rows; numbers with few words among them measure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Part:
 
     @property
     def is_text(self) -> bool:
-        """Whether it holds text, be it beside numbers. Truth values go with 0 and 1, with no other numbers."""
+        """Whether it holds text, be it beside numbers. Truth values go with 0 and 1 alone."""
         facts = self.facts
         return facts.text.count > 0 or (
             self.kind.dtype is None and facts.word.count > 0 and facts.other.count > 0

@@ -1,7 +1,8 @@
 """The one type that the labels of all tables are stored in.
 
-Numbers widen among themselves where that is exact. Whole numbers with a zero before their digits are codes, so 01 and 1 are two
-of them, and whole numbers beyond 64 bits would be rounded: both stay text. Whether labels are classes or a quantity is not asked.
+Numbers widen among themselves where that is exact. Whole numbers with a zero before their digits
+are codes, so 01 and 1 are two of them, and whole numbers beyond 64 bits would be rounded: both stay
+text. Whether labels are classes or a quantity is not asked.
 """
 
 from __future__ import annotations
@@ -34,17 +35,23 @@ class Labels:
 
 def settle_labels(column: Column) -> Labels:
     """One type for the labels of all tables."""
-    odd = next((part for part in column.parts if not part.kind.readable), None)
-    if odd is not None:
-        text = f"{odd.path}: the column {column.name!r} holds {odd.kind.shown}; labels must be integers, bools, floats or text"
-        return Labels(TEXT, troubles=(Trouble(column.name, text),))
-    told = [(part, _class_of(part)) for part in column.parts if part.values]
-    classes = {kind for _, kind in told}
-    clash = _clash(told)
-    if clash is not None:
-        return Labels(TEXT, troubles=(Trouble(column.name, clash),))
-    dtype = TEXT if classes & {"text", "code"} else _joined([part for part, _ in told])
+    told = [part for part in column.parts if part.values]
+    refusal = _unreadable(column) or _words_and_numbers(told) or _truth_and_numbers(told)
+    if refusal is not None:
+        return Labels(TEXT, troubles=(Trouble(column.name, refusal),))
+    textual = any(_class_of(part) in ("text", "code") for part in told)
+    dtype = TEXT if textual else _joined(told)
     return Labels(dtype, _notes(column, dtype), tuple(label_troubles(column, dtype)))
+
+
+def _unreadable(column: Column) -> str | None:
+    odd = next((part for part in column.parts if not part.kind.readable), None)
+    if odd is None:
+        return None
+    return (
+        f"{odd.path}: the column {column.name!r} holds {odd.kind.shown}; labels must be integers, "
+        "bools, floats or text"
+    )
 
 
 def _class_of(part: Part) -> _Class:
@@ -62,31 +69,40 @@ def _integer_for(span: Span) -> np.dtype[Any] | None:
     return next((np.dtype(kind) for kind in (np.int64, np.uint64) if span.fits(kind)), None)
 
 
-def _clash(told: Sequence[tuple[Part, _Class]]) -> str | None:
-    """What to say where a table has words and another has numbers; codes are numbers and go with whole ones."""
+def _words_and_numbers(told: Sequence[Part]) -> str | None:
+    """What to say where one table has words and another numbers; codes go with whole numbers."""
+    classes = [_class_of(part) for part in told]
     for words, numbers in (({"text"}, {"int", "float", "bool"}), ({"code"}, {"float", "bool"})):
-        found = [
-            next((entry for entry in told if entry[1] in group), None) for group in (words, numbers)
+        at = [
+            next((k for k, kind in enumerate(classes) if kind in group), -1)
+            for group in (words, numbers)
         ]
-        if None not in found:
-            (earlier, _), (later, _) = sorted(
-                (entry for entry in found if entry is not None), key=told.index
-            )
-            seen = next(
-                one
-                for one in (
-                    later.facts.text,
-                    later.facts.code,
-                    later.facts.number,
-                    later.facts.word,
-                )
-                if one.count
-            )
-            return (
-                f"{later.path}: labels are {_name_of(later)} here and {_name_of(earlier)} before; bring them to one type (row {seen.row} holds "
-                f"{seen.value!r})"
-            )
+        if min(at) >= 0:
+            return _clash(told[min(at)], told[max(at)])
     return None
+
+
+def _truth_and_numbers(told: Sequence[Part]) -> str | None:
+    """What to say where one table has truth values and another numbers other than 0 and 1."""
+    if any(part.is_text for part in told):
+        return None
+    words = [k for k, part in enumerate(told) if part.facts.word.count]
+    others = [k for k, part in enumerate(told) if part.facts.other.count]
+    if not words or not others:
+        return None
+    earlier, later = sorted((words[0], others[0]))
+    return _clash(told[earlier], told[later])
+
+
+def _clash(earlier: Part, later: Part) -> str:
+    facts = later.facts
+    seen = next(
+        one for one in (facts.text, facts.code, facts.other, facts.word, facts.number) if one.count
+    )
+    return (
+        f"{later.path}: labels are {_name_of(later)} here and {_name_of(earlier)} before; "
+        f"bring them to one type (row {seen.row} holds {seen.value!r})"
+    )
 
 
 def _name_of(part: Part) -> str:
@@ -103,13 +119,12 @@ def _dtype_of(part: Part, kind: _Class) -> np.dtype[Any]:
 
 
 def _joined(parts: Sequence[Part]) -> np.dtype[Any]:
-    """Type that holds the numbers of all tables; NumPy has float64 for int64 beside uint64, which does not."""
+    """Type that holds the numbers of all tables; NumPy has a float for int64 beside uint64."""
     if not parts:
         return np.dtype(np.float64)
     joined = np.result_type(*[_dtype_of(part, _class_of(part)) for part in parts])
     if joined.kind == "f" and all(_class_of(part) in ("int", "bool") for part in parts):
-        span = sum((part.facts.span for part in parts), Span())
-        return _integer_for(span) or TEXT
+        return _integer_for(sum((part.facts.span for part in parts), Span())) or TEXT
     return joined
 
 
@@ -119,14 +134,13 @@ def _notes(column: Column, dtype: np.dtype[Any]) -> tuple[str, ...]:
     quoted = column.total(lambda facts: facts.quoted)
     if column.is_text and quoted is not None:
         notes.append(
-            f"{quoted.count:,} labels in the column {column.name!r} are spelled like a gap, but stand in quotes, and are taken as labels (the "
-            f"first: {quoted.value!r} in row {quoted.row} of {quoted.path})"
+            f"{quoted.count:,} labels in the column {column.name!r} are spelled like a gap, but "
+            f"stand in quotes, and are taken as labels (the first: {quoted.value!r} in row "
+            f"{quoted.row} of {quoted.path})"
         )
     if dtype == TEXT and not column.is_text:
-        why = (
-            f"row {code.row} of {code.path} holds {code.value!r}"
-            if code is not None
-            else "they are whole numbers beyond 64 bits"
-        )
+        why = "some are whole numbers beyond 64 bits"
+        if code is not None:
+            why = f"row {code.row} of {code.path} holds {code.value!r}"
         notes.append(f"the labels in the column {column.name!r} stay text: {why}")
     return tuple(notes)

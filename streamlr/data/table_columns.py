@@ -13,7 +13,7 @@ _DELIMITERS = {"\\t": "\t", "tab": "\t"}
 _INDEX_NAMES = ("rownames", "row.names", "row_names", "rowname", "__null_dask_index__")
 _INDEX_PATTERN = re.compile(r"Unnamed: 0(\.\d+)*|__index_level_\d+__")
 _FIRST_INDEX_NAMES = ("", "...1")
-"""Headers of row names where they stand first: pandas and R leave it blank, readr fills the blank in."""
+"""Headers of row names where they stand first: pandas and R leave it blank, readr fills it in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,8 @@ class Columns:
     """Which columns are what, and how their text is to be understood."""
 
     target: str
-    """Name of the labels' column; for arrays its number, or the path of a .npy file, or the name of an array in a .npz file."""
+    """Name of the labels' column; for arrays its number, the path of a .npy file, or the name of an
+    array in a .npz file."""
     weights: str | None = None
     """Name of the weights' column."""
     features: tuple[str, ...] | None = None
@@ -35,7 +36,8 @@ class Columns:
     keep: tuple[str, ...] = ()
     """Names of columns to take though they look like row numbers, row names or identifiers."""
     na: tuple[str, ...] | None = None
-    """What stands for a gap where it is not in quotes, beside nothing at all; None: `streamlr.data.cells.GAPS`."""
+    """What stands for a gap where it is not in quotes, beside nothing at all; None:
+    `streamlr.data.cells.GAPS`."""
     encoding: str = "utf-8"
     """How a CSV file encodes its text."""
 
@@ -63,7 +65,8 @@ def delimiter_of(columns: Columns, default: str) -> str:
     asked = _DELIMITERS.get(columns.delimiter, columns.delimiter)
     if len(asked) != 1 or not asked.isascii() or asked in '"\r\n':
         raise ConfigError(
-            f"--delimiter {columns.delimiter!r} is not one character that separates columns; give one, such as ';' or '|', or tab"
+            f"--delimiter {columns.delimiter!r} is not one character that separates columns; give "
+            "one, such as ';' or '|', or tab"
         )
     return default if asked == "," else asked
 
@@ -101,9 +104,10 @@ def choose(
         name for name in present if name not in taken and name not in left_out
     )
     if columns.target in chosen or columns.weights in chosen:
+        answer = columns.target if columns.target in chosen else columns.weights
         raise IngestError(
-            f"{path}: --features names {columns.target if columns.target in chosen else columns.weights!r}, which is the target or the weights; "
-            "a model would be told its answer"
+            f"{path}: --features names {answer!r}, which is the target or the weights; a model "
+            "would be told its answer"
         )
     for name in (*chosen, columns.target, columns.weights):
         if list(present).count(name or "") > 1 and name is not None:

@@ -1,7 +1,8 @@
-"""The first of two passes over tables: what their columns hold, all rows considered, and what becomes of them.
+"""The first of two passes over tables: what their columns hold, and what becomes of them.
 
-A column's type, its gaps, and whether it is a feature at all can only be told from all of its rows. So the tables are read
-once to decide and once to write, and what cannot be taken is told in one message before anything is written.
+A column's type, its gaps, and whether it is a feature at all can only be told from all of its rows.
+So the tables are read once to decide and once to write, and what cannot be taken is told in one
+message before anything is written.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def survey_tables(
     facts, rows = [one for one, _ in found], tuple(held for _, held in found)
     if not any(rows):
         raise IngestError(
-            f"{', '.join(str(table.path) for table in tables)}: the sources hold no rows; nothing was written"
+            f"{', '.join(str(table.path) for table in tables)}: the sources hold no rows; nothing "
+            "was written"
         )
     parts = {name: _column(name, tables, facts, rows) for name in (*names, *_others(columns))}
     left_out = (
@@ -111,8 +113,9 @@ def _common_features(tables: Sequence[NamedTable], columns: Columns) -> tuple[st
         ours = table.choice.features
         if set(ours) != set(first):
             raise IngestError(
-                f"{table.path} and {tables[0].path} differ in their columns: only the first has {sorted(set(ours) - set(first))}, only the "
-                f"second has {sorted(set(first) - set(ours))}; bring them to the same columns"
+                f"{table.path} and {tables[0].path} differ in their columns: only the first has "
+                f"{sorted(set(ours) - set(first))}, only the second has "
+                f"{sorted(set(first) - set(ours))}; bring them to the same columns"
             )
     return first
 
@@ -167,7 +170,7 @@ def _left_out_notes(tables: Sequence[NamedTable], left_out: dict[str, str]) -> l
 
 
 def _dtype_of(features: Sequence[Column], integers: bool) -> np.dtype[Any]:
-    """Type that holds all features; whole numbers without a type of their own are integers where those were asked for."""
+    """Type that holds all features; ``integers``: of text and decimals too, if they are whole."""
     parts = [part for column in features for part in column.parts]
     joined = (
         np.result_type(*[part.kind.dtype or np.dtype(np.float64) for part in parts])

@@ -1,5 +1,4 @@
-"""What keeps a column from becoming a feature, a weight or a label: what, where, how often, and
-the remedy."""
+"""What keeps a column from becoming a feature, a weight or a label, and the remedy."""
 
 from __future__ import annotations
 
@@ -62,7 +61,8 @@ def feature_troubles(column: Column, *, exact: bool) -> Iterator[Trouble]:
     """
     texts = [_not_numbers(column)]
     if texts == [None]:
-        texts = [_gaps(column), _endless(column), _rounded(column) if exact else None]
+        rounded = _rounded(column) if exact else None
+        texts = [_mixed_truth(column), _gaps(column), _endless(column), rounded]
     yield from (Trouble(column.name, text, droppable=True) for text in texts if text is not None)
 
 
@@ -70,10 +70,11 @@ def weight_troubles(column: Column) -> Iterator[Trouble]:
     """What is wrong with the weights."""
     part = _part_without_numbers(column)
     if part is None:
-        texts = [_gaps(column), _endless(column), _rounded(column)]
+        texts = [_mixed_truth(column), _gaps(column), _endless(column), _rounded(column)]
     else:
         texts = [
-            f"{part.path}: the column {column.name!r} holds {_shown(part)}, not numbers; weights must be numbers"
+            f"{part.path}: the column {column.name!r} holds {_shown(part)}, not numbers; weights "
+            "must be numbers"
         ]
     yield from (Trouble(column.name, text) for text in texts if text is not None)
 
@@ -98,12 +99,23 @@ def _not_numbers(column: Column) -> str | None:
     if text is not None and sum(part.facts.number.count for part in column.parts) > text.count:
         return (
             f"{text.path}, after row {max(0, text.row - 1)}: {text.value!r} in row {text.row} of "
-            f"the column {name!r} is no number ({_of(text, column)} hold none); mend such rows, say "
-            f"with --na that they are gaps, or leave the column out with --drop {name!r}"
+            f"the column {name!r} is no number ({_of(text, column)} hold none); mend such rows, "
+            f"say with --na that they are gaps, or leave the column out with --drop {name!r}"
         )
     return (
         f"{part.path}: the column {name!r} holds {_shown(part)}, not numbers; leave it out with "
         f"--drop {name!r}, or {_encoded(part, column)} before"
+    )
+
+
+def _mixed_truth(column: Column) -> str | None:
+    word = column.total(lambda facts: facts.word)
+    other = column.total(lambda facts: facts.other)
+    if word is None or other is None:
+        return None
+    return (
+        f"{word.path}: row {word.row} of the column {column.name!r} holds {word.value!r}, and row "
+        f"{other.row} of {other.path} {other.value}; truth values go with 0 and 1 alone"
     )
 
 
@@ -149,8 +161,8 @@ def _label_gaps(column: Column) -> str | None:
         )
     return (
         f"{gaps.path}: row {gaps.row} has no label in the column {column.name!r}; drop such rows, "
-        f"then ingest again ({_of(gaps, column)} have none; where what stands there is a label, put "
-        "it in quotes, or say with --na what stands for a gap instead)"
+        f"then ingest again ({_of(gaps, column)} have none; where what stands there is a label, "
+        "put it in quotes, or say with --na what stands for a gap instead)"
     )
 
 
@@ -169,8 +181,8 @@ def _endless_labels(column: Column) -> str | None:
     if seen is None:
         return None
     return (
-        f"{seen.path}: row {seen.row} has no label in the column {column.name!r}, but {seen.value}; "
-        f"drop such rows, then ingest again ({_of(seen, column)} hold such)"
+        f"{seen.path}: row {seen.row} has no label in the column {column.name!r}, but "
+        f"{seen.value}; drop such rows, then ingest again ({_of(seen, column)} hold such)"
     )
 
 

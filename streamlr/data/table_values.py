@@ -1,4 +1,7 @@
-"""Columns of a table as NumPy arrays, to the last digit. What they hold was looked at before: see `streamlr.data.table_survey`."""
+"""Columns of a table as NumPy arrays, to the last digit.
+
+What they hold was looked at before: see `streamlr.data.table_survey`.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ from streamlr.data.column_facts import is_text
 
 
 def numbers_of(column: Any, dtype: np.dtype[Any], gaps: GapWords) -> NDArray[Any]:
-    """Values of a pyarrow column, (k,); a fraction that was written out becomes the double that is nearest to it.
+    """Values of a pyarrow column, (k,); a fraction that was written out becomes the nearest double.
 
-    Decimals go by their digits: pyarrow's own conversion to doubles misses the nearest one now and then.
+    Decimals go by their digits: pyarrow's own conversion misses the nearest double now and then.
     """
     kind = column.type
     if pa.types.is_decimal(kind) or is_text(kind):

@@ -94,7 +94,7 @@ class NamedTable(Table, Protocol):
         ...
 
     def blocks(self, names: Sequence[str], skip: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Number of the first row, and columns by their names, of one batch of rows after the other."""
+        """First row, and columns by their names, of one batch of rows after the other."""
         ...
 
     def facts(self, column: Any, first_row: int, closely: bool) -> ColumnFacts:
@@ -120,7 +120,8 @@ def _rows(table: NamedTable, skip: int, columns: Columns, layout: Layout) -> Ite
         target = block[columns.target]
         if target.null_count:
             raise IngestError(
-                f"{table.path} has other rows from number {first_row} on than it had when it was looked through; ingest again"
+                f"{table.path} has other rows from number {first_row} on than it had when it was "
+                "looked through; ingest again"
             )
         features = np.empty((len(target), len(names)), dtype=layout.dtype)
         for at, name in enumerate(names):
@@ -134,7 +135,7 @@ def _rows(table: NamedTable, skip: int, columns: Columns, layout: Layout) -> Ite
 
 
 class CsvTable:
-    """A CSV file, plain or compressed. It is read as text, so that what a column holds never hangs on where a block ends."""
+    """A CSV file, plain or compressed; read as text, so that no type hangs on where a block ends."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self.path = path
@@ -232,7 +233,7 @@ class ParquetTable:
 
     def blocks(self, names: Sequence[str], skip: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         batch_rows = max(1, BATCH_BYTES // (8 * len(names)))
-        # a buffer, and no reading ahead of it: else the whole row group is held, which may be the whole file
+        # no reading ahead of a small buffer: else a whole row group is held, often the whole file
         buffer_bytes = max(2**14, min(2**18, BATCH_BYTES // len(names)))
         row = 0
         try:
@@ -260,9 +261,8 @@ def _index_names(schema: Any) -> set[str]:
     """Columns that pandas, whose metadata these are, had for an index."""
     try:
         found = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))["index_columns"]
-        return {
-            name for name in found if isinstance(name, str)
-        }  # else an index of running numbers, which is no column
+        # else an index of running numbers, which is no column
+        return {name for name in found if isinstance(name, str)}
     except (ValueError, KeyError, TypeError):
         return set()
 

@@ -26,12 +26,13 @@ def python_encoding(name: str) -> str:
         return codecs.lookup(name).name
     except (LookupError, UnicodeError, ValueError) as error:
         raise ConfigError(
-            f"--encoding {name!r} is no encoding of text ({error}); give one such as utf-8, latin-1, cp1252 or utf-16"
+            f"--encoding {name!r} is no encoding of text ({error}); give one such as utf-8, "
+            "latin-1, cp1252 or utf-16"
         ) from error
 
 
 def find_undecodable(path: Path, encoding: str) -> IngestError | None:
-    """The error that says where a file, plain or compressed, is not text in an encoding; None where it is."""
+    """The error that says where a file, plain or compressed, is no text in an encoding, if any."""
     decoder = codecs.getincrementaldecoder(encoding)()
     read_bytes = lines = 0
     wide = False
@@ -51,8 +52,9 @@ def find_undecodable(path: Path, encoding: str) -> IngestError | None:
                     else [name for name in ("utf-8", "latin-1", "cp1252") if name != encoding]
                 )
                 return IngestError(
-                    f"{path}: byte {at} (0x{error.object[error.start]:02x}), in line {line}, is no {encoding} text; name the encoding "
-                    f"of the file, such as {' or '.join(f'--encoding {name}' for name in likely)}"
+                    f"{path}: byte {at} (0x{error.object[error.start]:02x}), in line {line}, is no "
+                    f"{encoding} text; name the encoding of the file, such as "
+                    f"{' or '.join(f'--encoding {name}' for name in likely)}"
                 )
             if not block:
                 return None
