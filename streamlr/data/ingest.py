@@ -27,6 +27,7 @@ from streamlr.data.table_survey import Survey, survey_tables
 from streamlr.data.tables import CsvTable, ParquetTable, Rows, Table, kind_of
 from streamlr.data.writing import Compressor, StoreWriter, chunk_rows_for, create_array, write_names
 from streamlr.errors import IngestError
+from streamlr.urls import local_output
 
 log = logging.getLogger(__name__)
 
@@ -84,23 +85,24 @@ def ingest(sources: Sequence[str | Path], path: str | Path, spec: IngestSpec, *,
     IngestError
         When a source cannot become rows of the store; the message names file, row and column.
     """
+    path = local_output(path, "STORE")
     tables = [open_table(Path(source), spec.columns) for source in sources]
     survey = _survey(tables, spec)
     for note in survey.notes:
         log.info(note)
     dtype = np.dtype(spec.dtype) if spec.dtype is not None else survey.layout.dtype
     check_feature_dtype(dtype, str(tables[0].path))
-    writer = StoreWriter(path, overwrite=overwrite)
-    sink = _Sink(writer, spec, dtype, survey.layout.features, _identity(tables, spec))
-    resumed = sink.rows
-    rows_done(resumed)
-    for table, rows in _all_rows(tables, survey, resumed):
-        _check_rows(table, rows, dtype, survey.layout.features)
-        for count in sink.add(table, rows):
-            rows_done(count)
-    rows_done(sink.finish())
-    writer.commit(leave_out=_JOURNAL)
-    return IngestResult(sink.rows, sink.n_features, resumed, survey.notes)
+    with StoreWriter(path, overwrite=overwrite) as writer:
+        sink = _Sink(writer, spec, dtype, survey.layout.features, _identity(tables, spec))
+        resumed = sink.rows
+        rows_done(resumed)
+        for table, rows in _all_rows(tables, survey, resumed):
+            _check_rows(table, rows, dtype, survey.layout.features)
+            for count in sink.add(table, rows):
+                rows_done(count)
+        rows_done(sink.finish())
+        writer.commit(leave_out=_JOURNAL)
+        return IngestResult(sink.rows, sink.n_features, resumed, survey.notes)
 
 
 def open_table(path: Path, columns: Columns) -> Table:
