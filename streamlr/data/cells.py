@@ -50,7 +50,7 @@ _NUMBER = r"^[+-]?(?:(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?|(?i:inf|in
 _WHOLE = r"^[+-]?[0-9]+$"
 _CODE = r"^[+-]?0[0-9]+$"
 _SAMPLE = 16
-"""Cells that are tried before a whole block is: pyarrow words an error for every cell that fails."""
+"""Cells that are tried before a whole block is: pyarrow words an error for each that fails."""
 
 _LARGEST_EXACT = 2.0**53
 _MOST_DIGITS = 100

@@ -87,12 +87,12 @@ def ingest(sources: Sequence[str | Path], path: str | Path, spec: IngestSpec, *,
     """
     path = local_output(path, "STORE")
     tables = [open_table(Path(source), spec.columns) for source in sources]
-    survey = _survey(tables, spec)
-    for note in survey.notes:
-        log.info(note)
-    dtype = np.dtype(spec.dtype) if spec.dtype is not None else survey.layout.dtype
-    check_feature_dtype(dtype, str(tables[0].path))
     with StoreWriter(path, overwrite=overwrite) as writer:
+        survey = _survey(tables, spec)
+        for note in survey.notes:
+            log.info(note)
+        dtype = np.dtype(spec.dtype) if spec.dtype is not None else survey.layout.dtype
+        check_feature_dtype(dtype, str(tables[0].path))
         sink = _Sink(writer, spec, dtype, survey.layout.features, _identity(tables, spec))
         resumed = sink.rows
         rows_done(resumed)

@@ -1,8 +1,8 @@
 """The one type that the labels of all tables are stored in.
 
 Numbers widen among themselves where that is exact. Whole numbers with a zero before their digits
-are codes, so 01 and 1 are two of them, and whole numbers beyond 64 bits would be rounded: both stay
-text. Whether labels are classes or a quantity is not asked.
+are codes, unless there are fractions among them, so 01 and 1 are two, and whole numbers beyond 64
+bits would be rounded: both stay text. Whether labels are classes or a quantity is not asked.
 """
 
 from __future__ import annotations
@@ -60,9 +60,11 @@ def _class_of(part: Part) -> _Class:
         return "bool" if dtype.kind == "b" else "float" if dtype.kind == "f" else "int"
     if part.is_text:
         return "text"
-    if facts.code.count or not (facts.fraction.count or _integer_for(facts.span)):
+    if facts.fraction.count:
+        return "float"  # a zero before the digits is no code beside fractions
+    if facts.code.count or not _integer_for(facts.span):
         return "code"
-    return "float" if facts.fraction.count else "int" if facts.number.count else "bool"
+    return "int" if facts.number.count else "bool"
 
 
 def _integer_for(span: Span) -> np.dtype[Any] | None:
@@ -134,12 +136,12 @@ def _notes(column: Column, dtype: np.dtype[Any]) -> tuple[str, ...]:
     quoted = column.total(lambda facts: facts.quoted)
     if column.is_text and quoted is not None:
         notes.append(
-            f"{quoted.count:,} labels in the column {column.name!r} are spelled like a gap, but "
-            f"stand in quotes, and are taken as labels (the first: {quoted.value!r} in row "
-            f"{quoted.row} of {quoted.path})"
+            f"labels in the column {column.name!r} that are spelled like a gap, but stand in "
+            f"quotes or are none by --na, are taken as labels: {quoted.count:,}, the first "
+            f"{quoted.value!r} in row {quoted.row} of {quoted.path}"
         )
     if dtype == TEXT and not column.is_text:
-        why = "some are whole numbers beyond 64 bits"
+        why = "no integer of 64 bits holds them all"
         if code is not None:
             why = f"row {code.row} of {code.path} holds {code.value!r}"
         notes.append(f"the labels in the column {column.name!r} stay text: {why}")

@@ -63,32 +63,36 @@ def labels_of(y: Any) -> NDArray[Any]:
     DtypeError
         When they are neither numbers nor text.
     """
+    labels = without_gaps(y)
+    if labels.dtype.kind in "Mm":
+        raise _unusable(labels.dtype)
+    if labels.dtype.kind not in "OT":
+        return labels
+    values = labels.tolist()
+    try:
+        plain = np.array(values)
+        return plain if plain.dtype.kind != "O" else plain.astype(np.float64)  # decimals, fractions
+    except (TypeError, ValueError) as error:
+        raise _unusable(f"objects of the type {type(values[0]).__name__}") from error
+
+
+def _unusable(what: object) -> DtypeError:
+    return DtypeError(f"y holds {what}; labels must be integers, bools, floats or text")
+
+
+def without_gaps(y: Any) -> NDArray[Any]:
+    """Labels as NumPy has them, none of which is missing; else ``nan`` would be a class.
+
+    Raises
+    ------
+    LabelError
+        When objects or texts among them stand for no label; with their number, and the first.
+    """
     labels = np.asarray(y)
     if labels.dtype.kind == "U" and isinstance(y, list | tuple):
         labels = np.asarray(y, dtype=object)  # NumPy has made text of a NaN among texts
     if labels.dtype.kind not in "OT":
         return labels
-    refuse_gaps(labels)
-    plain = np.array(labels.tolist())
-    if plain.dtype.kind != "O":
-        return plain
-    try:
-        return plain.astype(np.float64)  # decimals and fractions
-    except (TypeError, ValueError) as error:
-        kind = type(plain.flat[0]).__name__
-        raise DtypeError(
-            f"y holds objects of the type {kind}; labels must be integers, bools, floats or text"
-        ) from error
-
-
-def refuse_gaps(labels: NDArray[Any]) -> None:
-    """Refuse Python objects, (m,), among which some stand for no label; else `nan` would be a class.
-
-    Raises
-    ------
-    LabelError
-        With their number, and the first.
-    """
     values = labels.ravel().tolist()
     gaps = [row for row, value in enumerate(values) if _is_gap(value)]
     if gaps:
@@ -96,6 +100,7 @@ def refuse_gaps(labels: NDArray[Any]) -> None:
             f"y holds {len(gaps)} missing label{'s' * (len(gaps) > 1)} (first: {values[gaps[0]]} at "
             f"row {gaps[0]}); drop or label those rows"
         )
+    return labels
 
 
 def _is_gap(value: Any) -> bool:

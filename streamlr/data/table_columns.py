@@ -126,8 +126,9 @@ def _row_names(present: Sequence[str], index_names: Collection[str]) -> dict[str
     found = {
         name: "the index of the frame that was written" for name in present if name in index_names
     }
-    for at, name in enumerate(present):
-        first = at == 0 and name.strip() in _FIRST_INDEX_NAMES
+    first = True  # several of them, where pandas writes an index of several levels
+    for name in present:
+        first = first and name.strip() in _FIRST_INDEX_NAMES
         if first or name in _INDEX_NAMES or _INDEX_PATTERN.fullmatch(name):
             found.setdefault(name, "row names or numbers, by its header")
     return found

@@ -79,7 +79,7 @@ def survey_tables(
     features = [parts[name] for name in names if name not in left_out]
     layout_dtype = _dtype_of(features, integers)
     labels = settle_labels(parts[columns.target])
-    exact = layout_dtype == np.float64 or dtype == np.float64
+    exact = np.float64 in (layout_dtype, dtype) and dtype not in (np.float32, np.float16)
     troubles: list[Trouble] = [
         trouble for column in features for trouble in feature_troubles(column, exact=exact)
     ]

@@ -102,7 +102,7 @@ def _not_numbers(column: Column) -> str | None:
             f"the column {name!r} is no number ({_of(text, column)} hold none); mend such rows, "
             f"say with --na that they are gaps, or leave the column out with --drop {name!r}"
         )
-    return (
+    return (text is None and _mixed_truth(column)) or (
         f"{part.path}: the column {name!r} holds {_shown(part)}, not numbers; leave it out with "
         f"--drop {name!r}, or {_encoded(part, column)} before"
     )
@@ -115,7 +115,8 @@ def _mixed_truth(column: Column) -> str | None:
         return None
     return (
         f"{word.path}: row {word.row} of the column {column.name!r} holds {word.value!r}, and row "
-        f"{other.row} of {other.path} {other.value}; truth values go with 0 and 1 alone"
+        f"{other.row} of {other.path} holds {other.value!r}; truth values go with 0 and 1 alone; "
+        "bring them to numbers"
     )
 
 
@@ -144,9 +145,12 @@ def _gaps(column: Column) -> str | None:
     gaps = column.gaps
     if gaps is None:
         return None
+    remedy = "fill or drop such rows, then ingest again"
+    if gaps.count == column.rows:
+        remedy = f"leave it out with --drop {column.name!r}"
     return (
         f"{gaps.path}: row {gaps.row} has no value in the column {column.name!r} "
-        f"({_of(gaps, column)} have none); fill or drop such rows, then ingest again"
+        f"({_of(gaps, column)} have none); {remedy}"
     )
 
 
@@ -159,10 +163,10 @@ def _label_gaps(column: Column) -> str | None:
             f"{gaps.path}: the column {column.name!r} begins without labels, and none follows "
             f"({_of(gaps, column)} have none); name another --target"
         )
+    spelled = "; where NA is a label and no gap, put it in quotes, or say with --na what is a gap"
     return (
         f"{gaps.path}: row {gaps.row} has no label in the column {column.name!r}; drop such rows, "
-        f"then ingest again ({_of(gaps, column)} have none; where what stands there is a label, "
-        "put it in quotes, or say with --na what stands for a gap instead)"
+        f"then ingest again ({_of(gaps, column)} have none{spelled * column.is_text})"
     )
 
 
@@ -192,7 +196,7 @@ def _rounded(column: Column) -> str | None:
         return None
     return (
         f"{_unlike_double(seen, column)}; scale that column, or leave it out with --drop "
-        f"{column.name!r} (--dtype int64 keeps it, where all features are whole numbers)"
+        f"{column.name!r} (--dtype int64 or uint64 keeps it, where all features are whole numbers)"
     )
 
 

@@ -135,7 +135,7 @@ def _rows(table: NamedTable, skip: int, columns: Columns, layout: Layout) -> Ite
 
 
 class CsvTable:
-    """A CSV file, plain or compressed; read as text, so that no type hangs on where a block ends."""
+    """A CSV file, plain or compressed; read as text, so no type hangs on where a block ends."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self.path = path
@@ -152,10 +152,14 @@ class CsvTable:
         try:
             with self._open(pyarrow.csv.ConvertOptions()) as reader:
                 present = reader.schema.names
-        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        except (pa.ArrowInvalid, OSError, UnicodeError) as error:
             raise self._unreadable(error) or IngestError(
                 f"{path} cannot be read as CSV: {error}"
             ) from error
+        if any("\0" in name for name in present):
+            raise find_undecodable(path, self._encoding) or IngestError(
+                f"{path} has a zero byte among the names of its columns; mend the file"
+            )
         self.choice = choose(path, present, columns)
         self.kinds = dict.fromkeys(present, Kind("string", None))
 
@@ -186,7 +190,7 @@ class CsvTable:
                     row += batch.num_rows
                     if fresh.num_rows:
                         yield first_row, {name: fresh.column(name) for name in names}
-        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        except (pa.ArrowInvalid, OSError, UnicodeError) as error:
             raise self._unreadable(error) or IngestError(
                 f"{self.path}, after row {row}: {error}; mend the file"
             ) from error
@@ -198,11 +202,8 @@ class CsvTable:
 
     def _unreadable(self, error: Exception) -> IngestError | None:
         """The error for text in another encoding, where that is what is wrong."""
-        suspect = (
-            isinstance(error, UnicodeDecodeError)
-            or "UTF8" in str(error)
-            or "Expected" in str(error)
-        )
+        said = str(error)
+        suspect = isinstance(error, UnicodeError) or "UTF8" in said or "Expected" in said
         return find_undecodable(self.path, self._encoding) if suspect else None
 
 

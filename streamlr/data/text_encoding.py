@@ -10,7 +10,6 @@ import pyarrow as pa
 from streamlr.errors import ConfigError, IngestError
 
 _BLOCK_BYTES = 2**20
-_WIDE_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def python_encoding(name: str) -> str:
@@ -35,27 +34,39 @@ def find_undecodable(path: Path, encoding: str) -> IngestError | None:
     """The error that says where a file, plain or compressed, is no text in an encoding, if any."""
     decoder = codecs.getincrementaldecoder(encoding)()
     read_bytes = lines = 0
-    wide = False
+    mark = b""
     with pa.input_stream(str(path), compression="detect") as stream:
         while True:
             block = stream.read(_BLOCK_BYTES)
-            wide |= read_bytes == 0 and block[:2] in _WIDE_MARKS
+            mark = mark or block[:4]
             read_bytes += len(block)
             try:
                 decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
                 at = read_bytes - len(error.object) + error.start
                 line = lines + error.object[: error.start].count(b"\n") + 1
-                likely = (
-                    ["utf-16"]
-                    if wide
-                    else [name for name in ("utf-8", "latin-1", "cp1252") if name != encoding]
-                )
-                return IngestError(
-                    f"{path}: byte {at} (0x{error.object[error.start]:02x}), in line {line}, is no "
-                    f"{encoding} text; name the encoding of the file, such as "
-                    f"{' or '.join(f'--encoding {name}' for name in likely)}"
-                )
+                what = f"byte {at} (0x{error.object[error.start]:02x}), in line {line}, is"
+                return _in_another(path, what, encoding, mark)
+            except UnicodeError:  # text of two bytes a letter that has no mark of their order
+                return _in_another(path, f"what begins with {mark!r} is", encoding, mark)
             if not block:
-                return None
+                wide = 0 in mark and not encoding.startswith(("utf-16", "utf-32"))
+                return _in_another(path, "a zero byte is", encoding, mark) if wide else None
             lines += block.count(b"\n")
+
+
+def _in_another(path: Path, what: str, encoding: str, mark: bytes) -> IngestError:
+    """The error for a file that begins with the bytes ``mark``."""
+    likely = [name for name in _likely(mark) if name != encoding]
+    return IngestError(
+        f"{path}: {what} no {encoding} text; name the encoding of the file, such as "
+        f"{' or '.join(f'--encoding {name}' for name in likely)}"
+    )
+
+
+def _likely(mark: bytes) -> list[str]:
+    if mark[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return ["utf-16"]
+    if 0 in mark:
+        return ["utf-16-be"] if mark[0] == 0 else ["utf-16-le"]
+    return ["utf-8", "latin-1", "cp1252"]
