@@ -97,7 +97,8 @@ def test_quoted_newlines_and_delimiters_belong_to_the_value(tmp_path: Path) -> N
     assert read(tmp_path / "s", "feature_names").tolist() == ["a", "b,\nb"]
 
 
-@pytest.mark.parametrize(("labels", "kind"), [(["ill", "well"], "T"), (['"NA"', "SE"], "T"), ([3, 7], "i"), (["true", "false"], "b"), ([0.5, 1.5], "f")], ids=str)
+@pytest.mark.parametrize(("labels", "kind"),
+                         [(["ill", "well"], "T"), (['"NA"', "SE"], "T"), ([3, 7], "i"), (["true", "false"], "b"), ([0.5, 1.5], "f")], ids=str)
 def test_labels_keep_their_kind(tmp_path: Path, labels: list[Any], kind: str) -> None:
     write_csv(tmp_path / "t.csv", [[*row, labels[k]] for row, k in zip(DATA, Y, strict=True)])
     run(tmp_path / "t.csv", tmp_path / "s")

@@ -149,14 +149,24 @@ def test_a_fraction_behind_many_whole_numbers_is_one(
 
 
 @pytest.mark.parametrize("words", [("true", "false"), ("TRUE", "FALSE"), ("True", "False")])
-@pytest.mark.parametrize("where", ["two tables", "one table"])
-def test_truth_values_go_with_0_and_1(tmp_path: Path, words: tuple[str, str], where: str) -> None:
-    first, second = "0,0\n1,1\n", f"{words[0]},{words[0]}\n{words[1]},{words[1]}\n"
-    parts = {"1.csv": f"a,y\n{first}{second}"}
-    if where == "two tables":
-        parts = {"1.csv": f"a,y\n{first}", "2.csv": f"a,y\n{second}"}
+@pytest.mark.parametrize("words_first", [True, False])
+@pytest.mark.parametrize("n_tables", [1, 2])
+def test_truth_values_go_with_0_and_1(
+    tmp_path: Path,
+    words: tuple[str, str],
+    words_first: bool,
+    n_tables: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each in a block of its own, also where they share a table."""
+    monkeypatch.setattr(tables, "BATCH_BYTES", 4096)
+    halves = [f"{words[0]},{words[0]}\n{words[1]},{words[1]}\n" * 800, "1,1\n0,0\n" * 800]
+    halves = halves if words_first else halves[::-1]
+    parts = {"1.csv": "a,y\n" + "".join(halves)}
+    if n_tables == 2:
+        parts = {f"{k}.csv": f"a,y\n{half}" for k, half in enumerate(halves)}
     made = ingest_here(tmp_path, parts)
-    assert made.y.tolist() == made.X[:, 0].tolist() == [0, 1, 1, 0]
+    assert made.y.tolist() == made.X[:, 0].tolist() == [1, 0] * 1600
 
 
 @pytest.mark.parametrize("order", [["0", "2", "true"], ["true", "0", "2"]], ids=str)

@@ -67,25 +67,14 @@ def survey_tables(
             "was written"
         )
     parts = {name: _column(name, tables, facts, rows) for name in (*names, *_others(columns))}
-    left_out = (
-        {}
-        if columns.features
-        else {
-            name: why
-            for name in names
-            if (why := _why_left_out(parts[name])) and name not in columns.keep
-        }
-    )
+    left_out = _left_out([parts[name] for name in names], columns)
+    notes = _left_out_notes(tables, left_out)
     features = [parts[name] for name in names if name not in left_out]
     layout_dtype = _dtype_of(features, integers)
     labels = settle_labels(parts[columns.target])
+    weights = None if columns.weights is None else parts[columns.weights]
     exact = np.float64 in (layout_dtype, dtype) and dtype not in (np.float32, np.float16)
-    troubles: list[Trouble] = [
-        trouble for column in features for trouble in feature_troubles(column, exact=exact)
-    ]
-    troubles += weight_troubles(parts[columns.weights]) if columns.weights is not None else ()
-    refuse([*troubles, *labels.troubles])
-    notes = _left_out_notes(tables, left_out)
+    refuse([*_troubles(features, weights, exact), *labels.troubles])
     if not features:
         raise IngestError(
             "\n".join([f"{tables[0].path} has no column left to be a feature", *notes])
@@ -94,6 +83,19 @@ def survey_tables(
         tuple(column.name for column in features), len(features), layout_dtype, labels.dtype
     )
     return Survey(layout, rows, (*notes, *labels.notes))
+
+
+def _left_out(candidates: Sequence[Column], columns: Columns) -> dict[str, str]:
+    """Names of columns that number or name the rows, and why; none where features were named."""
+    if columns.features:
+        return {}
+    why = {column.name: _why_left_out(column) for column in candidates}
+    return {name: told for name, told in why.items() if told and name not in columns.keep}
+
+
+def _troubles(features: Sequence[Column], weights: Column | None, exact: bool) -> list[Trouble]:
+    found = [one for column in features for one in feature_troubles(column, exact=exact)]
+    return found if weights is None else [*found, *weight_troubles(weights)]
 
 
 def _others(columns: Columns) -> tuple[str, ...]:
