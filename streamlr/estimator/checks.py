@@ -12,7 +12,7 @@ from sklearn.utils.validation import column_or_1d
 
 from streamlr.data.dask_rows import DaskFrame
 from streamlr.data.frames import column_names
-from streamlr.data.rows import in_memory, rows_of, stored_rows
+from streamlr.data.rows import in_memory, rows_of, stored_rows, without_gaps
 from streamlr.data.source import Rows
 from streamlr.errors import ShapeError
 
@@ -93,6 +93,9 @@ def target_of(estimator: Any, y: Any, *, numeric: bool, outputs: bool = False) -
     if y is None:
         raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
     given = in_memory(y, "y")
+    labels = without_gaps(given)
+    if labels.dtype.kind == "T":
+        given = np.array(labels.tolist())  # scikit-learn does not know the type yet
     checked = check_array(given, ensure_2d=False, dtype="numeric" if numeric else None, input_name="y", estimator=name)
     if outputs and checked.ndim == 2:
         return np.asarray(checked)
