@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.config import TrainConfig, load_config
-from streamlr.data.matching import match_names, named, told_twice
+from streamlr.data.matching import match_names, told_twice
 from streamlr.data.predictions import PredictionWriter, write_rows
 from streamlr.data.selected import SelectedFeatures
 from streamlr.data.source import Source
@@ -25,6 +25,7 @@ from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.metrics import METRICS, MetricScan, linear, refuse_overflow
 from streamlr.model import Model, load_model, mean_of
 from streamlr.run_directory import CONFIG_NAME
+from streamlr.text import named
 from streamlr.urls import local_output, local_run
 
 Array = NDArray[np.float64]

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from streamlr.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.config import TrainConfig, load_config
 from streamlr.data.frames import column_names
-from streamlr.data.matching import match_names, named
+from streamlr.data.matching import match_names
 from streamlr.data.rows import in_memory, labels_of, rows_of
 from streamlr.data.source import ArraySource, Rows, Source
 from streamlr.data.validation import open_store
@@ -34,6 +34,7 @@ from streamlr.solvers.gradient_descent import GradientDescentState
 from streamlr.solvers.lbfgs import LbfgsState
 from streamlr.solvers.newton import NewtonState
 from streamlr.solvers.proximal import ProximalState
+from streamlr.text import named
 from streamlr.warm_start import join_sample, sampled_metric, start_from_sample
 
 _STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState,

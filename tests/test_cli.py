@@ -29,7 +29,8 @@ from sklearn.preprocessing import scale
 
 import streamlr
 from streamlr.cli import main as cli_main
-from streamlr.cli import stores as cli_stores
+from streamlr.data import ingest as ingest_module
+from streamlr.data import synth as synth_module
 from streamlr.data.ingest import IngestResult, IngestSpec
 from streamlr.data.synth import SynthSpec
 from streamlr.data.tables import Columns
@@ -159,7 +160,7 @@ def calls_of(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, result: An
      SynthSpec(9, 2, 3, "float64", 5, 4, "none", 1), True),
     (["--family", "poisson"], SynthSpec(9, 2, family="poisson"), False)])
 def test_synth_hands_every_flag_on(flags: list[str], spec: SynthSpec, overwrite: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = calls_of(monkeypatch, cli_stores, "synthesize", None, ["synth", "S", "--rows", "9", "--features", "2", *flags])
+    made = calls_of(monkeypatch, synth_module, "synthesize", None, ["synth", "S", "--rows", "9", "--features", "2", *flags])
     assert made == (("S", spec), {"overwrite": overwrite})
 
 
@@ -171,7 +172,7 @@ def test_synth_hands_every_flag_on(flags: list[str], spec: SynthSpec, overwrite:
     (["--target", "t", "--keep", "id", "--keep", "", "--na", "-", "--na", "NA,-999", "--encoding", "latin-1", "--dtype", "int64"],
      IngestSpec(Columns("t", keep=("id", ""), na=("-", "NA", "-999"), encoding="latin-1"), "int64"), False)])
 def test_ingest_hands_every_flag_on(flags: list[str], spec: IngestSpec, overwrite: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = calls_of(monkeypatch, cli_stores, "ingest", IngestResult(1, 1, 0), ["ingest", "one.csv", "two.csv", "S", *flags])
+    made = calls_of(monkeypatch, ingest_module, "ingest", IngestResult(1, 1, 0), ["ingest", "one.csv", "two.csv", "S", *flags])
     assert made == ((("one.csv", "two.csv"), "S", spec), {"overwrite": overwrite})
 
 
@@ -183,17 +184,17 @@ def test_train_hands_every_flag_on(flags: list[str], directory: str, overrides: 
                                    monkeypatch: pytest.MonkeyPatch) -> None:
     summary = {"seconds": 0.0, "objective": 0.0, "peak_memory_bytes": 0}
     result = TrainResult(None, "converged", "", 1, [], summary)  # type: ignore[arg-type]
-    (config,), named = calls_of(monkeypatch, cli_main, "train", result, ["train", "--config", str(place / "c.yaml"), *flags])
+    (config,), named = calls_of(monkeypatch, streamlr, "train", result, ["train", "--config", str(place / "c.yaml"), *flags])
     assert config == streamlr.load_config(place / "c.yaml", [*overrides, f"run.directory={directory}"])
     assert named == {"resume": resume, "overwrite": overwrite}
 
 
 def test_evaluate_and_predict_hand_every_flag_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = calls_of(monkeypatch, cli_main, "evaluate", {}, ["evaluate", "R", "S", "--set", "data.target=t", "--json"])
+    made = calls_of(monkeypatch, streamlr, "evaluate", {}, ["evaluate", "R", "S", "--set", "data.target=t", "--json"])
     assert made == (("R", "S"), {"overrides": ("data.target=t",), "validation": False})
-    made = calls_of(monkeypatch, cli_main, "evaluate", {}, ["evaluate", "R", "S", "--validation", "--json"])
+    made = calls_of(monkeypatch, streamlr, "evaluate", {}, ["evaluate", "R", "S", "--validation", "--json"])
     assert made == (("R", "S"), {"overrides": (), "validation": True})
-    made = calls_of(monkeypatch, cli_main, "predict", 1, ["predict", "R", "S", "O", "--overwrite", "--set", "data.features=F"])
+    made = calls_of(monkeypatch, streamlr, "predict", 1, ["predict", "R", "S", "O", "--overwrite", "--set", "data.features=F"])
     assert made == (("R", "S", "O"), {"overwrite": True, "overrides": ("data.features=F",)})
 
 

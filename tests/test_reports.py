@@ -13,6 +13,7 @@ import zarr
 from click.testing import CliRunner
 
 import streamlr
+from streamlr.cli import evaluate as evaluate_module
 from streamlr.cli import main as cli_main
 from streamlr.errors import ConfigError
 from streamlr.events import Event, ScanStarted
@@ -138,8 +139,8 @@ def test_a_picture_can_be_drawn_where_only_one_class_is_left(tmp_path: Path) -> 
 def test_the_command_draws_in_the_pass_that_it_makes_and_prints_as_without(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     scans: list[Event] = []
-    console = cli_main.Console
-    monkeypatch.setattr(cli_main, "Console", lambda quiet: lambda event: (scans.append(event), console(quiet=quiet)(event)))
+    console = evaluate_module.Console
+    monkeypatch.setattr(evaluate_module, "Console", lambda quiet: lambda event: (scans.append(event), console(quiet=quiet)(event)))
     done = evaluated(place, "--plot", str(tmp_path / "p.png"), "--json")
     assert done.exit_code == 0, done.output
     assert sum(isinstance(event, ScanStarted) for event in scans) == 1

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.errors import ShapeError
+from streamlr.text import named
 
 _NAMED = 3
 
@@ -62,12 +63,6 @@ def match_names(wanted: Sequence[str], found: Sequence[str], model: str, data: s
     _refuse_ambiguous([name for name in found if name in known], f"of {data}")
     columns = np.array([place[name] for name in wanted], dtype=np.intp)
     return Match(columns, tuple(name for name in found if name not in known))
-
-
-def named(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(repr(name) for name in names[:_NAMED]) + more
 
 
 def told_twice(names: Sequence[str] | None) -> str | None:
