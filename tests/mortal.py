@@ -136,7 +136,8 @@ def _child(job: dict[str, Any], counts: dict[str, int], folder: Path) -> None:
 
 
 def _serve(folder: Path) -> None:
-    import streamlr.cli.main  # noqa: F401 - loaded once, for all children
+    import streamlr.cli.main
+    import streamlr.path_run  # noqa: F401 - loaded once, for all children
 
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

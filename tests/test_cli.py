@@ -411,7 +411,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does_so_to_the_bit(blow: signa
         assert process.poll() is None, process.communicate()
     process.send_signal(blow)
     out, err = process.communicate()
-    assert (process.returncode, out) == (1, "")
+    assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "stopped; finished passes are safe in runs/c: add --resume to go on"
     assert "Traceback" not in err
     limit = f"solver.max_passes={len(history.read_text().splitlines()) + 5}"

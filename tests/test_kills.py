@@ -116,7 +116,7 @@ def test_a_stopped_run_commits_the_passes_that_no_checkpoint_holds_yet(kind: str
     train = configured(tmp_path, store, "gradient_descent", kind, checkpoint_every=100)
     assert mortal.run(*train, "--run-dir", tmp_path / "whole").status == 0
     stopped = mortal.run(*train, "--run-dir", tmp_path / "run", at=("pass 4", 3), blow=blow)
-    assert (stopped.status, stopped.out) == (1, "")
+    assert (stopped.status, stopped.out) == (130, "")
     assert stopped.err == f"stopped; finished passes are safe in {tmp_path / 'run'}: add --resume to go on\n"
     assert [path.name for path in (tmp_path / "run" / "checkpoint").iterdir()] == ["pass-000003.npz"]
     assert mortal.run(*train, "--run-dir", tmp_path / "run", "--resume").status == 0
@@ -150,7 +150,7 @@ def test_a_run_stopped_before_it_got_anywhere_says_what_there_is(how: list[str],
         assert mortal.run(*train, "--set", "solver.max_passes=3").status == 0
     before = files_of(tmp_path / "run")
     stopped = mortal.run(*train, *how, at=at, blow=signal.SIGTERM)
-    assert (stopped.status, stopped.err) == (1, words.format(run=tmp_path / "run") + "\n")
+    assert (stopped.status, stopped.err) == (130, words.format(run=tmp_path / "run") + "\n")
     after = files_of(tmp_path / "run")
     if how == ["--resume"]:  # configuration and history are those of this run by then
         del before["config.yaml"], after["config.yaml"]

@@ -14,6 +14,7 @@ from types import FrameType
 import click
 
 import streamlr
+from streamlr.cli import options
 from streamlr.cli.evaluate import evaluate_command
 from streamlr.cli.info import info_command
 from streamlr.cli.ingest import ingest_command
@@ -79,7 +80,7 @@ def main() -> None:
             "(STORE.partial) is used or replaced the next time",
             err=True,
         )
-        sys.exit(1)
+        sys.exit(options.INTERRUPTED)
 
 
 if __name__ == "__main__":

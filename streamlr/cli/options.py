@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C or SIGTERM, as shells tell it of a program that Ctrl-C has ended."""
+
 config_file = click.option(
     "--config",
     "config_path",

@@ -43,7 +43,7 @@ def path_command(
     except KeyboardInterrupt:
         told = f"stopped; add --resume to go on after the last finished pass that {directory} holds"
         click.echo(plain(told), err=True)
-        sys.exit(1)
+        sys.exit(options.INTERRUPTED)
     if as_json:
         click.echo(json_text(result.summary | {"path": result.table}))
     if not quiet:

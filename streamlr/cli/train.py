@@ -56,7 +56,7 @@ def train_command(
     except KeyboardInterrupt:
         told = _stopped(directory, bool(finished), resume, overwrite)
         click.echo(plain(told), err=True)
-        sys.exit(1)
+        sys.exit(options.INTERRUPTED)
     if as_json:
         click.echo(json_text(result.summary))
     if not quiet:
