@@ -105,9 +105,9 @@ class FirstLook:
             self._make_plan(len(classes))
             self.publish(Note(f"{len(classes)} classes, {self.plan.solver}: {self.plan.reason}"))
 
-    def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1", *, keyed: bool = False) -> SurveySums:
-        """Moments, fingerprint and a sample of the rows, with the keys of their parts where they are asked for: one pass."""
-        scan = SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family, self.split, keyed)
+    def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1", *, keyed: bool = False, products: bool = False) -> SurveySums:
+        """Moments, fingerprint and a sample of the rows, with the keys of their parts and the features' products where they are asked for: one pass."""
+        scan = SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family, self.split, keyed, products)
         sums: SurveySums = self.scanner.run(scan, title)
         return sums
 

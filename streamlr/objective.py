@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,63 +22,14 @@ from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.gradient import GradientScan, GradientSums
 from streamlr.kernels.split import Split
-from streamlr.kernels.survey import SurveySums
+from streamlr.moments import Moments as Moments  # part of what an objective is made of
 from streamlr.penalty import Nonsmooth, Penalty
 
 log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 
-_CONSTANT = 32 * np.finfo(np.float64).eps
 _FAR_FROM_ZERO = 1e4
-
-
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """What the survey tells of the data, but for the rows that it was told to hold out."""
-
-    n_rows: int
-    """Rows."""
-    weight_sum: float
-    """Their weight."""
-    mean: Array
-    """Weighted mean of the features, (n,)."""
-    spread: Array
-    """Weighted standard deviation of the features (divisor: the weight), (n,); 0 for a constant feature."""
-    target_mean: Array
-    """Weighted mean of Y, (c,)."""
-    comoment: Array
-    """Weighted mean of (X - mean)(Y - target_mean)ᵀ, (n, c)."""
-    fingerprint: str
-    """Digest of every bit of the data."""
-    target_variance: Array
-    """Weighted variance of Y (divisor: the weight), (c,)."""
-    offset_mean: float = 0.0
-    """Weighted mean of the offset; 0 where there is none."""
-    held_rows: int = 0
-    """Rows that are held out."""
-    held_weight_sum: float = 0.0
-    """Their weight."""
-    held_target_mean: Array | None = None
-    """Weighted mean of their Y, (c,); None where none are held out."""
-    held_target_variance: Array | None = None
-    """Weighted variance of their Y, (c,); None where none are held out."""
-    held_digest: str = ""
-    """Of which rows they are."""
-    groups_digest: str = ""
-    """Of the groups that deal the rows out to folds; empty where none do."""
-
-    @classmethod
-    def from_sums(cls, sums: SurveySums) -> Moments:
-        spread = np.sqrt(sums.square_sum / sums.weight_sum)
-        spread[spread <= _CONSTANT * np.abs(sums.mean)] = 0.0
-        held = sums.held_out
-        known = cls(sums.n_rows, sums.weight_sum, sums.mean, spread, sums.target_mean, sums.comoment / sums.weight_sum,
-                    sums.fingerprint.hex(), sums.target_square_sum / sums.weight_sum, sums.offset_mean, groups_digest=sums.groups_digest.hex())
-        if held is None or not held.weight_sum > 0:
-            return known
-        return replace(known, n_rows=sums.n_rows - held.n_rows, held_rows=held.n_rows, held_weight_sum=held.weight_sum, held_target_mean=held.target_mean,
-                       held_target_variance=held.target_square_sum / held.weight_sum, held_digest=held.digest.hex())
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from streamlr.execution.scanner import plan_slabs
 from streamlr.projection import SAMPLES_FORWARDED, SAMPLES_SENT, Demand, leader_peak, local_peak, worker_peak
 from streamlr.warm_start import MOST_PARAMETERS, sample_fraction
 
+_MOST_CORRELATED = 64
+"""Features up to which the first pass sums their products with one another for any family: that costs it less than one more pass."""
 _CANDIDATES = {"gradient_descent": 1, "newton": 1}
 _MOST_CANDIDATES = 4
 _HEAVY_SUM_BYTES = 2**20
@@ -66,6 +68,8 @@ class Plan:
     """Of these so many are evaluated in one pass."""
     curvatures: int = 1
     """Hessians of the sample that are kept for them."""
+    products: bool = False
+    """Whether the first pass sums the products of the features with one another."""
     fitted: str = ""
     """What was made smaller to keep to the limit, and why; empty where nothing was."""
 
@@ -165,7 +169,8 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     peak, worker_peak_bytes = _peaks(demand, workers, threads)
     why = "" if not fitted else f"{' and '.join(fitted)}: {_shown(limit)} of cluster.memory_limit"
     return Plan(name, reason, demand.partition, source.n_features, str(source.dtype), threads * workers.processes, source.n_rows * demand.row_bytes,
-                source.stored_bytes, fraction, demand.row_bytes, peak, limit, worker_peak_bytes, demand.models, demand.candidates, demand.curvatures, why)
+                source.stored_bytes, fraction, demand.row_bytes, peak, limit, worker_peak_bytes, demand.models, demand.candidates, demand.curvatures,
+                demand.products, why)
 
 
 def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, threads: int) -> Demand:
@@ -175,7 +180,8 @@ def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, o
     demand = Demand(
         partition, source.n_features, source.dtype.itemsize, outputs, max(models, _CANDIDATES.get(solver, _MOST_CANDIDATES)), solver == "newton",
         math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
-        solver == "proximal", config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config))
+        solver == "proximal", config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config),
+        source.n_features <= _MOST_CORRELATED)
     if demand.newton and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand

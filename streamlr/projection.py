@@ -103,6 +103,8 @@ class Demand:
     """Models that are fitted together; 1 where there is no path."""
     strengths: int = 1
     """Penalties that they have between them: models that differ in their fold alone share their metric."""
+    products: bool = False
+    """Whether the survey sums the products of the features with one another."""
 
     @property
     def row_bytes(self) -> int:

@@ -194,7 +194,7 @@ class _Run:
         classes = self.look.list_labels()
         self.record.begin_pass()
         self.sample_fraction = self.look.plan.sample_fraction
-        survey = self.look.survey(classes, self.sample_fraction)
+        survey = self.look.survey(classes, self.sample_fraction, products=self.look.plan.products)
         moments = self.look.take(survey)
         self.record.tell_changed_data(moments)
         problem = self._problem(classes, moments)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
+from streamlr.kernels.hessian import hessian_leaf_rows
 from streamlr.kernels.split import Split, hashed, split_keys
 
 Array = NDArray[np.float64]
@@ -103,6 +104,8 @@ class SurveySums:
     """The same of the rows that are held out; None where none are to be."""
     groups_digest: bytes = b""
     """Of the groups that deal the rows out to folds, in the order of the rows; empty where none do."""
+    cross: Array | None = None
+    """Weighted sum of (X - mean)(X - mean)ᵀ, (n, n); None where it was not asked for."""
 
     @property
     def probe(self) -> Array:
@@ -121,13 +124,17 @@ class SurveySums:
         with np.errstate(invalid="ignore", over="ignore"):  # non-finite data show in the sums, and are looked for there
             by_feature = other.mean - self.mean
             by_target = other.target_mean - self.target_mean
+            cross = None
+            if self.cross is not None and other.cross is not None:
+                cross = self.cross + other.cross
+                cross += np.outer(common * by_feature, by_feature)
             return SurveySums(
                 self.n_rows + other.n_rows, weight, self.mean + share * by_feature,
                 self.square_sum + other.square_sum + common * by_feature**2, self.target_mean + share * by_target,
                 self.comoment + other.comoment + common * np.outer(by_feature, by_target), self.sample + other.sample,
                 digest(self.fingerprint, other.fingerprint),
                 self.target_square_sum + other.target_square_sum + common * by_target**2,
-                self.offset_mean + share * (other.offset_mean - self.offset_mean), held_out, groups)
+                self.offset_mean + share * (other.offset_mean - self.offset_mean), held_out, groups, cross)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +156,13 @@ class SurveyScan:
     """Tells which rows are held out, where some are."""
     keyed: bool = False
     """Whether the sampled rows are to come with the keys of their parts."""
+    products: bool = False
+    """Whether the features' products with one another are wanted."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> SurveySums:
         """The sums over a batch: its leaves, added from first to last."""
+        if self.products:
+            leaf_rows = hessian_leaf_rows(leaf_rows, batch.X.shape[0], 1)
         total = sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
         return replace(total, sample=self._draw(batch))
 
@@ -176,10 +187,12 @@ class SurveyScan:
             if moments is None:
                 moments = _moments_about_a_row(workspace.cast(block), Y, omega, weight_sum)
             mean, square_sum, comoment = moments
+            cross = _products_about_mean(workspace.cast(block, mean), omega) if self.products else None
             target_square_sum = Y**2 @ omega
         offset_mean = 0.0 if beside is None or weight_sum == 0 else float(beside @ omega / weight_sum)
+        groups = b"" if batch.groups is None or not self.keyed else check_sums(np.ascontiguousarray(batch.groups[leaf]).view(np.uint8))
         return SurveySums(k, weight_sum, mean, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), target_square_sum, offset_mean,
-                          held_out, b"" if batch.groups is None or not self.keyed else check_sums(np.ascontiguousarray(batch.groups[leaf]).view(np.uint8)))
+                          held_out, groups, cross)
 
     def _draw(self, batch: Batch) -> tuple[SampledRows, ...]:
         assert batch.target is not None
@@ -223,6 +236,14 @@ def _moments_about_a_row(X: Array, Y: Array, omega: Array, weight_sum: float) ->
     X -= offset[:, None]
     X[:, weightless] = 0.0
     return origin + offset, np.multiply(X, X, out=X) @ omega, comoment
+
+
+def _products_about_mean(X: Array, omega: Array) -> Array:
+    """Weighted sum of x xᵀ, (n, n), of (n, k) less its mean; overwrites ``X``."""
+    if not (omega == 1.0).all():
+        X *= np.sqrt(omega)
+    products: Array = X @ X.T  # NumPy hands a product with its own transpose to a symmetric rank-k update: half the work
+    return products
 
 
 def digest(*parts: bytes) -> bytes:
