@@ -21,6 +21,7 @@ from streamlr.errors import ShapeError
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.gradient import GradientScan, GradientSums
+from streamlr.kernels.pairs import Pair, two_sum
 from streamlr.kernels.split import Split
 from streamlr.moments import Moments as Moments  # part of what an objective is made of
 from streamlr.penalty import Nonsmooth, Penalty
@@ -58,10 +59,18 @@ class Coordinates:
         return np.concatenate([V.ravel(), u]) if self.fit_intercept else V.ravel().copy()
 
     def to_data_units(self, parameters: Array) -> tuple[Array, Array]:
-        """W, (n, c), and b, (c,), in the units of the data."""
+        """W, (n, c), and b, (c,), in the units of the data; of (2, d), whose second row is what the first one lacks, to the last digit."""
+        if parameters.ndim == 2:
+            return self._rounded_once(two_sum(*parameters))
         V, u = self.split(parameters)
         W = V / self.scale[:, None]
         return W, u - self.center @ W
+
+    def _rounded_once(self, whole: Pair) -> tuple[Array, Array]:
+        n, c = len(self.scale), self.n_outputs
+        W = Pair(whole.hi[: n * c].reshape(n, c), whole.lo[: n * c].reshape(n, c)) / Pair.of(self.scale[:, None])
+        u = whole[n * c :] if self.fit_intercept else Pair.zeros(c)
+        return W.hi, (u - (Pair.of(self.center[:, None]) * W).total(axis=0)).hi
 
     def from_data_units(self, W: Array, b: Array) -> Array:
         """The parameters of W, (n, c), and b, (c,).
@@ -114,6 +123,8 @@ class Evaluation:
     """Mean loss of the rows that are held out; not a number where none are."""
     held_weight: float = 0.0
     """Their weight."""
+    gradient_rest: Array | None = None
+    """What rounding has cut off from the gradient, (d,), where that is known."""
 
 
 class Objective:
@@ -145,10 +156,10 @@ class Objective:
         self.penalty_scale = self._penalty.l2
         self.nonsmooth = self._nonsmooth(self._penalty)
         self._nonsmooth_by_standard = self._nonsmooth(penalty.per(self._standard.scale, spread_in_penalty))
-        far = np.abs(moments.mean) > _FAR_FROM_ZERO * moments.spread
+        far = np.abs(moments.mean) > (1.0 if model.family == "linear" and model.fit_intercept else _FAR_FROM_ZERO) * moments.spread
         self._shift = np.where(far, moments.mean, 0.0)
         spread_of_target = float(np.sqrt(moments.target_variance.max()))
-        self._target_unit = spread_of_target if model.family == "linear" and spread_of_target > 0 else 1.0
+        self.target_unit = spread_of_target if model.family == "linear" and spread_of_target > 0 else 1.0
 
     def _nonsmooth(self, penalty: Penalty) -> Nonsmooth:
         c = self.coordinates.n_outputs
@@ -276,7 +287,7 @@ class Objective:
             value += self.nonsmooth.value(point)
             scaled = self._standard.join(in_standard, np.zeros(len(db)))  # an intercept has neither threshold nor bound: any value will do
             gradient_by_standard = self._nonsmooth_by_standard.subgradient(scaled, gradient_by_standard)
-        gradient_max = float(np.abs(gradient_by_standard).max()) / self._target_unit
+        gradient_max = float(np.abs(gradient_by_standard).max()) / self.target_unit
         return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates, held_loss,
                           held_weight)
 

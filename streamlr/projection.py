@@ -105,6 +105,8 @@ class Demand:
     """Penalties that they have between them: models that differ in their fold alone share their metric."""
     products: bool = False
     """Whether the survey sums the products of the features with one another."""
+    squares: bool = False
+    """Whether they are the Hessian, which is factored, and residuals are had in twice the working precision."""
 
     @property
     def row_bytes(self) -> int:
