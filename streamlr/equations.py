@@ -24,8 +24,6 @@ from streamlr.kernels.pairs import Pair, times
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
 
-MOST_OF_PAIRS = 512
-"""Features up to which equations are worth being written in pairs."""
 _EPS = float(np.finfo(np.float64).eps)
 _TRUSTED = 1e9
 """Condition of float64 equations up to which two steps with them leave nothing."""
@@ -119,14 +117,17 @@ class Design:
 
 
 def factored(H: Array, design: Design) -> Equations:
-    """The equations of H, (n, n), in float64."""
-    T, A = _near_one(Pair(H, np.zeros((1, 1))))
-    found = _well_conditioned(A.hi)
+    """The equations of H, (n, n), in float64; ``H`` is overwritten."""
+    T, varying = _near_roots(H), np.flatnonzero(np.diag(H) > 0)
+    H /= T
+    H /= T[:, None]
+    found = _well_conditioned(H)
     if found is None:
-        most = min(design.most_rank, int(np.count_nonzero(np.diag(H) > 0)))
-        order, L = _cholesky(A.hi, _NOISE * len(H), most)
+        most = min(design.most_rank, len(varying))
+        order, L = _cholesky(H, _NOISE * len(H), most)
         equations = _of_factor(L, order, T, design)
-        return replace(equations, dependent=_others(H, order), certain=len(order) == most and equations.condition**2 <= _TRUSTED)
+        certain = len(order) == most and equations.condition**2 <= _TRUSTED
+        return replace(equations, dependent=np.setdiff1d(varying, order), certain=certain)
     half, condition = found
     half /= T
     return Equations(design.scale, design.lean, np.arange(len(H)), np.empty(0, dtype=np.intp), half, half.T, None, design.scale, condition, True)
@@ -134,30 +135,27 @@ def factored(H: Array, design: Design) -> Equations:
 
 def factored_pairs(H: Pair, design: Design) -> Equations:
     """The same of pairs. Singular values below the precision times the number of rows are rounding, as LAPACK has it."""
-    T, A = _near_one(H)
-    most = min(design.most_rank, int(np.count_nonzero(np.diag(H.hi) > 0)))
+    T, varying = _near_roots(H.hi), np.flatnonzero(np.diag(H.hi) > 0)
     noise = (_EPS * max(design.n_rows, len(T))) ** 2
-    order, L = _cholesky_of_pairs(A, max(noise, _NOISE_OF_PAIRS), most)
-    return replace(_of_factor(L, order, T, design), dependent=_others(H.hi, order), matrix=H)
+    order, L = _cholesky_of_pairs(H.scaled(1.0 / T).scaled(1.0 / T[:, None]), max(noise, _NOISE_OF_PAIRS), min(design.most_rank, len(varying)))
+    return replace(_of_factor(L, order, T, design), dependent=np.setdiff1d(varying, order), matrix=H)
 
 
-def _near_one(H: Pair) -> tuple[Array, Pair]:
-    """T and A, whose diagonal lies between a half and 2."""
-    diagonal = np.diag(H.hi)
-    T = np.exp2(np.round(0.5 * np.log2(np.where(diagonal > 0, diagonal, 1.0))))
-    return T, H.scaled(1.0 / T).scaled(1.0 / T[:, None])
-
-
-def _others(H: Array, order: Index) -> Index:
-    return np.setdiff1d(np.flatnonzero(np.diag(H) > 0), order)
+def _near_roots(H: Array) -> Array:
+    """T, with which the diagonal of A lies between a half and 2."""
+    diagonal = np.diag(H)
+    T: Array = np.exp2(np.round(0.5 * np.log2(np.where(diagonal > 0, diagonal, 1.0))))
+    return T
 
 
 def _well_conditioned(A: Array) -> tuple[Array, float] | None:
     """The inverse of A's factor by LAPACK, and the root of A's condition; None where that is no way to tell them."""
     try:
-        half: Array = np.linalg.inv(np.linalg.cholesky(A))
+        factor = np.linalg.cholesky(A)
     except np.linalg.LinAlgError:
         return None
+    half: Array = np.linalg.inv(factor)
+    del factor
     condition = _largest(lambda v: A @ v, len(A)) * _largest(lambda v: half.T @ (half @ v), len(A))
     return (half, float(np.sqrt(condition))) if condition <= _TRUSTED else None
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.equations import MOST_OF_PAIRS, Design, Equations, factored, factored_pairs
+from streamlr.equations import Design, Equations, factored, factored_pairs
 from streamlr.kernels.pairs import Pair, two_product
-from streamlr.kernels.residuals import ResidualScan, ResidualSums
+from streamlr.kernels.residuals import MOST_FEATURES_OF_PRODUCTS, ResidualScan, ResidualSums
 from streamlr.objective import Evaluation, Objective
 from streamlr.solvers import LeastSquares
 from streamlr.solvers.least_squares import LeastSquaresState
@@ -140,7 +140,7 @@ def start_squares(objective: Objective, point: Array, tolerance: float, *, known
         Most passes, with that of the survey.
     """
     equations, title = equations_of(objective), f"pass {objective.scanner.passes + 1}"
-    if not equations.certain and len(equations.scale) <= MOST_OF_PAIRS and most_passes > 1:
+    if not equations.certain and len(equations.scale) <= MOST_FEATURES_OF_PRODUCTS and most_passes > 1:
         found, equations = FineSquares(objective).equations(point, title)
     elif known:
         found = objective.without_features(point)

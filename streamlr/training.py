@@ -199,10 +199,10 @@ class _Run:
         survey = self.look.survey(classes, self.sample_fraction, products=self.look.plan.products)
         moments = self.look.take(survey)
         self.record.tell_changed_data(moments)
-        problem = self._problem(classes, moments)
         parts = list(survey.sample)
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
+        problem = self._problem(classes, moments)
         point = _start_point(problem, self.start)
         unknown = self.look.source.has_offset or self.start is not None or bool(problem.objective.coordinates.split(point)[0].any())
         if isinstance(problem.solver, LeastSquares):

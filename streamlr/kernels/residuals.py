@@ -27,6 +27,8 @@ LEAF_VALUES = 2**16
 """Of a leaf, which lies in memory in some ten copies."""
 LEAF_VALUES_OF_PRODUCTS = 2**18
 """The same where products are summed, which are as large as there are features whatever the rows."""
+MOST_FEATURES_OF_PRODUCTS = 512
+"""Features whose products are worth being summed as pairs."""
 
 
 @dataclass(frozen=True, slots=True)
