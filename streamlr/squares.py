@@ -140,14 +140,15 @@ def start_squares(objective: Objective, point: Array, tolerance: float, *, known
         Most passes, with that of the survey.
     """
     equations, title = equations_of(objective), f"pass {objective.scanner.passes + 1}"
-    if not equations.certain and len(equations.scale) <= MOST_FEATURES_OF_PRODUCTS and most_passes > 1:
+    pairs = not equations.certain and len(equations.scale) <= MOST_FEATURES_OF_PRODUCTS and most_passes > 1
+    if pairs:
         found, equations = FineSquares(objective).equations(point, title)
     elif known:
         found = objective.without_features(point)
     else:
         found = evaluator(objective, equations.condition).evaluate(point[None, :], title)[0]
     solver = LeastSquares(objective, tolerance, equations)
-    state, H = solver.init(objective, found), equations.matrix
+    state, H = replace(solver.init(objective, found), spare=known and not pairs), equations.matrix
     if H is not None:
         state = replace(state, products=H.hi, products_rest=H.lo, lean=equations.lean)
     return Start(solver, state, found, equations)

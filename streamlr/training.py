@@ -16,6 +16,7 @@ from streamlr.config import TrainConfig, load_config
 from streamlr.data.rows import labels_of, rows_of
 from streamlr.data.source import ArraySource, Rows, Source
 from streamlr.data.validation import open_store
+from streamlr.equations import Equations
 from streamlr.errors import ConfigError, RunDirectoryError, WriteError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
@@ -157,6 +158,8 @@ class _Problem:
     """What is minimised, with classes and moments."""
     solver: Solver
     """How."""
+    equations: Equations | None = None
+    """Of least squares, what the survey's products make, where these were summed."""
 
 
 class _Run:
@@ -177,7 +180,7 @@ class _Run:
             problem, state = self._begin() if saved is None else self._continue(saved)
             if saved is None:
                 for number in range(1, self.look.scanner.passes + 1):
-                    self._pass_done(number, state, problem)
+                    self._pass_done(number, state, problem, complete=number == self.look.scanner.passes)
             state, outcome = minimize(_function(problem), self._watched(problem), state, len(self.record.history), self.settings.solver.max_passes,
                                       lambda number, reached: self._pass_done(number, reached, problem))
             return self._result(problem, state, outcome)
@@ -207,6 +210,8 @@ class _Run:
         unknown = self.look.source.has_offset or self.start is not None or bool(problem.objective.coordinates.split(point)[0].any())
         if isinstance(problem.solver, LeastSquares):
             return self._begin_squares(problem, point, known=not unknown)
+        if problem.equations is not None:
+            self._tell(problem.equations)
         start = problem.objective.evaluate(point[None, :], "pass 2")[0] if unknown else problem.objective.without_features(point)
         if isinstance(problem.solver, Lbfgs | Proximal) and sample is not None:
             solver, state = start_from_sample(problem.objective, problem.solver, sample, start)
@@ -217,10 +222,13 @@ class _Run:
     def _begin_squares(self, problem: _Problem, point: NDArray[np.float64], *, known: bool) -> tuple[_Problem, State]:
         """What is quadratic has its Hessian from the survey, or from a second pass."""
         start = start_squares(problem.objective, point, self.settings.solver.tolerance, known=known, most_passes=self.settings.solver.max_passes)
-        for text in findings(start.equations, self.look.source.n_rows, self.look.source.feature_names):
-            self.look.publish(Note(text, warning=True))
+        self._tell(start.equations)
         problem = replace(problem, solver=start.solver)
         return problem, self._watched(problem).begun(start.state, start.found)
+
+    def _tell(self, equations: Equations) -> None:
+        for text in findings(equations, self.look.source.n_rows, self.look.source.feature_names):
+            self.look.publish(Note(text, warning=True))
 
     def _problem(self, classes: NDArray[Any], moments: Moments) -> _Problem:
         """The objective in the coordinates of the solver that was asked for; ``auto`` is what the plan says, which `_begin` gives a sample to start from."""
@@ -230,16 +238,19 @@ class _Run:
             return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, bool(objective.penalty_scale.any())))
         objective = Objective(self.look.scanner, model, classes, moments, split=self.look.split, held_out=HELD_OUT)
         if self.look.plan.solver == "least_squares":
-            return _Problem(objective, LeastSquares(objective, wanted.tolerance, equations_of(objective)))
+            equations = equations_of(objective)
+            return _Problem(objective, LeastSquares(objective, wanted.tolerance, equations), equations)
         solver = _SOLVERS[self.look.plan.solver](objective, wanted.tolerance)
         if self.look.plan.solver == "lbfgs" and wanted.name == "lbfgs" and model.family == "linear" and objective.smooth and moments.correlation is not None:
-            return _Problem(objective, Judged(solver, objective, wanted.tolerance, equations_of(objective)))
+            equations = equations_of(objective)
+            return _Problem(objective, Judged(solver, objective, wanted.tolerance, equations), equations)
         return _Problem(objective, solver)
 
-    def _pass_done(self, number: int, state: State, problem: _Problem) -> None:
+    def _pass_done(self, number: int, state: State, problem: _Problem, *, complete: bool = True) -> None:
+        """Tell of a pass, and keep where the run stands if it is all that the state hangs on."""
         event = PassFinished(number, state.loss, state.value, state.gradient_max, state.step, *self.record.cost_of_pass(),
                              None if self.look.split is None else state.held_loss)
-        self.record.pass_done(event, bool(state.status), lambda: self._checkpoint(number, state, problem))
+        self.record.pass_done(event, bool(state.status), (lambda: self._checkpoint(number, state, problem)) if complete else None)
 
     def _checkpoint(self, number: int, state: State, problem: _Problem) -> Checkpoint:
         arrays, values = flatten(state, "state.")

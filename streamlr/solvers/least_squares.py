@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 _ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
 _FAR_BELOW = 1e-6 * _ROUNDING
-"""What the next step may come to if it is not made: relative to the largest coefficient, so that smaller ones have their digits too."""
+"""What the next step may come to if it is not made, relative to the largest coefficient, where smaller ones are to have their digits too."""
 _SHORTER = 0.5
 """Part of the step before from which on a step has not become shorter."""
 _NEAR = 10.0
@@ -55,6 +55,8 @@ class LeastSquaresState(State):
     """(d,)."""
     reach: float
     """Its length relative to the coefficients that it leads to."""
+    spare: bool = False
+    """Whether one more evaluation may be spent on the last digits of coefficients that are small beside others."""
     products: Array | None = None
     """Upper parts of the equations' matrix, where a pass has summed it as pairs, (n, n)."""
     products_rest: Array | None = None
@@ -74,7 +76,7 @@ class LeastSquares:
     needs_hessian: bool = False
 
     def init(self, objective: Objective, start: Evaluation) -> LeastSquaresState:
-        return self._at(start, None)
+        return self._at(start, None, spare=False)
 
     def candidates(self, state: State) -> Array:
         assert isinstance(state, LeastSquaresState)
@@ -82,7 +84,7 @@ class LeastSquares:
 
     def step(self, state: State, evaluations: list[Evaluation]) -> LeastSquaresState:
         assert isinstance(state, LeastSquaresState)
-        found = self._at(evaluations[0], state.reach)
+        found = self._at(evaluations[0], state.reach, spare=state.spare)
         if found.status == STALLED and not found.gradient_max <= state.gradient_max:
             return replace(state, status=STALLED, reason=found.reason, step=0.0)
         return replace(found, step=1.0, products=state.products, products_rest=state.products_rest, lean=state.lean)
@@ -97,22 +99,22 @@ class LeastSquares:
             return np.stack([state.point, state.correction])
         return nearest
 
-    def _at(self, found: Evaluation, before: float | None) -> LeastSquaresState:
+    def _at(self, found: Evaluation, before: float | None, *, spare: bool) -> LeastSquaresState:
         """Where a solve stands with an evaluation, after a step of a certain length, or none."""
         correction = self.equations.step(found.gradient, found.gradient_rest)
         reach = relative_length(self.objective, found.point, correction)
-        outcome = self._outcome(found, reach, before)
+        outcome = self._outcome(found, reach, before, _FAR_BELOW if spare else _ROUNDING)
         return LeastSquaresState(
             point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max, step=0.0,
             status=outcome.status if outcome else "", reason=outcome.reason if outcome else "", correction=correction, reach=reach)
 
-    def _outcome(self, found: Evaluation, reach: float, before: float | None) -> Outcome | None:
+    def _outcome(self, found: Evaluation, reach: float, before: float | None, negligible: float) -> Outcome | None:
         """Steps that have become shorter by some factor go on to do so; those that have not are rounding."""
         if not (np.isfinite(found.value) and np.isfinite(reach)):
             return Outcome(DIVERGED, "the objective is no longer finite; rescale the features or the target")
         within = found.gradient_max <= self.tolerance
         factor = reach if before is None else reach / before if before > 0 else 1.0
-        settled = reach <= _ROUNDING or (factor < _SHORTER and factor * reach <= _FAR_BELOW)
+        settled = reach <= _ROUNDING or (factor < _SHORTER and factor * reach <= negligible)
         if within and (settled or (before is not None and factor >= _SHORTER and reach <= _NEAR * self.tolerance)):
             return Outcome(CONVERGED, f"the gradient is {found.gradient_max:.2g}, within the tolerance of {self.tolerance:g}")
         if before is None or (factor < _SHORTER and reach > _ROUNDING):
