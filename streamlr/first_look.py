@@ -19,6 +19,7 @@ from streamlr.data.source import Source
 from streamlr.data.validation import split_of
 from streamlr.errors import ConfigError, RunDirectoryError
 from streamlr.events import Note, Subscriber
+from streamlr.execution.arithmetic import arithmetic
 from streamlr.execution.engine import Engine, blas_core
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES, family_of
@@ -176,7 +177,8 @@ class FirstLook:
             "peak_memory_bytes": engine.peak_memory_bytes(), "projected_memory_bytes": plan.peak_bytes,
             "worker_peak_memory_bytes": engine.memory_of_workers(peak=True), "projected_worker_memory_bytes": plan.worker_peak_bytes,
             "store": self.settings.data.shown_store or None, "rows": source.n_rows, "features": source.n_features, "dtype": str(source.dtype),
-            "family": self.model.family, "engine": engine.description, "python": platform.python_version(), "numpy": np.__version__, "blas": blas_core()}
+            "family": self.model.family, "engine": engine.description, "python": platform.python_version(), "numpy": np.__version__, "blas": blas_core(),
+            "arithmetic": arithmetic().digest, "worker_arithmetic": engine.arithmetic_of_workers()}
 
     @property
     def fitted_with(self) -> Literal["offset", "exposure"] | None:

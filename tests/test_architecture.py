@@ -20,6 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "urls": {"errors"},
     "events": set(),
+    "version": set(),
     "config_tree": {"errors"},
     "config_penalty": {"errors"},
     "config_path": {"errors", "config_penalty"},
@@ -27,7 +28,7 @@ ARROWS: dict[str, set[str]] = {
     "config": {"errors", "urls", "config_tree", "config_penalty", "config_path", "config_values"},
     "kernels": {"errors"},
     "data": {"errors", "urls", "config", "kernels"},
-    "execution": {"errors", "config", "events", "kernels", "data"},
+    "execution": {"errors", "config", "events", "version", "kernels", "data"},
     "penalty": {"errors", "config", "config_penalty"},
     "moments": {"kernels"},
     "objective": {"errors", "config", "kernels", "execution", "penalty", "moments"},
@@ -60,7 +61,8 @@ ARROWS: dict[str, set[str]] = {
     "path_run": {"errors", "config", "config_path", "events", "kernels", "data", "execution", "objective", "solvers", "warm_start", "first_look", "model",
                  "checkpoint", "run_directory", "run_record", "path_grid", "path_start", "path_checkpoint", "training"},
     "estimator": {"errors", "config", "config_penalty", "kernels", "data", "model", "training", "path_run", "reporting"},
-    "streamlr": {"config", "model", "scoring", "training", "path_run", "estimator", "errors", "inference", "inference_table"},  # the package's own __init__
+    "streamlr": {"version", "config", "model", "scoring", "training", "path_run", "estimator", "errors", "inference",
+                 "inference_table"},  # the package's own __init__
     "cli": {"errors", "events", "covariance", "config", "data", "execution", "plan", "reporting", "run_directory", "scoring", "inference", "training",
             "path_run", "streamlr"},
 }

@@ -9,62 +9,11 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from streamlr.data.arrays import StoredArray
 from streamlr.data.dask_rows import DaskArray, DaskFrame, DaskRows
 from streamlr.data.source import Buffer, Rows, rows_of_memory_chunk
 from streamlr.data.sparse_rows import SparseMatrix, SparseRows, StoredMatrix, StoredSparseRows
+from streamlr.data.zarr_rows import ZarrRows
 from streamlr.errors import DtypeError
-
-
-class ZarrRows:
-    """A Zarr array, read by its chunks in every pass; a chunk that is absent holds the fill value, as it does for Zarr.
-
-    Parameters
-    ----------
-    array
-        The opened array, (m, n).
-    start, stop
-        The rows that are meant.
-    """
-
-    def __init__(self, array: zarr.Array[Any], start: int = 0, stop: int | None = None) -> None:
-        self._array = array
-        self._stored = StoredArray(array, fill_missing=True)
-        self._start = start
-        self._stop = array.shape[0] if stop is None else stop
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ZarrRows, (self._array, self._start, self._stop)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self._stop - self._start, *self._stored.shape[1:])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._stored.dtype
-
-    @property
-    def chunk_rows(self) -> int:
-        return self._stored.chunk_rows
-
-    @property
-    def stored_bytes(self) -> int | None:
-        return self._stored.stored_bytes()
-
-    @property
-    def passing_bytes(self) -> int:
-        return 0
-
-    def part(self, start: int, stop: int) -> Rows:
-        return ZarrRows(self._array, self._start + start, self._start + stop)
-
-    def read(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
-        first, last = self._start + start, self._start + stop
-        rows = self._stored.read(first, last, buffer)
-        self._stored.prefetch(last, min(last + stop - start, self._stop))
-        return rows
-
 
 Elsewhere = ZarrRows | DaskRows | StoredSparseRows
 """Rows that are not in memory."""

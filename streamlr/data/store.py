@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from streamlr.data.arrays import RefuseMissing, StoredArray
 from streamlr.data.conventions import refuse_odd_attributes, refuse_turned
 from streamlr.data.footprint import Footprint
 from streamlr.data.group_keys import group_keys
+from streamlr.data.lazy import LazySource
 from streamlr.data.names import FeatureNames, NamedAxis, read_names
 from streamlr.data.records import holds_pickles, local_store
 from streamlr.data.retries import retried
@@ -34,7 +36,8 @@ MISSING_COUNTED = 1000
 
 
 class ZarrSource:
-    """Rows of a store that keeps the contract. Travels to workers as its configuration and is opened once in each process.
+    """Rows of a store that keeps the contract. Travels to workers as its configuration and is opened
+    once in each process, when it is first read.
 
     Parameters
     ----------
@@ -87,7 +90,10 @@ class ZarrSource:
         self.attributes: dict[str, Any] = dict(group.attrs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.config, self._options, self._identity, self._newest)
+        # a worker may stand in another folder, and unpickling must not open anything: an error there
+        # costs the worker its life
+        config = dataclasses.replace(self.config, store=absolute_store(self.config.store))
+        return LazySource, (_reopen, config, self._options, self._identity, self._newest)
 
     @property
     def n_rows(self) -> int:
@@ -248,12 +254,19 @@ def _opened(config: str, direct: bool, labelled: bool, listed: str | None, ident
 
 
 def _reopen(config: DataConfig, options: tuple[bool, bool, str | None], identity: tuple[str, ...], newest: tuple[int | None, ...]) -> ZarrSource:
-    """What unpickling does: one opened source serves all tasks of a process."""
+    """What the first use of a source that has travelled does: one opened source serves all tasks of a
+    process."""
     source = _opened(json.dumps(dataclasses.asdict(config), sort_keys=True), *options, identity, newest)
     if source._identity != identity:
         raise ShapeError(f"the arrays of {config.shown_store!r} have other shapes, types or chunks on this worker than where the run started; the store must "
                          "not change while it is read, and all workers must see the same one")
     return source
+
+
+def absolute_store(store: str) -> str:
+    """The same as seen from any folder: a URL as it is, a path from the root on."""
+    path = local_path(store)
+    return path if "://" in path or not path else os.path.abspath(path)
 
 
 def open_group(config: DataConfig) -> zarr.Group:
@@ -269,8 +282,14 @@ def open_group(config: DataConfig) -> zarr.Group:
         raise ConfigError("data.store: missing; give the path or URL of a Zarr group")
     _refuse_hidden(config)
     location: str | Store = path
-    if "://" not in path:
-        _require_directory(Path(path))
+    try:
+        if "://" not in path:
+            _require_directory(Path(path))
+    except PermissionError as error:  # of a folder above it
+        raise StoreNotFoundError(
+            f"no store at {path!r} can be opened: {error.strerror} ({str(error.filename)!r}); "
+            "check data.store, or give the user that runs this the right to read it"
+        ) from error
     try:
         if "://" not in path:
             location = ZipStore(path, mode="r") if Path(path).is_file() else local_store(path, read_only=True)
