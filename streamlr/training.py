@@ -36,7 +36,7 @@ from streamlr.solvers.lbfgs import LbfgsState
 from streamlr.solvers.least_squares import LeastSquaresState
 from streamlr.solvers.newton import NewtonState
 from streamlr.solvers.proximal import ProximalState
-from streamlr.squares import equations_of, evaluator, findings, resumed, start_squares
+from streamlr.squares import equations_of, evaluator, findings, is_fine, resumed, start_squares
 from streamlr.warm_start import join_sample, sampled_metric, start_from_sample
 
 _STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "least_squares": LeastSquaresState,
@@ -315,7 +315,9 @@ class _Run:
 def _function(problem: _Problem) -> Function:
     """What the solver's points are evaluated by."""
     solver, objective = problem.solver, problem.objective
-    return evaluator(objective, solver.equations.condition) if isinstance(solver, LeastSquares | Judged) else objective
+    if isinstance(solver, LeastSquares):
+        return evaluator(objective, solver.fine)
+    return evaluator(objective, is_fine(objective, solver.equations.condition)) if isinstance(solver, Judged) else objective
 
 
 def _in_order_of_data(start: Model, look: FirstLook) -> Model:
