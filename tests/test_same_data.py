@@ -22,7 +22,7 @@ class BrokenOffError(Exception):
     pass
 
 
-def drawn(rows: int = 1500, features: int = 600) -> tuple[Array, Array]:
+def drawn(rows: int = 2200, features: int = 1100) -> tuple[Array, Array]:
     """So many features that the products of the features are summed over leaves of their own."""
     rng = np.random.default_rng(features)
     X = rng.normal(size=(rows, features))
@@ -66,7 +66,7 @@ def test_other_arrays_are_still_refused(tmp_path: Path) -> None:
     config = settings(tmp_path / "run")
     with pytest.raises(BrokenOffError):
         train(config, X=X, y=y, subscribers=[cut])
-    X[700, 3] += 1e-9
+    X[1700, 3] += 1e-9
     with pytest.raises(RunDirectoryError, match="made with data of fingerprint"):
         train(config, X=X, y=y, resume=True)
 
@@ -81,13 +81,13 @@ def test_other_rows_held_out_are_still_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("solver", ["auto", "lbfgs"])
-@pytest.mark.parametrize("features", [40, 400, 600])
+@pytest.mark.parametrize("features", [40, 400, 1100])
 def test_a_summary_knows_the_data_that_the_model_was_trained_on(
     features: int, solver: str, tmp_path: Path
 ) -> None:
     X, y = drawn(features=features)
     root = zarr.open_group(str(tmp_path / "s"), mode="w")
-    root.create_array("X", data=X, chunks=(900, features))
+    root.create_array("X", data=X, chunks=(1500, features))
     root.create_array("y", data=y)
     config = settings(
         tmp_path / "run", data={"store": str(tmp_path / "s")}, solver={"name": solver}
