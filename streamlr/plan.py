@@ -21,7 +21,15 @@ from streamlr.execution.scanner import plan_slabs
 from streamlr.projection import SAMPLES_FORWARDED, SAMPLES_SENT, Demand, leader_peak, local_peak, worker_peak
 from streamlr.warm_start import MOST_PARAMETERS, sample_fraction
 
-_CANDIDATES = {"gradient_descent": 1, "newton": 1}
+_MOST_CORRELATED = 64
+"""Features up to which the first pass sums their products with one another for any family: that costs it less than one more pass."""
+_MOST_CORRELATED_OF_SQUARES = 512
+"""The same for least squares by a method that was asked for, whose verdict hangs on them."""
+_FEW_ROWS = 1024
+"""Of least squares with too many features for their products: rows that take their place."""
+_MOST_VALUES_OF_ROWS = 2**25
+"""Of these rows."""
+_CANDIDATES = {"gradient_descent": 1, "least_squares": 1, "newton": 1}
 _MOST_CANDIDATES = 4
 MOST_SECANTS = 17
 """Points of the model with which a path begins that are evaluated in one pass: they cost about as much
@@ -70,6 +78,8 @@ class Plan:
     """Of these so many are evaluated in one pass."""
     curvatures: int = 1
     """Hessians of the sample that are kept for them."""
+    products: bool = False
+    """Whether the first pass sums the products of the features with one another."""
     fitted: str = ""
     """What was made smaller to keep to the limit, and why; empty where nothing was."""
 
@@ -146,6 +156,9 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     limit = config.cluster.memory_limit
     name, fraction, reason = choose_solver(config, source, outputs)
     fitted = []
+    if name == "least_squares" and limit is not None and not _fits(_demand(config, source, name, fraction, outputs, 1), limit):
+        fitted.append("not all rows at once" if fraction else "no products of the features")
+        name, fraction, reason = choose_solver(config, source, outputs, squares=False)
     if fraction and limit is not None:
         smaller = _fitting_sample(config, source, name, fraction, outputs, limit)
         if smaller != fraction:
@@ -169,7 +182,8 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     peak, worker_peak_bytes = _peaks(demand, workers, threads)
     why = "" if not fitted else f"{' and '.join(fitted)}: {_shown(limit)} of cluster.memory_limit"
     return Plan(name, reason, demand.partition, source.n_features, str(source.dtype), threads * workers.processes, source.n_rows * demand.row_bytes,
-                source.stored_bytes, fraction, demand.row_bytes, peak, limit, worker_peak_bytes, demand.models, demand.candidates, demand.curvatures, why)
+                source.stored_bytes, fraction, demand.row_bytes, peak, limit, worker_peak_bytes, demand.models, demand.candidates, demand.curvatures,
+                demand.products, why)
 
 
 def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, threads: int) -> Demand:
@@ -180,10 +194,20 @@ def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, o
         partition, source.n_features, source.dtype.itemsize, outputs, max(models, _CANDIDATES.get(solver, _MOST_CANDIDATES), secants), solver == "newton",
         math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
         solver == "proximal" or secants > 0, config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config),
-        *_parts_of(config))
-    if demand.newton and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
+        *_parts_of(config), _sums_products(config, source, solver, fraction), solver == "least_squares")
+    if (demand.newton or demand.products) and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand
+
+
+def _sums_products(config: TrainConfig, source: Source, solver: str, fraction: float) -> bool:
+    """Whether the survey is to sum the products of the features: where the solver hangs on them, and else where they cost little."""
+    most = _MOST_CORRELATED_OF_SQUARES if _is_quadratic(config) else _MOST_CORRELATED
+    return (solver == "least_squares" and not fraction) or source.n_features <= most
+
+
+def _is_quadratic(config: TrainConfig) -> bool:
+    return config.model.family == "linear" and config.path is None and config.model.penalty.l1 == 0 and not config.model.bounds.given
 
 
 def models_of(config: TrainConfig) -> int:
@@ -236,11 +260,15 @@ def _fitting_sample(config: TrainConfig, source: Source, solver: str, fraction: 
     least = sample_fraction(source.n_rows, source.n_features + config.model.fit_intercept, outputs, source.n_features * source.dtype.itemsize, least=True)
     share = 1.0
     while share >= _SMALLEST_SAMPLE and share * fraction >= least:
-        demand = _demand(config, source, solver, share * fraction, outputs, 1)
-        if max(local_peak(demand, 1, _NOMINAL_BYTES), worker_peak(demand, 1, 1, _NOMINAL_BYTES)) <= limit:
+        if _fits(_demand(config, source, solver, share * fraction, outputs, 1), limit):
             return share * fraction
         share /= 2
     return 0.0
+
+
+def _fits(demand: Demand, limit: int) -> bool:
+    """Whether one thread has room, whatever the engine and whatever the process held before."""
+    return max(local_peak(demand, 1, _NOMINAL_BYTES), worker_peak(demand, 1, 1, _NOMINAL_BYTES)) <= limit
 
 
 def _holding(demand: Demand, limit: int, workers: Workers, threads: int) -> Demand:
@@ -282,9 +310,15 @@ def check_plan(plan: Plan) -> None:
             f"{plan.memory_limit / 1e6:.0f} MB; raise the limit,{hessian} or write the store in smaller chunks")
 
 
-def choose_solver(config: TrainConfig, source: Source, outputs: int = 1) -> tuple[str, float, str]:
-    """The method, the share of rows to sample for it, and why."""
+def choose_solver(config: TrainConfig, source: Source, outputs: int = 1, *, squares: bool = True) -> tuple[str, float, str]:
+    """The method, the share of rows to sample for it, and why; with ``squares`` least squares by their products where these are not too many."""
     name = config.solver.name
+    if squares and name in ("auto", "newton") and _is_quadratic(config):
+        if source.n_features + config.model.fit_intercept <= MOST_PARAMETERS:
+            return "least_squares", 0.0, f"{source.n_features} features: least squares, with the Hessian from the first pass"
+        whole = config.model.penalty.l2 == 0 or config.model.penalty.factors is None  # what holds some features alone is another matter
+        if whole and source.n_rows <= _FEW_ROWS and source.n_rows * source.n_features <= _MOST_VALUES_OF_ROWS:
+            return "least_squares", 1.0, f"{source.n_rows} rows of {source.n_features} features: least squares, with all rows from the first pass"
     if name != "auto":
         return name, 0.0, "solver.name asks for it"
     n_features = source.n_features + config.model.fit_intercept
