@@ -72,7 +72,7 @@ class FirstLook:
         self._make_plan(1)
 
     def _make_plan(self, n_outputs: int) -> None:
-        workers = workers_of(self.settings.cluster, self.engine.n_threads, self.engine.memory_of_workers(peak=False))
+        workers = workers_of(self.settings.cluster, self.engine.n_threads, self.engine.memory_of_workers(peak=False), self.engine.limit_of_workers())
         self.plan = make_plan(self.settings, self.source, workers, n_outputs)
         check_plan(self.plan)
         if self.plan.threads < workers.threads:

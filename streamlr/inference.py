@@ -24,6 +24,7 @@ from streamlr.errors import ConfigError, DataError, LabelError, MemoryLimitError
 from streamlr.events import Event, Note, Subscriber, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import one_blas_thread
+from streamlr.execution.limits import memory_told
 from streamlr.execution.scanner import Scanner
 from streamlr.first_look import FirstLook
 from streamlr.inference_table import Fit, Summary, summarize
@@ -79,6 +80,7 @@ class SummaryOptions:
             raise ConfigError(f"confidence: {self.confidence} is out of range; it must be above 0 and below 1, such as 0.95")
 
 
+@memory_told()
 def summary(run: str | Path, store: str | None = None, *, errors: Any = None, groups: str | None = None, weights: Any = "case", confidence: float = 0.95,
             overrides: Sequence[str] = (), subscribers: Sequence[Subscriber] = ()) -> Summary:
     """Standard errors, tests and likelihoods of a trained model, in two passes over its data.

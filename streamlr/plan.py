@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from streamlr.data.partition import FEW_SUMS, Partition, with_held_slabs
 from streamlr.data.source import ArraySource, Source
 from streamlr.errors import MemoryLimitError
 from streamlr.execution.engine import tree_tasks
+from streamlr.execution.limits import FoundLimit, found_limit
 from streamlr.execution.local import available_cores
 from streamlr.execution.process import process_bytes
 from streamlr.execution.scanner import plan_slabs
@@ -30,6 +32,18 @@ _SMALLEST_SAMPLE = 1 / 64
 _USABLE = 0.95
 _USABLE_OF_STRANGER = 0.5
 """Of workers that others have started: Dask begins to move results to disk at 0.6 of their limit, where it was not told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """What a run needs over what it may use."""
+
+    needed_bytes: int
+    """Projected."""
+    where: str
+    """In which process, or how many of them."""
+    limit: FoundLimit
+    """What it is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +71,11 @@ class Plan:
     peak_bytes: int
     """Projected memory of the largest process."""
     memory_limit: int | None
-    """What each process may use."""
+    """What each process may use; None where no limit is known."""
+    limit_source: str = ""
+    """Where that comes from."""
+    excess: Excess | None = None
+    """What does not fit; None where all does."""
     worker_peak_bytes: int = 0
     """Projected memory of the largest of those that take the sums."""
     models: int = 1
@@ -84,7 +102,7 @@ class Plan:
             "models": self.models, "columns": self.columns,
             "sample_rows": self.sample_rows, "sample_bytes": self.sample_rows * self.row_bytes, "held_slabs": p.held_slabs,
             "held_bytes": p.held_rows * self.row_bytes, "peak_bytes": self.peak_bytes, "worker_peak_bytes": self.worker_peak_bytes,
-            "memory_limit": self.memory_limit, "fitted": self.fitted}
+            "memory_limit": self.memory_limit, "limit_source": self.limit_source, "fitted": self.fitted}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +120,69 @@ class Workers:
     worker_base_bytes: int
     """The same of the others, where there are any."""
     answer_directly: bool = False
-    """Whether they send what they have summed straight to this process."""
+    """Whether they send what they have summed straight to this process, on whose machine they are."""
+    found: FoundLimit | None = None
+    """What this process may use, or together with the workers on its machine."""
+    worker_found: FoundLimit | None = None
+    """What each of the workers of others may use."""
 
     @property
     def processes(self) -> int:
         return self.threads // self.threads_per_process
 
 
-def workers_of(cluster: ClusterConfig, threads: int, worker_base_bytes: int | None = None) -> Workers:
+@dataclass(frozen=True, slots=True)
+class _Peaks:
+    """Projected bytes of the processes of a run."""
+
+    leader: int
+    """Of this process."""
+    worker: int
+    """Of the largest that takes sums; the same process where that is this one."""
+
+    @property
+    def largest(self) -> int:
+        return max(self.leader, self.worker)
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What may be used: under the limit that was set and those that were found."""
+
+    limit: int | None
+    """``cluster.memory_limit``, of each process."""
+    workers: Workers
+
+    @property
+    def of_process(self) -> FoundLimit | None:
+        """The least that one process may use."""
+        told = [] if self.limit is None else [FoundLimit(self.limit, "cluster.memory_limit")]
+        found = [limit for limit in (self.workers.found, self.workers.worker_found) if limit is not None]
+        return min(told + found, key=lambda limit: limit.nbytes, default=None)
+
+    def fits(self, demand: Demand, threads: int) -> bool:
+        """Whether it does on so many threads in each process; of the leader no limit that was set is asked, since fewer threads would not help it."""
+        peaks = _peaks(demand, self.workers, threads)
+        told = self.limit is None or peaks.worker <= self.limit
+        return told and not any(found.needed_bytes > found.limit.nbytes for found in self._found(peaks))
+
+    def excess(self, peaks: _Peaks) -> Excess | None:
+        """The first limit that does not hold."""
+        told = [] if self.limit is None else [Excess(peaks.largest, "in one process", FoundLimit(self.limit, "cluster.memory_limit"))]
+        return next((found for found in [*told, *self._found(peaks)] if found.needed_bytes > found.limit.nbytes), None)
+
+    def _found(self, peaks: _Peaks) -> Iterator[Excess]:
+        """What is needed under each limit that was found, over it or not."""
+        workers = self.workers
+        if workers.found is not None:
+            together = workers.answer_directly and not workers.in_this_process
+            needed = peaks.leader + together * workers.processes * peaks.worker
+            yield Excess(needed, f"in {workers.processes + 1} processes" if together else "in one process", workers.found)
+        if workers.worker_found is not None:
+            yield Excess(peaks.worker, "in a worker", workers.worker_found)
+
+
+def workers_of(cluster: ClusterConfig, threads: int, worker_base_bytes: int | None = None, worker_found: FoundLimit | None = None) -> Workers:
     """Who will take the sums on an engine with so many threads in all.
 
     Parameters
@@ -118,12 +191,15 @@ def workers_of(cluster: ClusterConfig, threads: int, worker_base_bytes: int | No
         The engine, and its threads.
     worker_base_bytes
         What its processes hold before the run, where there is an engine to ask.
+    worker_found
+        What the smallest of its workers may use, where they are not on this machine and told it.
     """
+    here = found_limit()
     if cluster.kind in ("serial", "threads"):
-        return Workers(threads, threads, True, process_bytes(), 0)
+        return Workers(threads, threads, True, process_bytes(), 0, found=here)
     started = worker_base_bytes is not None
     return Workers(threads, min(threads, cluster.threads_per_worker), False, process_bytes() + (0 if started else projection.CLUSTER_BYTES),
-                   projection.WORKER_BYTES if worker_base_bytes is None else worker_base_bytes, cluster.kind == "processes")
+                   projection.WORKER_BYTES if worker_base_bytes is None else worker_base_bytes, cluster.kind == "processes", here, worker_found)
 
 
 def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: int = 1) -> Plan:
@@ -139,33 +215,33 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     outputs
         c, 1 for two classes.
     """
-    limit = config.cluster.memory_limit
+    room = _Room(config.cluster.memory_limit, workers)
+    least = room.of_process
     name, fraction, reason = choose_solver(config, source, outputs)
     fitted = []
-    if fraction and limit is not None:
-        smaller = _fitting_sample(config, source, name, fraction, outputs, limit)
+    if fraction and least is not None:
+        smaller = _fitting_sample(config, source, name, fraction, outputs, least.nbytes)
         if smaller != fraction:
             fraction = smaller
             fitted.append(f"sample of {round(smaller * source.n_rows):,} rows" if smaller else "no sample")
-            reason = choose_reason(source, smaller, name)
+            reason = choose_reason(source, smaller, name, least.source)
     threads = workers.threads_per_process
-    while limit is not None and threads > 1:
-        if _peaks(_demand(config, source, name, fraction, outputs, threads * workers.processes), workers, threads)[1] <= limit:
-            break
+    while threads > 1 and not room.fits(_demand(config, source, name, fraction, outputs, threads * workers.processes), threads):
         threads -= 1
     if threads < workers.threads_per_process:
         fitted.insert(0, f"{threads} of {workers.threads_per_process} threads" + ("" if workers.in_this_process else " in each process"))
     demand = _demand(config, source, name, fraction, outputs, threads * workers.processes)
-    while limit is not None and demand.candidates > _MOST_CANDIDATES and _peaks(demand, workers, threads)[1] > limit:
+    while demand.candidates > _MOST_CANDIDATES and not room.fits(demand, threads):
         demand = replace(demand, candidates=-(-demand.candidates // 2))
     if demand.candidates < demand.models:
         fitted.append(f"{demand.candidates} of {demand.models} models in a pass")
-    if limit is not None and not isinstance(source, ArraySource):
-        demand = _holding(demand, limit, workers, threads)
-    peak, worker_peak_bytes = _peaks(demand, workers, threads)
-    why = "" if not fitted else f"{' and '.join(fitted)}: {_shown(limit)} of cluster.memory_limit"
+    if room.limit is not None and least is not None and not isinstance(source, ArraySource):
+        demand = _holding(demand, least.nbytes, workers, threads)
+    peaks = _peaks(demand, workers, threads)
+    why = "" if not fitted or least is None else f"{' and '.join(fitted)}: {_shown(least.nbytes)} of {least.source}"
     return Plan(name, reason, demand.partition, source.n_features, str(source.dtype), threads * workers.processes, source.n_rows * demand.row_bytes,
-                source.stored_bytes, fraction, demand.row_bytes, peak, limit, worker_peak_bytes, demand.models, demand.candidates, demand.curvatures, why)
+                source.stored_bytes, fraction, demand.row_bytes, peaks.largest, None if least is None else least.nbytes,
+                "" if least is None else least.source, room.excess(peaks), peaks.worker, demand.models, demand.candidates, demand.curvatures, why)
 
 
 def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, threads: int) -> Demand:
@@ -193,14 +269,14 @@ def strengths_of(config: TrainConfig) -> int:
     return config.path.count if config.path.lambdas is None else len(config.path.lambdas)
 
 
-def _peaks(demand: Demand, workers: Workers, threads: int) -> tuple[int, int]:
-    """Bytes of the largest process of all, and of the largest that takes sums."""
+def _peaks(demand: Demand, workers: Workers, threads: int) -> _Peaks:
+    """What a run takes with so many threads in each process."""
     if workers.in_this_process:
         peak = local_peak(demand, threads, workers.base_bytes, available_cores())
-        return peak, peak
+        return _Peaks(peak, peak)
     samples = SAMPLES_SENT if workers.answer_directly else SAMPLES_FORWARDED
     worker = worker_peak(demand, threads, workers.processes, workers.worker_base_bytes, samples, workers.threads_per_process - threads)
-    return max(worker, leader_peak(demand, available_cores(), workers.base_bytes)), worker
+    return _Peaks(leader_peak(demand, available_cores(), workers.base_bytes), worker)
 
 
 def _fitting_sample(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, limit: int) -> float:
@@ -223,9 +299,9 @@ def _holding(demand: Demand, limit: int, workers: Workers, threads: int) -> Dema
 
     usable = int((_USABLE if workers.in_this_process or workers.answer_directly else _USABLE_OF_STRANGER) * limit)
     all_held = with_slabs(demand.partition.n_rows * demand.row_bytes + demand.row_bytes * demand.partition.block_rows * demand.partition.slab_blocks)
-    if _peaks(all_held, workers, threads)[1] <= usable:
+    if _peaks(all_held, workers, threads).worker <= usable:
         return all_held
-    budget = usable - _peaks(demand, workers, threads)[1]
+    budget = usable - _peaks(demand, workers, threads).worker
     if workers.in_this_process or workers.processes == 1:
         return with_slabs(budget)
     slab = demand.partition.slab_blocks * demand.partition.block_rows * demand.row_bytes
@@ -245,13 +321,13 @@ def check_plan(plan: Plan) -> None:
     MemoryLimitError
         With both numbers and what to change.
     """
-    if plan.memory_limit is not None and plan.peak_bytes > plan.memory_limit:
+    if plan.excess is not None:
         block = plan.partition.block_rows * plan.row_bytes
         hessian = " sum no Hessians (solver.name: lbfgs)," if plan.solver == "newton" else ""
         raise MemoryLimitError(
-            f"the run needs about {plan.peak_bytes / 1e6:.0f} MB in one process ({plan.threads} thread{'s' * (plan.threads > 1)} in all, blocks of "
-            f"{block / 1e6:.0f} MB decoded, sample of {plan.sample_rows * plan.row_bytes / 1e6:.0f} MB), and cluster.memory_limit is "
-            f"{plan.memory_limit / 1e6:.0f} MB; raise the limit,{hessian} or write the store in smaller chunks")
+            f"the run needs about {plan.excess.needed_bytes / 1e6:.0f} MB {plan.excess.where} ({plan.threads} thread{'s' * (plan.threads > 1)} in all, "
+            f"blocks of {block / 1e6:.0f} MB decoded, sample of {plan.sample_rows * plan.row_bytes / 1e6:.0f} MB), and {plan.excess.limit.source} is "
+            f"{plan.excess.limit.nbytes / 1e6:.0f} MB; raise the limit,{hessian} or write the store in smaller chunks")
 
 
 def choose_solver(config: TrainConfig, source: Source, outputs: int = 1) -> tuple[str, float, str]:
@@ -270,10 +346,10 @@ def choose_solver(config: TrainConfig, source: Source, outputs: int = 1) -> tupl
     return method, fraction, choose_reason(source, fraction, method)
 
 
-def choose_reason(source: Source, fraction: float, method: str) -> str:
+def choose_reason(source: Source, fraction: float, method: str, limit: str = "cluster.memory_limit") -> str:
     """Why this method, for a person."""
     if not fraction:
-        return f"{source.n_features} features: cluster.memory_limit leaves no room for a sample of use"
+        return f"{source.n_features} features: {limit} leaves no room for a sample of use"
     rows = int(np.ceil(fraction * source.n_rows))
     named = {"lbfgs": "L-BFGS", "proximal": "l1 or bounds: proximal quasi-Newton"}[method]
     return f"{source.n_features} features: {named} from the optimum of a sample of about {rows} rows, with its Hessian as metric"

@@ -20,6 +20,7 @@ from streamlr.data.validation import open_store
 from streamlr.errors import StreamlrError
 from streamlr.events import PassFinished
 from streamlr.execution import count_threads
+from streamlr.execution.limits import memory_told
 from streamlr.plan import make_plan, workers_of
 from streamlr.reporting.console import Console, json_text, plain
 from streamlr.reporting.metrics import metric_lines
@@ -161,7 +162,8 @@ def main() -> None:
     """Entry point: errors that streamlr raises on purpose end in one line and their exit status."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        with memory_told():
+            sys.exit(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -16,6 +16,7 @@ from streamlr.data.partition import Partition
 from streamlr.data.retries import take_read_retries
 from streamlr.data.source import Source
 from streamlr.execution.engine import Engine, Scan, one_blas_thread, release_memory, slab_sums, sum_tree
+from streamlr.execution.limits import FoundLimit
 from streamlr.execution.process import process_peak_bytes, settle_allocator
 from streamlr.kernels.fold import fold
 
@@ -65,6 +66,9 @@ class SerialEngine:
         del peak
         return None
 
+    def limit_of_workers(self) -> FoundLimit | None:
+        return None
+
     def limit_threads(self, per_process: int) -> None:
         del per_process
 
@@ -105,6 +109,9 @@ class ThreadsEngine:
 
     def memory_of_workers(self, peak: bool) -> int | None:
         del peak
+        return None
+
+    def limit_of_workers(self) -> FoundLimit | None:
         return None
 
     def limit_threads(self, per_process: int) -> None:
