@@ -13,10 +13,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from streamlr.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.config import TrainConfig, load_config
+from streamlr.data.frames import column_names
+from streamlr.data.matching import match_names, named
 from streamlr.data.rows import labels_of, rows_of
 from streamlr.data.source import ArraySource, Rows, Source
 from streamlr.data.validation import open_store
-from streamlr.errors import ConfigError, RunDirectoryError, WriteError
+from streamlr.errors import ConfigError, RunDirectoryError, ShapeError, WriteError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import one_blas_thread
@@ -71,12 +73,13 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
         Path of a YAML file, a mapping of sections, or a `TrainConfig`.
     X, y, sample_weight, offset
         Data in the place of ``data.store``: (m, n), and (m,) each; the offset is added to Z (the logarithm of an exposure). A sparse matrix is made dense
-        by blocks, a Zarr or Dask array is read by its chunks in every pass; all else is held in memory.
+        by blocks, a Zarr or Dask array is read by its chunks in every pass; all else is held in memory. The columns of a frame name the features.
     groups, validation
         Beside ``X``: the group of each row, (m,), which ``validation.fraction`` holds out as a whole or not at all; or, in the place of a fraction, 1 (or
         true) for each row that is held out, (m,).
     start
-        A model of the same features and classes to start from; that is worth a pass more where it is nearer than what a sample of the rows tells.
+        A model of the same classes to start from; that is worth a pass more where it is nearer than what a sample of the rows tells. Its features are
+        found by their names, where it and the data have names; those that it does not know start at 0.
     overrides
         Settings of the form ``section.key=value``, applied last.
     resume, overwrite
@@ -91,7 +94,8 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
     DataError
         When the store or the data cannot be trained on.
     """
-    settings = replace(load_config(config, overrides if validation is None else [*overrides, "validation.array=validation"]), path=None)
+    overrides = overrides if validation is None else [*overrides, "validation.array=validation"]
+    settings = load_config(config, overrides, with_path=False)
     with opened(settings, Arrays(X, y, sample_weight, offset, groups, validation), subscribers, resume=resume, overwrite=overwrite) as (look, directory):
         return _Run(look, directory, start).finish(resume)
 
@@ -146,7 +150,8 @@ def _open_source(settings: TrainConfig, given: Arrays) -> Source:
         raise ConfigError(f"validation.array: {settings.validation.array!r} is an array of a store; with X and y give its values as validation=")
     numbers = [None if values is None else np.asarray(values, dtype=np.float64) for values in (given.sample_weight, given.offset)]
     groups = given.groups if given.validation is None else given.validation
-    return ArraySource(rows_of(given.X), labels_of(given.y), numbers[0], offset=numbers[1], groups=None if groups is None else np.asarray(groups))
+    return ArraySource(rows_of(given.X), labels_of(given.y), numbers[0], column_names(given.X), offset=numbers[1],
+                       groups=None if groups is None else np.asarray(groups))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +169,7 @@ class _Run:
 
     def __init__(self, look: FirstLook, directory: RunDirectory | None, start: Model | None) -> None:
         self.settings = look.settings
-        self.start = start
+        self.start = None if start is None else _in_order_of_data(start, look)
         self.look = look
         self.directory = directory
         self.record = RunRecord(look, directory)
@@ -264,7 +269,8 @@ class _Run:
         objective, solver = problem.objective, self._watched(problem)
         with np.errstate(over="ignore", invalid="ignore"):
             W, b = objective.to_data_units(solver.result(state))
-        model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.look.source.feature_names, self.look.model.family)
+        model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.look.source.feature_names,
+                      self.look.model.family, self.look.fitted_with)
         summary = {
             "status": outcome.status, "reason": outcome.reason, "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
             "seconds": self.record.seconds, "solver": solver.name, "classes": objective.classes.tolist(),
@@ -276,6 +282,25 @@ class _Run:
         if self.directory is not None:
             self.directory.write_results(model, summary)
         return TrainResult(model, outcome.status, outcome.reason, len(self.record.history), self.record.history, summary)
+
+
+def _in_order_of_data(start: Model, look: FirstLook) -> Model:
+    """The model to start from with the features of the data, by name where both have names.
+
+    Features that it does not know start at 0.
+    """
+    source, n_features = look.source, start.coef_.shape[1]
+    if start.feature_names is None or source.feature_names is None:
+        if n_features != source.n_features:
+            raise ShapeError(f"start has {n_features} features, and {source.describe('features')} has "
+                             f"{source.n_features}; start from a model of the same ones")
+        return start
+    names = source.feature_names
+    match = match_names(start.feature_names, names, "start", source.describe("features"))
+    if match.extra:
+        count = f"{len(match.extra)} feature{'s' * (len(match.extra) > 1)}"
+        look.publish(Note(f"{count} that the model to start from does not know ({named(match.extra)}) start at 0"))
+    return start if match.in_place else start.at_columns(match.columns, names)
 
 
 def _start_point(problem: _Problem, model: Model | None) -> NDArray[np.float64]:

@@ -77,6 +77,11 @@ class Engine(Protocol):
         """What the smallest process that takes sums may use; None where that is this machine's limit, or nobody can tell."""
         ...
 
+    def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:
+        """What the processes that take sums compute with, and which with what (see
+        `streamlr.execution.arithmetic`); None where that is this process."""
+        ...
+
     def limit_threads(self, per_process: int) -> None:
         """From now on sum no more slabs at a time in one process."""
         ...

@@ -69,6 +69,9 @@ class SerialEngine:
     def limit_of_workers(self) -> FoundLimit | None:
         return None
 
+    def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:
+        return None
+
     def limit_threads(self, per_process: int) -> None:
         del per_process
 
@@ -112,6 +115,9 @@ class ThreadsEngine:
         return None
 
     def limit_of_workers(self) -> FoundLimit | None:
+        return None
+
+    def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:
         return None
 
     def limit_threads(self, per_process: int) -> None:
