@@ -24,6 +24,7 @@ from streamlr.execution.engine import Engine, blas_core
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES, family_of
 from streamlr.kernels.labels import LabelScan, LabelSums
+from streamlr.kernels.part_sums import PartScan
 from streamlr.kernels.survey import SurveyScan, SurveySums
 from streamlr.objective import Moments
 from streamlr.penalty import with_features_by_number
@@ -107,9 +108,15 @@ class FirstLook:
             self._make_plan(len(classes))
             self.publish(Note(f"{len(classes)} classes, {self.plan.solver}: {self.plan.reason}"))
 
-    def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1", *, keyed: bool = False) -> SurveySums:
-        """Moments, fingerprint and a sample of the rows, with the keys of their parts where they are asked for: one pass."""
-        scan = SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family, self.split, keyed)
+    def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1", *,
+               keyed: bool = False, parts: PartScan | None = None) -> SurveySums:
+        """Moments, fingerprint and a sample of the rows: one pass.
+
+        Where they are asked for, the sampled rows come with the keys of their parts, and the moments of
+        parts with those of all rows.
+        """
+        scan = SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family,
+                          self.split, keyed, parts)
         sums: SurveySums = self.scanner.run(scan, title)
         return sums
 

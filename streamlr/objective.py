@@ -21,6 +21,7 @@ from streamlr.errors import ShapeError
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.gradient import GradientScan, GradientSums
+from streamlr.kernels.part_sums import spread_of
 from streamlr.kernels.split import Split
 from streamlr.kernels.survey import SurveySums
 from streamlr.penalty import Nonsmooth, Penalty
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 
-_CONSTANT = 32 * np.finfo(np.float64).eps
 _FAR_FROM_ZERO = 1e4
 
 
@@ -70,9 +70,7 @@ class Moments:
 
     @classmethod
     def from_sums(cls, sums: SurveySums) -> Moments:
-        spread = np.sqrt(sums.square_sum / sums.weight_sum)
-        spread[spread <= _CONSTANT * np.abs(sums.mean)] = 0.0
-        held = sums.held_out
+        spread, held = spread_of(sums.mean, sums.square_sum, sums.weight_sum), sums.held_out
         known = cls(sums.n_rows, sums.weight_sum, sums.mean, spread, sums.target_mean, sums.comoment / sums.weight_sum,
                     sums.fingerprint.hex(), sums.target_square_sum / sums.weight_sum, sums.offset_mean, groups_digest=sums.groups_digest.hex())
         if held is None or not held.weight_sum > 0:
@@ -175,10 +173,13 @@ class Objective:
     split, held_out
         The part of the rows that is left out of J, if any. Moments and coordinates may be those of all rows all the same, which changes no optimum but
         where the penalty is by the spreads.
+    penalty_spread
+        With ``standardize``, the spreads that the penalty is by, (n,); None: those of the moments.
     """
 
     def __init__(self, scanner: Scanner, model: ModelConfig, classes: NDArray[np.generic], moments: Moments,
-                 coordinates: Coordinates | None = None, split: Split | None = None, held_out: int = -1) -> None:
+                 coordinates: Coordinates | None = None, split: Split | None = None, held_out: int = -1,
+                 penalty_spread: Array | None = None) -> None:
         self.scanner = scanner
         self.split = split
         self.held_out = held_out
@@ -188,7 +189,8 @@ class Objective:
         self.family: Family = FAMILIES[model.family]
         self._standard = standard_coordinates(moments, model.fit_intercept)
         self.coordinates = coordinates or self._standard
-        spread_in_penalty = self._standard.scale if model.standardize else np.ones_like(moments.mean)
+        self.penalty_spread = self._standard.scale if penalty_spread is None else penalty_spread
+        spread_in_penalty = self.penalty_spread if model.standardize else np.ones_like(moments.mean)
         penalty = Penalty.of(model, len(moments.mean))
         self._penalty = penalty.per(self.coordinates.scale, spread_in_penalty)
         self.penalty_scale = self._penalty.l2
