@@ -96,6 +96,16 @@ class Plan:
         """Rows of the sample, about."""
         return round(self.sample_fraction * self.partition.n_rows)
 
+    @property
+    def refusal(self) -> str | None:
+        """Why it will not run, with both numbers and what to change; None where it will."""
+        if self.excess is None:
+            return None
+        limit, hessian = self.excess.limit, " sum no Hessians (solver.name: lbfgs)," if self.solver == "newton" else ""
+        return (f"the run needs about {self.excess.needed_bytes / 1e6:.0f} MB {self.excess.where} ({self.threads} thread{'s' * (self.threads > 1)} in all, "
+                f"blocks of {self.partition.block_rows * self.row_bytes / 1e6:.0f} MB decoded, sample of {self.sample_rows * self.row_bytes / 1e6:.0f} MB), "
+                f"and {limit.source} is {limit.nbytes / 1e6:.0f} MB; raise the limit,{hessian} or write the store in smaller chunks")
+
     def to_dict(self) -> dict[str, Any]:
         """The plan as ``streamlr plan`` shows it."""
         p = self.partition
@@ -106,7 +116,8 @@ class Plan:
             "models": self.models, "columns": self.columns,
             "sample_rows": self.sample_rows, "sample_bytes": self.sample_rows * self.row_bytes, "held_slabs": p.held_slabs,
             "held_bytes": p.held_rows * self.row_bytes, "peak_bytes": self.peak_bytes, "worker_peak_bytes": self.worker_peak_bytes,
-            "memory_limit": self.memory_limit, "limit_source": self.limit_source, "fitted": self.fitted}
+            "memory_limit": self.memory_limit, "limit_source": self.limit_source, "fitted": self.fitted,
+            "refused": self.refusal}
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,13 +360,8 @@ def check_plan(plan: Plan) -> None:
     MemoryLimitError
         With both numbers and what to change.
     """
-    if plan.excess is not None:
-        block = plan.partition.block_rows * plan.row_bytes
-        hessian = " sum no Hessians (solver.name: lbfgs)," if plan.solver == "newton" else ""
-        raise MemoryLimitError(
-            f"the run needs about {plan.excess.needed_bytes / 1e6:.0f} MB {plan.excess.where} ({plan.threads} thread{'s' * (plan.threads > 1)} in all, "
-            f"blocks of {block / 1e6:.0f} MB decoded, sample of {plan.sample_rows * plan.row_bytes / 1e6:.0f} MB), and {plan.excess.limit.source} is "
-            f"{plan.excess.limit.nbytes / 1e6:.0f} MB; raise the limit,{hessian} or write the store in smaller chunks")
+    if plan.refusal is not None:
+        raise MemoryLimitError(plan.refusal)
 
 
 def choose_solver(config: TrainConfig, source: Source, outputs: int = 1) -> tuple[str, float, str]:

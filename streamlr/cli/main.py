@@ -19,7 +19,7 @@ from streamlr.config import load_config
 from streamlr.data.validation import open_store
 from streamlr.errors import StreamlrError
 from streamlr.events import PassFinished
-from streamlr.execution import count_threads
+from streamlr.execution import told_of_engine
 from streamlr.execution.limits import memory_told
 from streamlr.plan import make_plan, workers_of
 from streamlr.reporting.console import Console, json_text, plain
@@ -59,7 +59,9 @@ cli.add_command(summary_command)
 def plan_command(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show what a run would do and need; trains nothing."""
     config = load_config(config_path, overrides, with_path=None)
-    plan = make_plan(config, open_store(config), workers_of(config.cluster, count_threads(config.cluster)))
+    source = open_store(config)
+    threads, worker_limit = told_of_engine(config.cluster)
+    plan = make_plan(config, source, workers_of(config.cluster, threads, worker_found=worker_limit))
     if as_json:
         click.echo(json_text(plan.to_dict()))
         return

@@ -6,9 +6,10 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, TypeVarTuple
 
+import dask
 from distributed import Worker, get_worker
 from threadpoolctl import threadpool_limits
 
@@ -20,6 +21,7 @@ from streamlr.errors import ChunkError, DataError, StoreNotFoundError, StreamlrE
 from streamlr.execution.arithmetic import Arithmetic, arithmetic
 from streamlr.execution.engine import Scan, fold_list, slab_sums
 from streamlr.execution.handshake import require_this_streamlr, tell
+from streamlr.execution.limits import FoundLimit, found_limit
 from streamlr.execution.process import process_bytes, process_peak_bytes, settle_allocator
 from streamlr.execution.travel import Parcel, unpack
 
@@ -148,6 +150,24 @@ def told_bytes(peak: bool) -> int:
     """What a worker holds, or held at most, settled first."""
     settle_worker()
     return process_peak_bytes() if peak else process_bytes()
+
+
+def told_limit(dask_worker: Worker) -> FoundLimit | None:
+    """What a worker may use: by its machine, and by Dask, which stops giving it work long before its
+    memory limit is reached, and has it killed a little before."""
+    address: str = dask_worker.address
+    here = found_limit()
+    found = [] if here is None else [replace(here, source=f"{here.source} (the worker at {address})")]
+    limit: int | None = dask_worker.memory_manager.memory_limit
+    pause = dask_worker.memory_manager.memory_pause_fraction
+    kill = bool(dask_worker.nanny) and dask.config.get("distributed.worker.memory.terminate")
+    share = min([1.0, *(float(part) for part in (pause, kill) if part)])
+    if limit:
+        source = f"the memory limit of the worker at {address} ({limit / 1e6:.0f} MB)"
+        if share < 1.0:
+            source += f", of which Dask lets it use {share:.0%},"
+        found.append(FoundLimit(round(share * limit), source))
+    return min(found, key=lambda known: known.nbytes, default=None)
 
 
 def told_self() -> dict[str, str]:
