@@ -50,6 +50,8 @@ class DataConfig:
     """The axis of the feature array along which the examples lie."""
     missing_chunks: Literal["error", "fill"] = "error"
     """What a chunk that is absent from the store means: an error, or a chunk full of the fill value."""
+    retry_seconds: float = 300.0
+    """For how long a read that fails as networks do (no answer, a broken connection, an overloaded server) is tried again; 0: once and no more."""
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """Options of the file system, for stores given by URL."""
 
@@ -251,6 +253,8 @@ def _check(config: TrainConfig) -> None:
     for key, number in positive.items():
         if not 0 < number < float("inf"):
             raise ConfigError(f"{key}: {number} is out of range; it must be above 0 and finite")
+    if not 0 <= config.data.retry_seconds < float("inf"):
+        raise ConfigError(f"data.retry_seconds: {config.data.retry_seconds} is out of range; it must be 0 or above and finite")
     if config.run.directory is not None:
         local_output(config.run.directory, "run.directory")
     if config.run.seed < 0:

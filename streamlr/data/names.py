@@ -11,7 +11,7 @@ in the group of the store. Then
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,11 +19,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from streamlr.data.arrays import RefuseMissing
 from streamlr.data.conventions import axes_of
 from streamlr.data.coordinates import coordinate_texts, texts
+from streamlr.data.failures import Failure, failure_of, reason
 from streamlr.data.records import holds_pickles
-from streamlr.data.retries import retried
+from streamlr.data.retries import Retries, UnreadableError, retried
+from streamlr.data.wrapped import RefuseMissing
 from streamlr.errors import ChunkError, DtypeError, ShapeError
 
 _FRAMES: dict[str, tuple[str, str | None]] = {
@@ -62,8 +63,8 @@ class NamedAxis:
     """How many there are."""
     store: str
     """How messages name the store."""
-    scrub: Callable[[str], str]
-    """Takes secrets out of the errors of file systems."""
+    how: Retries
+    """How its reads are tried again."""
 
     @property
     def folders(self) -> list[str]:
@@ -74,15 +75,21 @@ class NamedAxis:
     def node(self, path: str) -> Node | None:
         """What stands at a path of the store, if anything does."""
         try:
-            return retried(lambda: self.group[path], lambda: f"{path} of {self.store}")
+            return retried(lambda: self.group[path], lambda: f"{path} of {self.store}", self.how)
         except KeyError:
             return None
         except Exception as error:  # of damaged metadata Zarr makes whatever it likes
-            raise ChunkError(
-                f"{path} of {self.store}, which may name the features, cannot be opened "
-                f"({type(error).__name__}: {self.scrub(str(error))}); restore its metadata "
-                "(zarr.json or .zarray), or remove it"
-            ) from None
+            raise self._unread(
+                error, f"{path} of {self.store}, which may name the features, cannot be opened",
+                "restore its metadata (zarr.json or .zarray), or remove it") from None
+
+    def _unread(self, error: Exception, what: str, remedy: str) -> Exception:
+        """What is raised where something cannot be read: its own error, if it is not what is at fault."""
+        if failure_of(error) is Failure.MEMORY:
+            return error
+        if isinstance(error, UnreadableError):
+            return ChunkError(f"{what}, {error}; see to the disk or the network, then start again")
+        return ChunkError(f"{what} ({type(error).__name__}: {self.how.scrub(reason(error))}); {remedy}")
 
     def values(self, array: zarr.Array[Any]) -> NDArray[Any]:
         """All of an array.
@@ -99,12 +106,10 @@ class NamedAxis:
         if isinstance(array.store, RefuseMissing) and np.dtype(array.dtype).kind in "biufmM":
             array = zarr.open_array(array.store.wrapped, path=array.path, mode="r")
         try:
-            return np.asarray(retried(lambda: array[...], lambda: f"{path} of {self.store}"))
+            what = f"{path} of {self.store}"
+            return np.asarray(retried(lambda: array[...], lambda: what, self.how, fetch_again=True))
         except Exception as error:  # codecs and stores raise whatever they like
-            raise ChunkError(
-                f"{path} of {self.store} cannot be read ({type(error).__name__}: "
-                f"{self.scrub(str(error))}); write that array again, or remove it"
-            ) from None
+            raise self._unread(error, f"{what} cannot be read", "write that array again, or remove it") from None
 
 
 def read_names(where: NamedAxis) -> FeatureNames | None:
