@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import functools
 import hashlib
 import itertools
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +18,23 @@ from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore
 
+from streamlr.data.absent import wrapped_store
+from streamlr.data.checksums import zarr_checksums
 from streamlr.data.conventions import axes_of, refuse_encoded, refuse_odd_attributes
 from streamlr.data.decoding import DamagedChunkError
-from streamlr.data.failures import Failure, RequestError, failure_of, reason
+from streamlr.data.failures import Failure, failure_of, reason, requested_key
 from streamlr.data.files import NO_CHUNK, MissingChunkError, ShardLayout, chunk_files, shard_layout
 from streamlr.data.footprint import STORED_SLACK, TEXT_LABEL_BYTES, ZARR_CHUNKS_IN_FLIGHT, Footprint
 from streamlr.data.retries import Retries, StoppedError, UnreadableError, retried, unread
 from streamlr.data.source import Buffer
+from streamlr.data.texts import KEPT_BYTES, ChunkLabels, Coded, KeptTexts
 from streamlr.data.watch import FileWatch
-from streamlr.data.wrapped import RefuseMissing, fetch_shard_index
+from streamlr.data.wrapped import fetch_shard_index
 from streamlr.errors import ChunkError, ShapeError
 
 _LARGEST_WHOLE_BYTES = 32 * 2**20
 """A chunk of more bytes is taken in parts where it is stored as it is, whatever memory there is: what is summed together follows from the store alone."""
 _PART_BYTES = 16 * 2**20
-
-
-def text_of(label: Any) -> str:
-    """Text of a label or a name, which may be stored as bytes."""
-    return label.decode("utf-8", errors="backslashreplace") if isinstance(label, bytes) else str(label)
 
 
 class StoredArray:
@@ -66,12 +65,15 @@ class StoredArray:
         if min(self.chunk_shape, default=1) < 1:
             raise ShapeError(f"{self.name} has chunks of shape {self.chunk_shape}; restore its metadata (zarr.json or .zarray), or write the store again")
         refuse_odd_attributes(array, self.name or "the array")
-        refuse_encoded(array.attrs, self.name)
+        refuse_encoded(array.attrs, np.dtype(array.dtype), self.name)
         self.axes = axes_of(array)
         self._fill_missing = fill_missing
         self.dtype = np.dtype(array.dtype)
         self._files = None
-        store = array.store.wrapped if isinstance(array.store, RefuseMissing) else array.store
+        self.direct = direct
+        self.coded: ChunkLabels | None = None
+        self._texts = None if self.dtype.kind in "biuf" else KeptTexts()
+        store = wrapped_store(array)
         if direct and isinstance(store, LocalStore) and self.dtype.kind in "biuf":
             self._files = chunk_files(Path(store.root), array.path, array.metadata.to_dict(), self.shape)
         self._watch = FileWatch(store, array, self._files)
@@ -109,7 +111,7 @@ class StoredArray:
     @property
     def checksummed(self) -> bool | None:
         """Whether checksums cover the chunks; None where that is not known."""
-        return None if self._files is None else self._files.decoder.checksummed
+        return zarr_checksums(self._array.metadata.to_dict()) if self._files is None else self._files.decoder.checksummed
 
     def stored_bytes(self) -> int | None:
         """Bytes in storage; None where that would take a listing of a remote store."""
@@ -128,7 +130,7 @@ class StoredArray:
         per_row = self.dtype.itemsize * int(np.prod([size for axis, size in enumerate(self.shape) if axis != self.sample_axis]))
         chunk_bytes = self.dtype.itemsize * int(np.prod(self.chunk_shape))
         if self.dtype.kind not in "biuf":
-            return Footprint(rows * self.dtype.itemsize, 0, rows * TEXT_LABEL_BYTES)
+            return Footprint(rows * self.dtype.itemsize, 0, rows * TEXT_LABEL_BYTES, min(KEPT_BYTES, 2 * self.n_rows))
         if self._files is None:
             chunks = min(ZARR_CHUNKS_IN_FLIGHT, -(-rows // self.chunk_rows) * (self.n_chunks // -(-self.n_rows // self.chunk_rows)))
             codecs: Any = self._array.metadata.to_dict().get("codecs")  # of format 2 there are none: taken for encoded
@@ -202,8 +204,7 @@ class StoredArray:
         except (OSError, MemoryError, ValueError) as error:
             raise ChunkError(f"rows {start} to {stop - 1} of {self.name} come in chunks of {self.chunk_shape}, which do not fit into memory ({error}); write "
                              "the store again in smaller chunks, or restore its metadata if they are not what was written") from error
-        for index in itertools.product(*(range(first, last) if axis == self.sample_axis else range(count)
-                                         for axis, count in enumerate(self._files.grid))):
+        for index in self._indices(start, stop):
             self._place_chunk(index, first, whole, buffer)
         return whole[self._along(start - first * rows, stop - first * rows)]
 
@@ -218,8 +219,7 @@ class StoredArray:
         """Have the operating system fetch what `read` will want next."""
         if self._files is None:
             return
-        for index in itertools.product(*(range(start // self.chunk_rows, -(-stop // self.chunk_rows)) if axis == self.sample_axis
-                                         else range(count) for axis, count in enumerate(self._files.grid))):
+        for index in self._indices(start, stop):
             self._files.prefetch(index)
 
     def _read_parts(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
@@ -249,14 +249,8 @@ class StoredArray:
     def _read_chunk(self, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer, first: int | None = None) -> None:
         """A whole chunk, or its rows from ``first`` on."""
         assert self._files is not None
-        files = self._files
-
-        def read() -> None:
-            if first is None:
-                files.read(index, out, buffer)
-            else:
-                files.read_rows(index, first, out)
-
+        whole, part = functools.partial(self._files.read, index, out, buffer), functools.partial(self._files.read_rows, index)
+        read: Callable[[], None] = whole if first is None else functools.partial(part, first, out)
         try:
             retried(read, lambda: self.chunk_name(index), self._retries)
         except MissingChunkError:
@@ -291,10 +285,21 @@ class StoredArray:
         kept = getattr(self._last_chunk, "kept", None)
         if kept is None or kept[0] != chunk:
             start = chunk * self.chunk_rows
-            values = self.read(start, min(start + self.chunk_rows, self.n_rows), Buffer())
+            values = self._known_labels(chunk)
+            if values is None:
+                values = self.read(start, min(start + self.chunk_rows, self.n_rows), Buffer())
             kept = self._last_chunk.kept = (chunk, values)
         values_of_chunk: NDArray[Any] = kept[1]
         return values_of_chunk
+
+    def _known_labels(self, chunk: int) -> NDArray[np.str_] | None:
+        """Labels of a chunk of text that need not be decoded; None where it has to be."""
+        for known in (self.coded, self._texts):
+            labels = None if known is None else known.labels(chunk)
+            if labels is not None:
+                self._refuse_rewritten((chunk,))
+                return labels
+        return None
 
     def _read_through_zarr(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         try:
@@ -315,9 +320,11 @@ class StoredArray:
         selection = self._along(start, stop)
         self._refuse_missing_in_shards(start, stop)
         if self.dtype.kind not in "biuf":
-            texts = np.array([text_of(label) for label in np.asarray(self._array[selection]).tolist()], dtype=np.str_)
+            coded = Coded.of(np.asarray(self._array[selection]))
             self._refuse_rewritten_rows(start, stop)
-            return texts
+            if self._texts is not None and (start % self.chunk_rows, stop) == (0, min(start + self.chunk_rows, self.n_rows)):
+                self._texts.keep(start // self.chunk_rows, coded)
+            return coded.labels
         shape = tuple(stop - start if axis == self.sample_axis else size for axis, size in enumerate(self.shape))
         out = buffer.array(shape, self.dtype)
         try:
@@ -379,15 +386,12 @@ class StoredArray:
         yield from itertools.product(*(range(start // part, -(-stop // part)) if axis == self.sample_axis else range(-(-size // part))
                                        for axis, (size, part) in enumerate(zip(self.shape, self.chunk_shape, strict=True))))
 
-    def _asked_for(self, start: int, stop: int, error: BaseException | None) -> str | None:
+    def _asked_for(self, start: int, stop: int, error: Exception) -> str | None:
         """The chunk whose request failed, or the first in its shard; None where that is not known."""
-        while error is not None and not isinstance(error, RequestError):
-            error = error.__cause__
-        if error is None:
-            return None
+        key = requested_key(error)
         outer = self._array.shards or self._array.chunks
         for index in self._indices(start, stop):
             stored = tuple(i * part // whole for i, part, whole in zip(index, self.chunk_shape, outer, strict=True))
-            if error.key.endswith(f"/{self._array.metadata.encode_chunk_key(stored)}"):
+            if key is not None and key.endswith(f"/{self._array.metadata.encode_chunk_key(stored)}"):
                 return self.chunk_name(index)
         return None

@@ -127,6 +127,11 @@ def is_unknown_host(error: BaseException) -> bool:
     return any(isinstance(link, socket.gaierror) or _HOST_TEXT.search(str(link)) for link in _chain(error))
 
 
+def requested_key(error: BaseException) -> str | None:
+    """The key of a store of which a request failed; None where that is not told."""
+    return next((link.key for link in _chain(error) if isinstance(link, RequestError)), None)
+
+
 def reason(error: BaseException) -> str:
     """What an error says, in a line, with what the last of those that led to it says, where that is something else."""
     links = [link for link in _chain(error) if not isinstance(link, RequestError)] or [error]

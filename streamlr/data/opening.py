@@ -1,4 +1,4 @@
-"""How the group of a store is opened, and the arrays in it; and what is told where they cannot be."""
+"""How the group of a store is opened, and what is told where it cannot be."""
 
 from __future__ import annotations
 
@@ -6,27 +6,25 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import zarr
 from zarr.abc.store import Store
 from zarr.storage import ZipStore
 
 from streamlr.config import HIDDEN, NOT_KEPT, DataConfig
-from streamlr.data.conventions import refuse_odd_attributes
-from streamlr.data.failures import Failure, failure_of, reason
+from streamlr.data.absent import RefuseMissing
+from streamlr.data.failures import Failure, failure_of
 from streamlr.data.far import far_store, has_no_listing, is_far_address, told_of_far
-from streamlr.data.records import holds_pickles, local_store
+from streamlr.data.records import local_store
 from streamlr.data.retries import Retries, UnreadableError, retried
-from streamlr.data.wrapped import FarStore, RefuseMissing
-from streamlr.errors import ConfigError, DataError, DtypeError, StoreNotFoundError, StoreUnreachableError
+from streamlr.errors import ConfigError, DataError, StoreNotFoundError, StoreUnreachableError
 from streamlr.urls import local_path
 
 T = TypeVar("T")
 
 NOBODY_SECONDS = 10.0
 """For how long a store is looked for at an address where nobody answers: it may be a wrong one."""
-_NAMED = 20
 
 
 def open_group(config: DataConfig, how: Retries) -> zarr.Group:
@@ -134,70 +132,3 @@ def _node_type(metadata: Path) -> str | None:
         return str(json.loads(metadata.read_text(encoding="utf-8")).get("node_type"))
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return None
-
-
-def open_member(group: zarr.Group, name: str, key: str, config: DataConfig, how: Retries) -> zarr.Array[Any]:
-    """An array of a store, by its name.
-
-    Parameters
-    ----------
-    group, config, how
-        The store, what is asked of it, and how long that is tried.
-    name, key
-        The array, and the key of the configuration that names it.
-
-    Raises
-    ------
-    StoreNotFoundError, DtypeError
-        When there is none that may be read.
-    """
-    store = config.shown_store
-    try:
-        member = retried(lambda: group[name], lambda: f"{name!r} in {store!r}", how)
-    except KeyError:
-        raise StoreNotFoundError(f"{store!r} has no array {name!r} ({key}){_unless_refused(group, config)}; {_holds(group, '', key)}") from None
-    except UnreadableError as error:
-        raise StoreUnreachableError(f"{name!r} ({key}) in {store!r} cannot be opened, {error}; see to the disk or the network, then start again, or add "
-                                    "--resume to go on with a run") from None
-    except Exception as error:  # of damaged metadata Zarr makes whatever it likes
-        if failure_of(error) is Failure.MEMORY:
-            raise
-        raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} cannot be opened ({type(error).__name__}: {config.without_secrets(reason(error))}); "
-                                 "restore its metadata (zarr.json or .zarray), or write the store again") from None
-    if not isinstance(member, zarr.Array):
-        raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} is a group, not an array; {_holds(member, f'{name}/', key)}")
-    if holds_pickles(member):
-        raise DtypeError(f"{name!r} ({key}) in {store!r} is stored as pickles, which could execute anything; write it again as numbers or text")
-    refuse_odd_attributes(member, f"{name!r} ({key}) in {store!r}")
-    return member
-
-
-def _unless_refused(group: zarr.Group, config: DataConfig) -> str:
-    """For the message of what is missing: it may be there for others."""
-    store = group.store.wrapped if isinstance(group.store, RefuseMissing) else group.store
-    if not isinstance(store, FarStore) or store.refusal is None:
-        return ""
-    return f", or none that may be read ({config.without_secrets(reason(store.refusal))})"
-
-
-def _holds(group: zarr.Group, below: str, key: str) -> str:
-    """What a group holds, for the message of what it does not."""
-    try:
-        return f"it holds {_contents(group, below, key)}"
-    except Exception as error:  # file systems raise whatever they like
-        if failure_of(error) is Failure.MEMORY:
-            raise
-        return "what it holds cannot be listed, so name one that you know it has"
-
-
-def _contents(group: zarr.Group, below: str, key: str) -> str:
-    """The arrays of a group, by the path that finds them, or else its groups, with what to do about it."""
-    arrays = [f"{below}{name}" for name in sorted(group.array_keys())]
-    groups = [f"{below}{name}" for name in sorted(group.group_keys())]
-    if arrays or not groups:
-        return _first(arrays) or "no arrays"
-    return f"no arrays, but groups ({_first(groups)}): set {key}: {groups[0]}/NAME for an array in one of them"
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

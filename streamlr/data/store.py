@@ -10,17 +10,23 @@ import os
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from streamlr.config import DataConfig
+from streamlr.data import nodes
+from streamlr.data.absent import RefuseMissing
 from streamlr.data.arrays import StoredArray
+from streamlr.data.columns import Column
 from streamlr.data.conventions import refuse_turned
 from streamlr.data.far import is_far_address
 from streamlr.data.footprint import Footprint
 from streamlr.data.group_keys import group_keys
 from streamlr.data.lazy import LazySource
+from streamlr.data.marks import marks_of, masked, meaning_of, shape_hint
 from streamlr.data.names import FeatureNames, NamedAxis, read_names
-from streamlr.data.opening import NOBODY_SECONDS, open_group, open_member
+from streamlr.data.nodes import Place
+from streamlr.data.opening import NOBODY_SECONDS, open_group
 from streamlr.data.retries import Retries
 from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
 from streamlr.errors import ChunkError, DtypeError, ShapeError
@@ -58,38 +64,32 @@ class ZarrSource:
     def __init__(self, config: DataConfig, *, direct: bool = True, labelled: bool = True, listed: str | None = None, again: bool = False) -> None:
         self.config = config
         self._options = (direct, labelled, listed)  # as `_opened` takes them
-        opening = dataclasses.replace(retries_of(config), nobody_seconds=None if again else NOBODY_SECONDS)
-        group = open_group(config, opening)
         self._retries = retries_of(config)
-        how: Any = {"fill_missing": config.missing_chunks == "fill", "direct": direct, "retries": self._retries}
-
-        def member(name: str, key: str) -> StoredArray:
-            return StoredArray(open_member(group, name, key, config, opening), **how)
-
-        features = open_member(group, config.features, "data.features", config, opening)
+        opening = dataclasses.replace(self._retries, nobody_seconds=None if again else NOBODY_SECONDS)
+        group = open_group(config, opening)
+        place = Place(group, config, opening)
+        features = nodes.member(place, config.features, "data.features")
         if features.ndim != 2:
             raise ShapeError(f"{config.features} in {config.shown_store} has shape {features.shape}; features must have two axes, rows and features: "
-                             "write it again so, or name another array in data.features")
+                             f"{shape_hint(features, config.features)}")
         check_feature_dtype(np.dtype(features.dtype), f"{config.features} in {config.shown_store}")
-        self.features = StoredArray(features, config.sample_axis, **how)
-        self.target = self.weights = None
-        if labelled:
-            self.target = member(config.target, "data.target")
-        if labelled and config.weights is not None:
-            self.weights = member(config.weights, "data.weights")
-        offset = config.offset or config.exposure
-        self.offset = None
-        if offset is not None:
-            key = "data.offset" if config.offset else "data.exposure"
-            self.offset = member(offset, key)
-        self.groups = None
+        self._meaning = meaning = meaning_of(group, features, config)
+        self.marks = marks_of(features, config.features, meaning)
+        self._mask_name = nodes.mask_of(place, features, meaning)
+        self.features = self._stored(features, config.sample_axis)
+
+        def column(name: str | None, key: str) -> Column | None:
+            return None if name is None else nodes.column(place, name, key, meaning, self._stored)
+
         self._groups_name = listed or config.groups
-        if labelled and self._groups_name is not None:
-            self.groups = member(self._groups_name, "validation.array" if listed else "data.groups")
+        self.target = column(config.target if labelled else None, "data.target")
+        self.weights = column(config.weights if labelled else None, "data.weights")
+        self.offset = column(config.offset or config.exposure, "data.offset" if config.offset else "data.exposure")
+        self.groups = column(self._groups_name if labelled else None, "validation.array" if listed else "data.groups")
         self._check_shapes()
         self._check_dtypes()
-        refuse_turned(self.features.axes, {array.name: array.axes for array in self.arrays[1:]}, config.sample_axis, self.describe("features"))
-        self._identity = tuple(array.identity for array in self.arrays)
+        refuse_turned(self.features.axes, {column.name: column.axes for column in self.columns}, config.sample_axis, self.describe("features"))
+        self._identity = (self.features.identity, *(column.identity for column in self.columns))
         self._newest: tuple[int | None, ...] = (None,) * len(self.arrays)
         self._group = group
         self.attributes: dict[str, Any] = dict(group.attrs)
@@ -161,9 +161,25 @@ class ZarrSource:
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     @property
+    def columns(self) -> list[Column]:
+        """Target, weights, offset and groups, where they are read."""
+        return [column for column in (self.target, self.weights, self.offset, self.groups) if column is not None]
+
+    @property
     def arrays(self) -> list[StoredArray]:
-        """Features and, where they are read, target, weights, offset and groups."""
-        return [array for array in (self.features, self.target, self.weights, self.offset, self.groups) if array is not None]
+        """Features and all arrays of the columns."""
+        return [self.features, *(array for column in self.columns for array in column.arrays)]
+
+    @functools.cached_property
+    def mask(self) -> ZarrSource | None:
+        """What is true where a feature is missing, in the place of the features."""
+        if self._mask_name is None:
+            return None
+        config = dataclasses.replace(self.config, features=self._mask_name, offset=None, exposure=None,
+                                     fill_value=None, missing_chunks="fill")  # left out: not missing
+        source = ZarrSource(config, direct=self._options[0], labelled=False)
+        source.marks = masked(self.config.features, self._mask_name, self._meaning)
+        return source
 
     def describe(self, what: str) -> str:
         name = {"features": self.config.features, "target": self.config.target, "weights": self.config.weights,
@@ -197,9 +213,9 @@ class ZarrSource:
 
     def label_footprint(self, rows: int) -> Footprint:
         """A thread keeps the last chunk of labels and of weights, and reads a whole one at a time."""
-        parts = [array.footprint(max(rows, min(array.chunk_rows, array.n_rows))) for array in self.arrays[1:]]
-        passing = max((part.stored_bytes + part.passing_bytes for part in parts), default=0)
-        return Footprint(sum(part.decoded_bytes for part in parts), 0, passing + (8 * rows if self.weighted else 0))
+        parts = [column.footprint(rows) for column in self.columns]
+        passing = max((part.passing_bytes for part in parts), default=0) + 8 * rows * self.weighted
+        return Footprint(sum(part.decoded_bytes for part in parts), 0, passing, sum(part.shared_bytes for part in parts))
 
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         rows = self.features.read(start, stop, buffer)
@@ -223,10 +239,17 @@ class ZarrSource:
     def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
         return None if self.groups is None else group_keys(self.groups.read_labels(start, stop), start, self.describe("groups"))
 
+    def _stored(self, array: zarr.Array[Any], sample_axis: int = 0, *, filled: bool = False) -> StoredArray:
+        """What reads an array; ``filled`` where an absent chunk stands for the fill value, whatever the configuration says."""
+        fill = filled or self.config.missing_chunks == "fill"
+        if filled and isinstance(array.store, RefuseMissing):
+            array = zarr.open_array(array.store.wrapped, path=array.path, mode="r")
+        return StoredArray(array, sample_axis, fill_missing=fill, direct=self._options[0], retries=self._retries)
+
     def _check_shapes(self) -> None:
         if 0 in self.features.shape:
             raise ShapeError(f"{self.describe('features')} has shape {self.features.shape}: there is nothing to train on")
-        for array in self.arrays[1:]:
+        for array in self.columns:
             if array.shape != (self.n_rows,):
                 hint = "; name the array that goes with them, or write it again"
                 if array.shape == (self.n_rows, 1):

@@ -1,4 +1,4 @@
-"""Stores of Zarr with something put around them."""
+"""Stores that lie elsewhere, as Zarr sees them."""
 
 from __future__ import annotations
 
@@ -13,34 +13,14 @@ from zarr.core.buffer import BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, MemoryStore, WrapperStore, ZipStore
 
+from streamlr.data.absent import is_metadata
 from streamlr.data.decoding import DamagedChunkError
 from streamlr.data.failures import Failure, RequestError, failure_of
-from streamlr.data.files import MissingChunkError, ShardIndex, ShardLayout, read_shard_index
+from streamlr.data.files import ShardIndex, ShardLayout, read_shard_index
 from streamlr.data.retries import limited
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-_METADATA_NAMES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
-
-
-def is_metadata(key: str) -> bool:
-    """Whether a key of a store is that of metadata, and not of a chunk."""
-    return key.rpartition("/")[2] in _METADATA_NAMES
-
-
-class RefuseMissing(WrapperStore[Store]):
-    """A store that fails on an absent chunk, where Zarr would hand back the fill value in silence."""
-
-    @property
-    def wrapped(self) -> Store:
-        return self._store
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> ZarrBuffer | None:
-        value = await super().get(key, prototype, byte_range)
-        if value is None and not is_metadata(key):
-            raise MissingChunkError(key)
-        return value
 
 
 class FarStore(WrapperStore[Store]):
