@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from streamlr.data.held import HeldRows
 from streamlr.data.partition import Partition
+from streamlr.data.reads import readings, stay_quiet, told
 from streamlr.data.retries import take_read_retries
 from streamlr.data.source import ArraySource, Buffer, Source
 from streamlr.errors import ChunkError, DataError, StoreNotFoundError, StreamlrError
@@ -27,6 +28,8 @@ from streamlr.execution.travel import Parcel, unpack
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+_LONG_SECONDS = 5.0
 
 Computed = tuple[Arithmetic, str]
 """An arithmetic, and the address of a worker that computes with it."""
@@ -170,6 +173,13 @@ def told_limit(dask_worker: Worker) -> FoundLimit | None:
     return min(found, key=lambda known: known.nbytes, default=None)
 
 
+def told_reads() -> tuple[str, bool]:
+    """What a worker has been reading for long, for a message, and whether that ends by itself: reads
+    are tried again for a while, and then are errors."""
+    long = [reading for reading in readings() if reading.seconds >= _LONG_SECONDS]
+    return told(_LONG_SECONDS), any(reading.ends for reading in long)
+
+
 def told_self() -> dict[str, str]:
     """What a worker tells of itself, settled first."""
     settle_worker()
@@ -188,6 +198,7 @@ def settle_worker() -> None:
     finding the libraries takes a millisecond."""
     threadpool_limits(limits=1, user_api="blas")
     settle_allocator()
+    stay_quiet()
 
 
 _turns_lock = threading.Lock()
