@@ -39,6 +39,7 @@ class Web(ThreadingHTTPServer):
 
     def stop(self) -> None:
         """Close, as a machine that is switched off."""
+        self.fault = lambda path: "reset"  # on connections that are kept open
         self.let_go.set()
         self.shutdown()
         self.server_close()

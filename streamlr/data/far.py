@@ -14,6 +14,7 @@ from typing import Any
 
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.errors import ContainsArrayError
 from zarr.storage import FsspecStore
 
 from streamlr.config import DataConfig
@@ -92,6 +93,8 @@ def told_of_far(error: Exception, store: FarStore | None, config: DataConfig) ->
     if refused is not None:
         return _refused(refused, store, config)
     why = config.without_secrets(reason(error))
+    if store is not None and isinstance(error, ContainsArrayError):
+        return _is_an_array(shown)
     if store is None or failure is not Failure.ABSENT:
         return StoreNotFoundError(f"no Zarr group at {shown!r} ({type(error).__name__}: {why}); check data.store")
     return _absent(store, config)
@@ -125,7 +128,7 @@ def _absent(store: FarStore, config: DataConfig) -> StoreNotFoundError:
     """There is no group; look for what there is."""
     shown, inner = config.shown_store, store.wrapped
     if _is_array(store):
-        return StoreNotFoundError(f"{shown!r} is a Zarr array; data.store must be the group that holds features and target")
+        return _is_an_array(shown)
     scheme = scheme_of(config.store)
     if not isinstance(inner, FsspecStore) or scheme in _WITHOUT_LISTING:
         return StoreNotFoundError(f"no Zarr group at {shown!r}: the server answers, and has neither zarr.json nor .zgroup there; check the path in data.store")
@@ -134,6 +137,10 @@ def _absent(store: FarStore, config: DataConfig) -> StoreNotFoundError:
         return StoreNotFoundError(f"there is no bucket {bucket!r} ({shown!r}); check its name in data.store, and region and endpoint in data.storage_options")
     what = f"the bucket {bucket!r} exists, and holds none at {below!r}" if scheme in _WITH_BUCKETS else "there is neither zarr.json nor .zgroup"
     return StoreNotFoundError(f"no Zarr group at {shown!r}: {what}{_nearest(inner, config)}; check the path in data.store")
+
+
+def _is_an_array(shown: str) -> StoreNotFoundError:
+    return StoreNotFoundError(f"{shown!r} is a Zarr array; data.store must be the group that holds features and target")
 
 
 def _is_array(store: FarStore) -> bool:

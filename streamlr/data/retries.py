@@ -93,6 +93,7 @@ class Retries:
     """Takes secrets out of the errors of file systems."""
     _began: float = field(default=0.0, repr=False)
     _failed: float = field(default=-math.inf, repr=False)
+    _attempts: int = field(default=0, repr=False)
     _timeout: float = field(default=0.0, repr=False)
 
     def seconds_for(self, failure: Failure) -> float:
@@ -110,14 +111,16 @@ class Retries:
         self._failed = -math.inf
         self._timeout = max(self._timeout, 2 * seconds)
 
-    def outage(self, since: float) -> float:
-        """Seconds for which nothing could be read, to be asked at a failure of what is read since then."""
+    def outage(self, since: float) -> tuple[float, int]:
+        """Seconds for which nothing could be read, and attempts meanwhile; to be asked at each failure
+        of what is read since then."""
         now = time.monotonic()
         with _lock:
             if now - self._failed >= max(_ABOUT_ONE_OUTAGE_SECONDS, 2 * self.timeout()):
-                self._began = since
+                self._began, self._attempts = since, 0
             self._failed = now
-            return now - min(self._began, since)
+            self._attempts += 1
+            return now - min(self._began, since), self._attempts
 
 
 def retried(read: Callable[[], T], what: Callable[[], str], how: Retries, *, fetch_again: bool = False) -> T:
@@ -175,9 +178,10 @@ def _settle(error: Exception, reading: Reading, how: Retries, fetch_again: bool)
     reading.failed(how.scrub(reason(error)))
     _refuse_stopped(error)
     if failure.passes:
-        reading.seconds_left = how.seconds_for(failure) - how.outage(reading.since)
+        seconds, attempts = how.outage(reading.since)
+        reading.seconds_left = how.seconds_for(failure) - seconds
         if reading.seconds_left <= 0:
-            raise UnreadableError(reading.attempts, reading.seconds, failure, reading.why) from error
+            raise UnreadableError(max(attempts, reading.attempts), seconds, failure, reading.why) from error
     elif not (fetch_again and failure is Failure.OTHER and how.seconds > 0 and reading.attempts < _FETCHES
               and not isinstance(error, MissingChunkError | StreamlrError)):
         raise error
