@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from zarr.core.buffer import default_buffer_prototype
@@ -25,6 +25,7 @@ from streamlr.errors import ConfigError, StoreNotFoundError, StoreUnreachableErr
 
 _WITH_BUCKETS = frozenset(["abfs", "abfss", "adl", "az", "b2", "cos", "gcs", "gs", "oci", "oss", "r2", "s3", "s3a", "tos"])
 """Schemes of which the first part of a path is a bucket, or what others call one."""
+_OF_AMAZON = frozenset(("s3", "s3a"))
 _WITHOUT_LISTING = frozenset(("http", "https"))
 _LEVELS = 6
 _ASK_SECONDS = 20.0
@@ -56,7 +57,7 @@ def far_store(url: str, config: DataConfig) -> FarStore:
     """
     shown, scheme = config.shown_store, scheme_of(url)
     try:
-        return FarStore(FsspecStore.from_url(url, storage_options=config.storage_options or None, read_only=True))
+        return FarStore(FsspecStore.from_url(url, storage_options=_options(scheme, config) or None, read_only=True))
     except ImportError as error:
         raise StoreNotFoundError(f"{shown!r} needs a file system that is not installed: {config.without_secrets(str(error))}; install it here (and on the "
                                  "workers), or copy the store to a local folder") from None
@@ -72,6 +73,16 @@ def far_store(url: str, config: DataConfig) -> FarStore:
         if failure_of(error) is Failure.MEMORY:
             raise
         raise told_of_far(error, None, config) from None
+
+
+def _options(scheme: str, config: DataConfig) -> dict[str, Any]:
+    """Options of the file system, in which botocore's own attempts are no more than one unless they were
+    asked for: they take a minute, in which it does not tell what is wrong."""
+    options = dict(config.storage_options)
+    told = options.get("config_kwargs") or {}
+    if scheme in _OF_AMAZON and isinstance(told, Mapping) and "retries" not in told:
+        options["config_kwargs"] = {**told, "retries": {"total_max_attempts": 1}}
+    return options
 
 
 def told_of_far(error: Exception, store: FarStore | None, config: DataConfig) -> StoreNotFoundError:
