@@ -11,14 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clusters import scheduler
+from distributed import Client
 from stores import two_class_data, write_store
 
 import streamlr
 from streamlr.config import ClusterConfig, DataConfig, load_config
 from streamlr.data.store import ZarrSource
 from streamlr.errors import MemoryLimitError
-from streamlr.execution import limits
+from streamlr.execution import ENGINES, limits
 from streamlr.execution.limits import FoundLimit, found_limit, memory_told
+from streamlr.execution.tasks import _bare_errors
 from streamlr.plan import Workers, check_plan, make_plan, workers_of
 
 MB = 10**6
@@ -175,6 +178,39 @@ def test_an_address_space_that_is_too_small_is_an_error_and_no_traceback(store: 
     done = run_limited(store, tmp_path, before)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("limits_of_workers", [["200MB"], ["4GB", "200MB"]], ids=["one", "the smaller of two"])
+def test_the_limit_of_a_worker_of_others_is_asked_for_and_refuses(tmp_path: Path, limits_of_workers: list[str]) -> None:
+    large = write_store(tmp_path / "large.zarr", *two_class_data(150_000, 50, dtype="float64"), (150_000, 50), codec="blosc lz4")
+    with scheduler(tmp_path / "cluster") as cluster:
+        for limit in limits_of_workers:
+            cluster.worker("--memory-limit", limit)
+        config = {"data": {"store": large.store}, "cluster": {"kind": "address", "address": cluster.address}, "solver": {"max_passes": 3}}
+        with Client(cluster.address) as client:
+            client.wait_for_workers(len(limits_of_workers), timeout=60)
+        with pytest.raises(MemoryLimitError, match=r"needs about \d+ MB in a worker .*"
+                           r"the memory limit of the worker at tcp://\S+ \(200 MB\), of which Dask lets it use 80%, is 160 MB"):
+            streamlr.train(config)
+
+
+@pytest.mark.parametrize("kind", ["threads", "processes"])
+def test_threads_that_cannot_be_started_are_that_error(store: DataConfig, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setitem(ENGINES, kind, fails)
+    with pytest.raises(MemoryLimitError, match="can't start new thread"):
+        streamlr.train({"data": {"store": store.store}, "cluster": {"kind": kind}})
+
+
+def fail_for_memory(*_: object) -> None:
+    raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+
+def test_memory_that_runs_out_on_a_worker_is_that_error() -> None:
+    with pytest.raises(MemoryLimitError, match=r"Cannot allocate memory.*this process holds \d+ MB"):
+        _bare_errors(fail_for_memory)()
 
 
 @pytest.mark.parametrize("error", [MemoryError("Unable to allocate 3 GiB"), OSError(errno.ENOMEM, "Cannot allocate memory"),

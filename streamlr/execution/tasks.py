@@ -22,7 +22,7 @@ from streamlr.errors import ChunkError, DataError, StoreNotFoundError, StreamlrE
 from streamlr.execution.arithmetic import Arithmetic, arithmetic
 from streamlr.execution.engine import Scan, fold_list, slab_sums
 from streamlr.execution.handshake import require_this_streamlr, tell
-from streamlr.execution.limits import FoundLimit, found_limit
+from streamlr.execution.limits import FoundLimit, found_limit, memory_told
 from streamlr.execution.process import process_bytes, process_peak_bytes, settle_allocator
 from streamlr.execution.travel import Parcel, unpack
 
@@ -76,7 +76,8 @@ def _bare_errors(task: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
     @functools.wraps(task)
     def instead(*arguments: *Ts) -> T:
         try:
-            return task(*arguments)
+            with memory_told():
+                return task(*arguments)
         except StreamlrError as error:
             met = error
         met.__cause__ = met.__context__ = None
