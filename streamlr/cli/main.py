@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -16,6 +19,7 @@ from streamlr.cli.inference import summary_command
 from streamlr.cli.paths import path_command
 from streamlr.cli.stores import info_command, ingest_command, synth_command
 from streamlr.config import load_config
+from streamlr.data.reads import may_wait_for_ever
 from streamlr.data.validation import open_store
 from streamlr.errors import StreamlrError
 from streamlr.events import PassFinished
@@ -28,6 +32,7 @@ from streamlr.reporting.plots import check_plot, plot_metrics
 from streamlr.scoring import evaluate, predict, require_plotted
 from streamlr.training import TrainResult, train
 
+_END_SECONDS = 2.0
 _set = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the configuration, such as solver.name=lbfgs.")
 _config = click.option("--config", "config_path", required=True, metavar="FILE", help="The configuration (YAML).")
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
@@ -161,8 +166,25 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Entry point: errors that streamlr raises on purpose end in one line and their exit status."""
+    """Entry point: ends even where a thread waits for a server that never answers, for which Python
+    would wait."""
     signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        _main()
+    except SystemExit as end:
+        if may_wait_for_ever():
+            status = end.code if isinstance(end.code, int) else 1
+            threading.Thread(target=_end_anyway, args=(status,), daemon=True).start()
+        raise
+
+
+def _end_anyway(status: int) -> None:
+    time.sleep(_END_SECONDS)
+    os._exit(status)
+
+
+def _main() -> None:
+    """Errors that streamlr raises on purpose end in one line and their exit status."""
     try:
         with memory_told():
             sys.exit(cli.main(standalone_mode=False) or 0)

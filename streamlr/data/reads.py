@@ -68,6 +68,7 @@ _watchers: list[Callable[[], None]] = []
 _lock = threading.Lock()
 _speaker: threading.Thread | None = None
 _quiet = False
+_given_up = False
 
 
 @contextmanager
@@ -77,8 +78,24 @@ def under_way(reading: Reading) -> Iterator[Reading]:
     _wake()
     try:
         yield reading
+    except Exception:
+        raise
+    except BaseException:  # Ctrl-C does not reach what is waited for
+        give_up()
+        raise
     finally:
         del _readings[id(reading)]
+
+
+def give_up() -> None:
+    """Note that a request is not waited for any more: a thread may go on waiting for its answer."""
+    global _given_up
+    _given_up = True
+
+
+def may_wait_for_ever() -> bool:
+    """Whether there may be a thread that waits for an answer, so that this process would not end."""
+    return _given_up or bool(_readings)
 
 
 @contextmanager

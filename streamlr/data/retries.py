@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from streamlr.data.failures import Failure, failure_of, reason
 from streamlr.data.files import MissingChunkError
-from streamlr.data.reads import Reading, under_way
+from streamlr.data.reads import Reading, give_up, under_way
 from streamlr.errors import ChunkError, StreamlrError
 
 T = TypeVar("T")
@@ -230,6 +230,8 @@ async def limited(request: Coroutine[Any, Any, T]) -> T:
             await asyncio.wait({task}, timeout=min(left, _LOOK_SECONDS))
         return task.result()
     finally:
+        if not task.done():
+            give_up()
         task.cancel()
 
 
