@@ -72,7 +72,6 @@ def of_status(status: int) -> Exception:
     (ConnectionResetError(errno.ECONNRESET, "reset"), Failure.PASSING),
     (TimeoutError(), Failure.PASSING),
     (OSError(errno.EIO, "of a disk"), Failure.PASSING),
-    (OSError("of a file system without a number"), Failure.PASSING),
     (OSError(errno.ESTALE, "of NFS"), Failure.PASSING),
     (socket.gaierror(-2, "Name or service not known"), Failure.NOBODY),
     (OSError(errno.EHOSTUNREACH, "no route"), Failure.NOBODY),
@@ -89,6 +88,12 @@ def of_status(status: int) -> Exception:
 def test_what_passes_is_told_from_what_does_not(error: BaseException, expected: Failure) -> None:
     assert failure_of(error) is expected
     assert failure_of(led_to(error, RequestError("X/c/0"))) is expected
+
+
+def test_an_error_without_a_number_is_a_codecs_unless_it_comes_from_a_request() -> None:
+    error = OSError("Invalid data stream")
+    assert failure_of(error) is Failure.OTHER
+    assert failure_of(led_to(error, RequestError("X/c/0"))) is Failure.PASSING
 
 
 def test_a_reason_is_one_line_that_names_the_last_cause() -> None:

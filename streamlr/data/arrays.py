@@ -366,8 +366,10 @@ class StoredArray:
         if isinstance(error, ChunkError):
             return error
         rows = f"rows {start} to {stop - 1} of {self.name}"
-        if isinstance(error, UnreadableError) or failure_of(error) is Failure.REFUSED:
-            return unread(self._asked_for(start, stop, error) or rows, error, self._retries)
+        told = isinstance(error, UnreadableError) or failure_of(error) is Failure.REFUSED
+        asked = self._asked_for(start, stop, error)
+        if told and (asked is not None or self._retries.far):
+            return unread(asked or rows, error, self._retries)
         for index in self._indices(start, stop):
             try:
                 self._array[tuple(slice(i * part, (i + 1) * part) for i, part in zip(index, self.chunk_shape, strict=True))]
@@ -375,8 +377,8 @@ class StoredArray:
                 return self._missing_error(index)
             except Exception as found:
                 name, why = self.chunk_name(index), self._retries.scrub(reason(found))
-                if failure_of(found).passes:
-                    return unread(name, found, self._retries)
+                if failure_of(found).passes or failure_of(found) is Failure.REFUSED:
+                    return unread(name, error if told else found, self._retries)
                 return ChunkError(f"{name} cannot be decoded: {why}; restore it or write the store again")
         return ChunkError(f"{rows} cannot be read: {self._retries.scrub(reason(error))}")
 

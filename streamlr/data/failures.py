@@ -111,7 +111,8 @@ def failure_of(error: BaseException) -> Failure:
     answers = (_of_answer(link) for link in links)
     found = next((meaning for meaning in answers if meaning is not None), None)
     if found is None:
-        types = (_of_type(link) for link in links)
+        requested = any(isinstance(link, RequestError) for link in links)
+        types = (_of_type(link, requested) for link in links)
         found = next((meaning for meaning in types if meaning is not None), Failure.OTHER)
     nobody = found is Failure.PASSING and any(_tells_of_nobody(link) for link in links)
     return Failure.NOBODY if nobody else found
@@ -214,8 +215,9 @@ def _of_status(status: Any) -> Failure | None:
     return Failure.PASSING if passing else Failure.OTHER
 
 
-def _of_type(error: BaseException) -> Failure | None:
-    """By what kind of error it is; None where that says nothing."""
+def _of_type(error: BaseException, requested: bool) -> Failure | None:
+    """By what kind of error it is; None where that says nothing. One of the operating system without a
+    number is a file system's word for anything, if it comes from a request, and else a codec's."""
     if isinstance(error, ssl.SSLCertVerificationError | BadGzipFile | io.UnsupportedOperation | FileExistsError):
         return Failure.OTHER
     if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
@@ -232,8 +234,10 @@ def _of_type(error: BaseException) -> Failure | None:
         return None
     if isinstance(error, socket.gaierror):
         return Failure.NOBODY
-    if error.errno is None or isinstance(error, TimeoutError | ConnectionError | ssl.SSLError):
+    if isinstance(error, TimeoutError | ConnectionError | ssl.SSLError):
         return Failure.PASSING
+    if error.errno is None:
+        return Failure.PASSING if requested else Failure.OTHER
     return _OF_ERRNO.get(error.errno, Failure.OTHER)
 
 

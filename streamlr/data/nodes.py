@@ -23,6 +23,7 @@ from streamlr.data.columns import (
 )
 from streamlr.data.conventions import refuse_odd_attributes
 from streamlr.data.failures import Failure, failure_of, reason
+from streamlr.data.far import has_no_listing
 from streamlr.data.marks import MASK_SUFFIX, Meaning
 from streamlr.data.records import holds_pickles
 from streamlr.data.retries import Retries, UnreadableError, retried
@@ -30,6 +31,7 @@ from streamlr.data.wrapped import FarStore
 from streamlr.errors import DtypeError, ShapeError, StoreNotFoundError, StoreUnreachableError
 
 _NAMED = 20
+_NONE = "no arrays"
 _SPARSE = ("csr_matrix", "csc_matrix")
 
 
@@ -59,7 +61,7 @@ def node_at(place: Place, name: str, key: str) -> Node:
     try:
         node = retried(lambda: group[name], lambda: f"{name!r} in {store!r}", place.how)
     except KeyError:
-        held = _held(lambda: _nearby(place, name, key))
+        held = _held(lambda: _nearby(place, name, key), place.config)
         raise StoreNotFoundError(
             f"{store!r} has no array {name!r} ({key}){_unless_refused(place)}; {held}"
         ) from None
@@ -189,7 +191,7 @@ def _is_a_group(
         return StoreNotFoundError(
             f"{what} is a column ({encoding}) of one value for each row; name an array of two axes"
         )
-    held = _held(lambda: _contents(node, f"{name}/", key))
+    held = _held(lambda: _contents(node, f"{name}/", key), config)
     return StoreNotFoundError(f"{what} is a group, not an array; {held}")
 
 
@@ -199,14 +201,19 @@ def _refuse_part(place: Place, name: str, key: str) -> None:
     refuse_part(name, key, parent, repr(place.config.shown_store))
 
 
-def _held(contents: Callable[[], str]) -> str:
+def _held(contents: Callable[[], str], config: DataConfig) -> str:
     """What a group holds, for the message of what it does not."""
     try:
-        return f"it holds {contents()}"
+        found = contents()
+        if found != _NONE or not has_no_listing(config.store):
+            return f"it holds {found}"
     except Exception as error:  # file systems raise whatever they like
         if failure_of(error) is Failure.MEMORY:
             raise
-        return "what it holds cannot be listed, so name one that you know it has"
+    return (
+        "what it holds cannot be listed, so name one that you know it has, or write what it holds "
+        "into its metadata (zarr.consolidate_metadata)"
+    )
 
 
 def _nearby(place: Place, name: str, key: str) -> str:
@@ -224,7 +231,7 @@ def _contents(group: zarr.Group, below: str, key: str) -> str:
     arrays = [f"{below}{name}" for name in sorted([*group.array_keys(), *columns])]
     groups = [f"{below}{name}" for name in sorted(group.group_keys())]
     if arrays or not groups:
-        return _first(arrays) or "no arrays"
+        return _first(arrays) or _NONE
     return (
         f"no arrays, but groups ({_first(groups)}): set {key}: {groups[0]}/NAME for an array in "
         "one of them"

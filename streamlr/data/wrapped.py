@@ -63,6 +63,10 @@ class FarStore(WrapperStore[Store]):
         for name in await limited(_collected(super().list_dir(prefix))):
             yield name
 
+    async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
+        for name in await limited(_collected(super().list_prefix(prefix))):
+            yield name
+
 
 def _collected(names: AsyncIterator[str]) -> Coroutine[Any, Any, list[str]]:
     async def collect() -> list[str]:
