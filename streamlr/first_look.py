@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from streamlr.admission import check_classes, check_held_out, check_target, refuse_absurd
 from streamlr.config import TrainConfig
 from streamlr.data.class_weights import class_factors, with_class_weights
-from streamlr.data.source import Source
+from streamlr.data.source import ArraySource, Source
 from streamlr.data.validation import split_of
 from streamlr.errors import ConfigError, RunDirectoryError
 from streamlr.events import Note, Subscriber
 from streamlr.execution.engine import Engine, blas_core
+from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
+from streamlr.kernels.alignment import Basis
 from streamlr.kernels.families import FAMILIES, family_of
 from streamlr.kernels.labels import LabelScan, LabelSums
-from streamlr.kernels.survey import SurveyScan, SurveySums
+from streamlr.kernels.survey import SampledRows, SurveyScan, SurveySums
 from streamlr.objective import Moments
 from streamlr.penalty import with_features_by_number
 from streamlr.plan import check_plan, make_plan, workers_of
@@ -109,6 +111,16 @@ class FirstLook:
         """Moments, fingerprint and a sample of the rows, with the keys of their parts and the features' products where they are asked for: one pass."""
         scan = SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family, self.split, keyed, products)
         sums: SurveySums = self.scanner.run(scan, title)
+        return sums
+
+    def moments_along(self, classes: NDArray[Any], basis: Basis, rows: SampledRows | None) -> SurveySums:
+        """Moments of features in a basis, less its shift: of rows in memory, or of all by one pass."""
+        scan = SurveyScan(classes, 0.0, 0, self.model.family, None if rows is not None else self.split, basis=basis)
+        scanner = self.scanner
+        if rows is not None:
+            source = ArraySource(rows.X, rows.target, rows.weights, offset=rows.offset)
+            scanner = Scanner(SerialEngine(), source, lambda event: None)
+        sums: SurveySums = scanner.run(scan, f"pass {scanner.passes + 1}")
         return sums
 
     def take(self, survey: SurveySums) -> Moments:

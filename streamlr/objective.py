@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from streamlr.config import ModelConfig
 from streamlr.errors import ShapeError
 from streamlr.execution.scanner import Scanner
+from streamlr.kernels.alignment import Basis
 from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.gradient import GradientScan, GradientSums
 from streamlr.kernels.split import Split
@@ -43,6 +44,8 @@ class Coordinates:
     n_outputs: int
     """c."""
     fit_intercept: bool
+    basis: Basis | None = None
+    """The features that W are coefficients of, where they are not those of the data."""
 
     @property
     def size(self) -> int:
@@ -61,7 +64,8 @@ class Coordinates:
         """W, (n, c), and b, (c,), in the units of the data."""
         V, u = self.split(parameters)
         W = V / self.scale[:, None]
-        return W, u - self.center @ W
+        b = u - self.center @ W
+        return (W if self.basis is None else self.basis.to_features(W)), b
 
     def from_data_units(self, W: Array, b: Array) -> Array:
         """The parameters of W, (n, c), and b, (c,).
@@ -73,6 +77,7 @@ class Coordinates:
         """
         if W.shape != (len(self.scale), self.n_outputs):
             raise ShapeError(f"the model to start from has coefficients of the shape {W.T.shape}; these data want ({self.n_outputs}, {len(self.scale)})")
+        W = W if self.basis is None else self.basis.from_features(W)
         return self.join(W * self.scale[:, None], b + self.center @ W)
 
 
@@ -82,7 +87,7 @@ def standard_coordinates(moments: Moments, fit_intercept: bool) -> Coordinates:
     still = np.where(fit_intercept | (moments.mean == 0), 1.0, np.abs(moments.mean))
     scale = np.where(spread > 0, spread, still)
     center = moments.mean if fit_intercept else np.zeros_like(spread)
-    return Coordinates(center, scale, len(moments.target_mean), fit_intercept)
+    return Coordinates(center, scale, len(moments.target_mean), fit_intercept, moments.basis)
 
 
 def data_coordinates(moments: Moments, fit_intercept: bool) -> Coordinates:
@@ -142,11 +147,13 @@ class Objective:
         spread_in_penalty = self._standard.scale if model.standardize else np.ones_like(moments.mean)
         penalty = Penalty.of(model, len(moments.mean))
         self._penalty = penalty.per(self.coordinates.scale, spread_in_penalty)
-        self.penalty_scale = self._penalty.l2
+        self._l2 = penalty.l2
+        self.penalty_scale = self._penalty.l2 if self.coordinates.basis is None else np.diag(self._penalty_of_basis(self.coordinates.basis)).copy()
         self.nonsmooth = self._nonsmooth(self._penalty)
         self._nonsmooth_by_standard = self._nonsmooth(penalty.per(self._standard.scale, spread_in_penalty))
+        basis = self.coordinates.basis
         far = np.abs(moments.mean) > _FAR_FROM_ZERO * moments.spread
-        self._shift = np.where(far, moments.mean, 0.0)
+        self._shift = np.where(far, moments.mean, 0.0) if basis is None else basis.moved(basis.shift)
         spread_of_target = float(np.sqrt(moments.target_variance.max()))
         self._target_unit = spread_of_target if model.family == "linear" and spread_of_target > 0 else 1.0
 
@@ -174,9 +181,22 @@ class Objective:
         c = self.coordinates.n_outputs
         return self.coordinates.join(np.repeat(self.penalty_scale[:, None], c, axis=1), np.zeros(c))
 
+    def penalty_gradient(self, V: Array) -> Array:
+        """Derivative by V of what the penalty's squares are, (n, c)."""
+        at = self.coordinates
+        if at.basis is None:
+            return self.penalty_scale[:, None] * V
+        return at.basis.moved(self._l2[:, None] * at.basis.to_features(V / at.scale[:, None])) / at.scale[:, None]
+
+    def _penalty_of_basis(self, basis: Basis) -> Array:
+        """Second derivatives of these squares by V, (n, n): where combinations stand in the place of features no diagonal."""
+        rows = basis.moved(basis.moved(np.diag(self._l2)).T)
+        return rows / np.outer(self.coordinates.scale, self.coordinates.scale)
+
     def free_to_grow(self, point: Array) -> bool:
         """Whether the point's coefficients may grow without end at no cost."""
-        return self._penalty.free_to_grow(self.coordinates.split(point)[0])
+        V, basis = self.coordinates.split(point)[0], self.coordinates.basis
+        return self._penalty.free_to_grow(V if basis is None else basis.to_features(V / self.coordinates.scale[:, None]))
 
     def from_data_units(self, W: Array, b: Array) -> Array:
         """The parameters of W, (n, c), and b, (c,), within the bounds."""
@@ -199,8 +219,8 @@ class Objective:
 
     @property
     def shift(self) -> Array | None:
-        """What is taken from every feature before it is used, (n,), where that keeps digits."""
-        return self._shift if self._shift.any() else None
+        """What is taken from every feature before it is used, (n,), where that keeps digits; a basis has its own."""
+        return self._shift if self._shift.any() and self.coordinates.basis is None else None
 
     def start(self) -> Array:
         """The parameters at which no feature counts and the intercept fits the mean of the target (about, where there is an offset)."""
@@ -267,11 +287,14 @@ class Objective:
         if self.family.coupled:  # the sum over the classes is 0, but for rounding, which would move the point where nothing holds it
             dW, db = dW - dW.mean(axis=1, keepdims=True), db - db.mean()
         penalty = self.penalty_scale[:, None]
-        gradient = self._gradient(self.coordinates, dW, db, penalty * V)
+        by_V = self.penalty_gradient(V)
+        gradient = self._gradient(self.coordinates, dW, db, by_V)
         in_standard = V * (self._standard.scale / self.coordinates.scale)[:, None]
-        by_standard = penalty * (self.coordinates.scale / self._standard.scale)[:, None] ** 2 * in_standard
+        by_standard, squares = penalty * (self.coordinates.scale / self._standard.scale)[:, None] ** 2 * in_standard, penalty * V**2
+        if self.coordinates.basis is not None:  # whose coordinates are the standard ones
+            by_standard, squares = by_V, V * by_V
         gradient_by_standard = self._gradient(self._standard, dW, db, by_standard)
-        value = loss + 0.5 * float(np.sum(penalty * V**2))
+        value = loss + 0.5 * float(np.sum(squares))
         if not self.smooth:
             value += self.nonsmooth.value(point)
             scaled = self._standard.join(in_standard, np.zeros(len(db)))  # an intercept has neither threshold nor bound: any value will do
@@ -302,7 +325,10 @@ class Objective:
         if self.family.coupled:
             _hold_common_shift(H, np.append((self._penalty.l1 == 0) & np.isinf(self._penalty.lower) & np.isinf(self._penalty.upper), True))
         for output in range(c):
-            H[np.arange(n), output, np.arange(n), output] += self.penalty_scale
+            if at.basis is None:
+                H[np.arange(n), output, np.arange(n), output] += self.penalty_scale
+            elif self._l2.any():
+                H[:n, output, :n, output] += self._penalty_of_basis(at.basis)
         return H.reshape(at.size, at.size)
 
 
@@ -323,7 +349,7 @@ def evaluate_together(asked: Sequence[tuple[Objective, Array]], title: str, *, h
     raw = [objective.shifted_units(point) for objective, point in columns]
     scan = GradientScan(
         first.model.family, first.classes, np.stack([W for W, _ in raw]), np.stack([b for _, b in raw]), first.shift, hessian, first.split,
-        None if first.split is None else np.array([objective.held_out for objective, _ in columns]))
+        None if first.split is None else np.array([objective.held_out for objective, _ in columns]), first.coordinates.basis)
     sums: GradientSums = first.scanner.run(scan, title)
     found = iter([objective.found(point, sums, k) for k, (objective, point) in enumerate(columns)])
     return [[next(found) for _ in points] for _, points in asked]

@@ -18,7 +18,7 @@ from streamlr.execution.local import available_cores
 from streamlr.execution.process import process_bytes
 from streamlr.execution.scanner import plan_slabs
 from streamlr.projection import SAMPLES_FORWARDED, SAMPLES_SENT, Demand, leader_peak, local_peak, worker_peak
-from streamlr.warm_start import MOST_PARAMETERS, sample_fraction
+from streamlr.warm_start import MOST_PARAMETERS, look_fraction, sample_fraction
 
 _MOST_CORRELATED = 64
 """Features up to which the first pass sums their products with one another for any family: that costs it less than one more pass."""
@@ -70,6 +70,8 @@ class Plan:
     """Hessians of the sample that are kept for them."""
     products: bool = False
     """Whether the first pass sums the products of the features with one another."""
+    look_fraction: float = 0.0
+    """Share drawn where there is no sample, to learn whether features repeat one another."""
     fitted: str = ""
     """What was made smaller to keep to the limit, and why; empty where nothing was."""
 
@@ -170,7 +172,7 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     why = "" if not fitted else f"{' and '.join(fitted)}: {_shown(limit)} of cluster.memory_limit"
     return Plan(name, reason, demand.partition, source.n_features, str(source.dtype), threads * workers.processes, source.n_rows * demand.row_bytes,
                 source.stored_bytes, fraction, demand.row_bytes, peak, limit, worker_peak_bytes, demand.models, demand.candidates, demand.curvatures,
-                demand.products, why)
+                demand.products, demand.look_rows / source.n_rows, why)
 
 
 def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, threads: int) -> Demand:
@@ -181,10 +183,17 @@ def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, o
         partition, source.n_features, source.dtype.itemsize, outputs, max(models, _CANDIDATES.get(solver, _MOST_CANDIDATES)), solver == "newton",
         math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
         solver == "proximal", config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config),
-        source.n_features <= _MOST_CORRELATED)
+        source.n_features <= _MOST_CORRELATED, _look_rows(config, source))
     if demand.newton and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand
+
+
+def _look_rows(config: TrainConfig, source: Source) -> int:
+    """Rows drawn where a solver was asked for by its name, which has no sample."""
+    if config.solver.name == "auto":
+        return 0
+    return math.ceil(look_fraction(source.n_rows, source.n_features, source.n_features * source.dtype.itemsize) * source.n_rows)
 
 
 def models_of(config: TrainConfig) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from streamlr.alignment import align
 from streamlr.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.config import TrainConfig, load_config
 from streamlr.data.rows import labels_of, rows_of
@@ -194,21 +195,31 @@ class _Run:
         classes = self.look.list_labels()
         self.record.begin_pass()
         self.sample_fraction = self.look.plan.sample_fraction
-        survey = self.look.survey(classes, self.sample_fraction, products=self.look.plan.products)
+        survey = self.look.survey(classes, self.sample_fraction or self.look.plan.look_fraction, products=self.look.plan.products)
         moments = self.look.take(survey)
         self.record.tell_changed_data(moments)
-        problem = self._problem(classes, moments)
         parts = list(survey.sample)
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
+        moments = align(self.look, self.look.model, classes, moments, sample, apart=self._may_align())
+        if moments.collinearity:
+            self.look.publish(Note(moments.collinearity, warning=True))
+        problem = self._problem(classes, moments)
         point = _start_point(problem, self.start)
         unknown = self.look.source.has_offset or self.start is not None or bool(problem.objective.coordinates.split(point)[0].any())
         start = problem.objective.evaluate(point[None, :], "pass 2")[0] if unknown else problem.objective.without_features(point)
-        if isinstance(problem.solver, Lbfgs | Proximal) and sample is not None:
+        if isinstance(problem.solver, Lbfgs | Proximal) and sample is not None and self.sample_fraction:
             solver, state = start_from_sample(problem.objective, problem.solver, sample, start)
             problem = replace(problem, solver=solver)
             return problem, self._watched(problem).begun(state, start)
         return problem, self._watched(problem).init(problem.objective, start)
+
+    def _may_align(self) -> bool:
+        """Whether the solver's coordinates are its own, and the penalty such that combinations of features may stand in their place."""
+        model = self.look.model
+        smooth = model.penalty.l1 == 0 and not model.bounds.given
+        held = model.penalty.l2 > 0 and (model.standardize or self.look.plan.solver == "proximal")
+        return smooth and not held and self.settings.solver.name != "gradient_descent"
 
     def _problem(self, classes: NDArray[Any], moments: Moments) -> _Problem:
         """The objective in the coordinates of the solver that was asked for; ``auto`` is what the plan says, which `_begin` gives a sample to start from."""
@@ -267,6 +278,7 @@ class _Run:
             "status": outcome.status, "reason": outcome.reason, "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
             "seconds": self.record.seconds, "solver": solver.name, "classes": objective.classes.tolist(),
             "nonzero": int(np.count_nonzero(W)), "coefficients_sha256": model.coefficients_sha256, "data_fingerprint": objective.moments.fingerprint,
+            "condition_number": objective.moments.condition_number, "collinearity": objective.moments.collinearity or None,
             **self.look.summary(self.record.history)}
         if self.look.split is not None:
             summary |= _validation_summary(self.record.history, objective.moments, state, solver)

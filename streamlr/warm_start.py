@@ -46,6 +46,9 @@ _WANTED_ROWS_PER_PARAMETER = 40
 _WANTED_ROWS_PER_PARAMETER_OF_MANY = 8
 _LEAST_ROWS_PER_PARAMETER = 3
 _LEAST_OUTPUTS = 4
+_LEAST_LOOKED_AT = 1024
+_LOOKED_AT_PER_FEATURE = 8
+_MOST_LOOKED_AT_BYTES = 8 * 2**20
 _NEWTON_PARAMETERS = 256
 _NEWTON_PRODUCTS = 2e10
 """Rows times parameters squared up to which a Hessian is cheap: a second or so."""
@@ -89,6 +92,14 @@ def sample_fraction(n_rows: int, n_features: int, n_outputs: int, row_bytes: int
     if rows < least_rows:
         return 0.0
     return float(rows - 4.0 * np.sqrt(rows)) / n_rows  # the number drawn is binomial: stay below the budget
+
+
+def look_fraction(n_rows: int, n_features: int, row_bytes: int) -> float:
+    """Share of the rows to draw where no sample is solved: enough to tell which features nearly repeat one another; 0 for too many features."""
+    rows = min(max(_LEAST_LOOKED_AT, _LOOKED_AT_PER_FEATURE * n_features), _MOST_LOOKED_AT_BYTES // row_bytes)
+    if rows >= n_rows:
+        return 1.0
+    return 0.0 if rows < _LEAST_ROWS_PER_PARAMETER * n_features else rows / n_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.kernels.alignment import Basis, aligned_features
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.hessian import hessian_leaf_rows, hessian_of
@@ -85,6 +86,8 @@ class GradientScan:
     """Tells the parts of the rows, where some are held out."""
     held_out: NDArray[np.intp] | None = None
     """The part that is held out of each candidate's sums, (K,); -1 for none."""
+    basis: Basis | None = None
+    """The features that the candidates are coefficients of, where they are not those of the data; it has its own shift."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> GradientSums:
         """The sums over a batch: its leaves, added from first to last."""
@@ -96,7 +99,7 @@ class GradientScan:
         assert batch.target is not None
         K, n, c = self.coefficients.shape
         family = FAMILIES[self.family]
-        X = workspace.cast(batch.X[:, leaf], self.shift)
+        X = aligned_features(workspace, batch.X[:, leaf], self.shift, self.basis)
         Y = family.target(batch.target[leaf], self.classes, batch.first_row + leaf.start)
         weights, offset = batch.weights_of(leaf), batch.offset_of(leaf)
         W = self.coefficients.transpose(1, 0, 2).reshape(n, K * c)

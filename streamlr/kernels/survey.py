@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.kernels.alignment import Basis, aligned_features
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.hessian import hessian_leaf_rows
@@ -158,6 +159,8 @@ class SurveyScan:
     """Whether the sampled rows are to come with the keys of their parts."""
     products: bool = False
     """Whether the features' products with one another are wanted."""
+    basis: Basis | None = None
+    """The features that the moments are to be of, less their shift, where they are not those of the data."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> SurveySums:
         """The sums over a batch: its leaves, added from first to last."""
@@ -183,9 +186,9 @@ class SurveyScan:
             block = batch.X[:, leaf]
             moments = None
             if weights is None and weight_sum > 0:
-                moments = _moments_about_zero(workspace.cast(block), Y, omega)
+                moments = _moments_about_zero(aligned_features(workspace, block, None, self.basis), Y, omega)
             if moments is None:
-                moments = _moments_about_a_row(workspace.cast(block), Y, omega, weight_sum)
+                moments = _moments_about_a_row(aligned_features(workspace, block, None, self.basis), Y, omega, weight_sum)
             mean, square_sum, comoment = moments
             cross = _products_about_mean(workspace.cast(block, mean), omega) if self.products else None
             target_square_sum = Y**2 @ omega
