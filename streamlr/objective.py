@@ -21,7 +21,7 @@ from streamlr.errors import ShapeError
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.alignment import Basis
 from streamlr.kernels.families import FAMILIES, Family
-from streamlr.kernels.gradient import GradientScan, GradientSums
+from streamlr.kernels.gradient import Direction, GradientScan, GradientSums
 from streamlr.kernels.split import Split
 from streamlr.moments import Moments as Moments  # part of what an objective is made of
 from streamlr.penalty import Nonsmooth, Penalty
@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
 _FAR_FROM_ZERO = 1e4
+_STILL = 1e-9
+"""A margin along a direction whose largest entry is 1 that is nothing but rounding."""
+_AGAINST = 1e-12
+"""A margin against an example's side, relative to the largest to some side, that counts as none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,8 @@ class Evaluation:
     """Mean loss of the rows that are held out; not a number where none are."""
     held_weight: float = 0.0
     """Their weight."""
+    recedes: bool = False
+    """Whether the loss falls for ever along the direction that was tried in the same pass: a proof that there is no optimum."""
 
 
 class Objective:
@@ -193,6 +199,19 @@ class Objective:
         rows = basis.moved(basis.moved(np.diag(self._l2)).T)
         return rows / np.outer(self.coordinates.scale, self.coordinates.scale)
 
+    @property
+    def may_recede(self) -> bool:
+        """Whether there may be a direction along which it falls for ever."""
+        return self.model.family != "linear" and not self.penalized
+
+    def unheld(self, direction: Array) -> Array:
+        """A direction, (d,), without what the penalty or the bounds do not let grow without end."""
+        V, u = self.coordinates.split(direction)
+        basis, scale = self.coordinates.basis, self.coordinates.scale[:, None]
+        W = V if basis is None else basis.to_features(V / scale)
+        W = np.where(self._penalty.free(W), W, 0.0)
+        return self.coordinates.join(W if basis is None else basis.from_features(W) * scale, u)
+
     def free_to_grow(self, point: Array) -> bool:
         """Whether the point's coefficients may grow without end at no cost."""
         V, basis = self.coordinates.split(point)[0], self.coordinates.basis
@@ -250,7 +269,7 @@ class Objective:
             held = self.family.mean_loss(m.held_target_mean, u, m.held_target_variance)
         return self._evaluation(point, self.family.mean_loss(m.target_mean, u, m.target_variance), dW, db, None, False, held)
 
-    def evaluate(self, points: Array, title: str, *, hessian: bool = False) -> list[Evaluation]:
+    def evaluate(self, points: Array, title: str, *, hessian: bool = False, direction: Array | None = None) -> list[Evaluation]:
         """The objective at each row of ``points``, (K, d); the Hessian, where asked for, at the first alone. One pass.
 
         Parameters
@@ -261,18 +280,21 @@ class Objective:
             What a person is told meanwhile.
         hessian
             Whether second derivatives are wanted.
+        direction
+            Along which the loss may fall for ever, (d,), which the first evaluation then tells.
         """
-        return evaluate_together([(self, points)], title, hessian=hessian)[0]
+        return evaluate_together([(self, points)], title, hessian=hessian, directions=[direction])[0]
 
-    def found(self, point: Array, sums: GradientSums, k: int) -> Evaluation:
-        """What the sums say of candidate ``k``, which is ``point``."""
+    def found(self, point: Array, sums: GradientSums, k: int, margins: Array | None = None) -> Evaluation:
+        """What the sums say of candidate ``k``, which is ``point``; and the margins, (2,), of the direction that was tried with it, if one was."""
         held = float(sums.held_weight_sum[k])
         weight = sums.weight_sum - held
         return self._evaluation(
             point, float(sums.loss_sum[k] / weight), sums.coefficient_sum[k] / weight, sums.intercept_sum[k] / weight,
             None if sums.hessian_sum is None or k > 0 else sums.hessian_sum / weight,
             bool(sums.loss_max[k] < self.family.certain_loss),
-            float(sums.held_loss_sum[k]) / held if held > 0 else np.nan, held)
+            float(sums.held_loss_sum[k]) / held if held > 0 else np.nan, held,
+            _falls_for_ever(margins))
 
     def shifted_units(self, point: Array) -> tuple[Array, Array]:
         """W, and the intercept that goes with features less their shift."""
@@ -281,7 +303,7 @@ class Objective:
         return W, u - (self.coordinates.center - self._shift) @ W
 
     def _evaluation(self, point: Array, loss: float, dW: Array, db: Array, hessian: Array | None, separates: bool, held_loss: float = np.nan,
-                    held_weight: float = 0.0) -> Evaluation:
+                    held_weight: float = 0.0, recedes: bool = False) -> Evaluation:
         """From derivatives by W and b of features less their shift to those by the parameters."""
         V, _ = self.coordinates.split(point)
         if self.family.coupled:  # the sum over the classes is 0, but for rounding, which would move the point where nothing holds it
@@ -301,7 +323,7 @@ class Objective:
             gradient_by_standard = self._nonsmooth_by_standard.subgradient(scaled, gradient_by_standard)
         gradient_max = float(np.abs(gradient_by_standard).max()) / self._target_unit
         return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates, held_loss,
-                          held_weight)
+                          held_weight, recedes)
 
     def _gradient(self, at: Coordinates, dW: Array, db: Array, penalty: Array) -> Array:
         by_V = (dW - np.outer(at.center - self._shift, db)) / at.scale[:, None]
@@ -332,7 +354,8 @@ class Objective:
         return H.reshape(at.size, at.size)
 
 
-def evaluate_together(asked: Sequence[tuple[Objective, Array]], title: str, *, hessian: bool = False) -> list[list[Evaluation]]:
+def evaluate_together(asked: Sequence[tuple[Objective, Array]], title: str, *, hessian: bool = False,
+                      directions: Sequence[Array | None] = ()) -> list[list[Evaluation]]:
     """Objectives of the same data, which differ in their penalty and in the rows that they leave out, each at its points, (K, d): one pass for all.
 
     Parameters
@@ -343,16 +366,26 @@ def evaluate_together(asked: Sequence[tuple[Objective, Array]], title: str, *, h
         What a person is told meanwhile.
     hessian
         Whether second derivatives are wanted, at the very first point alone.
+    directions
+        Along which the loss of each may fall for ever, (d,) or None, which its first evaluation then tells.
     """
     first = asked[0][0]
     columns = [(objective, point) for objective, points in asked for point in points]
     raw = [objective.shifted_units(point) for objective, point in columns]
+    starts = np.cumsum([0, *(len(points) for _, points in asked)]).tolist()
+    tried = tuple(Direction(starts[at], *asked[at][0].shifted_units(direction)) for at, direction in enumerate(directions) if direction is not None)
     scan = GradientScan(
         first.model.family, first.classes, np.stack([W for W, _ in raw]), np.stack([b for _, b in raw]), first.shift, hessian, first.split,
-        None if first.split is None else np.array([objective.held_out for objective, _ in columns]), first.coordinates.basis)
+        None if first.split is None else np.array([objective.held_out for objective, _ in columns]), first.coordinates.basis, tried)
     sums: GradientSums = first.scanner.run(scan, title)
-    found = iter([objective.found(point, sums, k) for k, (objective, point) in enumerate(columns)])
+    margins = {} if sums.margins is None else {direction.candidate: found for direction, found in zip(tried, sums.margins, strict=True)}
+    found = iter([objective.found(point, sums, k, margins.get(k)) for k, (objective, point) in enumerate(columns)])
     return [[next(found) for _ in points] for _, points in asked]
+
+
+def _falls_for_ever(margins: Array | None) -> bool:
+    """Whether no example is moved against its side, but for rounding and what a solver leaves of a direction's other parts, and some are moved."""
+    return margins is not None and bool(margins[1] > _STILL and margins[0] >= -_AGAINST * margins[1])
 
 
 def _hold_common_shift(H: Array, where: NDArray[np.bool_]) -> None:

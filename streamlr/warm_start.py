@@ -27,7 +27,7 @@ from streamlr.kernels.survey import SampledRows
 from streamlr.objective import Evaluation, Objective
 from streamlr.sample_curvature import SampleCurvature
 from streamlr.solvers import Lbfgs, Newton, Proximal, minimize
-from streamlr.solvers.base import CONVERGED, DIVERGED
+from streamlr.solvers.base import CONVERGED, DIVERGED, State
 from streamlr.solvers.lbfgs import FIRST_STEPS, LbfgsState, Metric
 from streamlr.solvers.newton import inverse_of
 from streamlr.solvers.proximal import ProximalState, loss_hessian
@@ -110,6 +110,8 @@ class SampleOptimum:
     """Its optimum, (d,)."""
     metric: Array | None
     """Inverse of its Hessian there, (d, d); None where it is of no use."""
+    suspect: Array | None = None
+    """Direction along which its loss falls for ever, (d,); None where there is none."""
 
 
 def join_sample(parts: list[SampledRows]) -> SampledRows | None:
@@ -153,8 +155,10 @@ def start_from_sample(objective: Objective, solver: Lbfgs | Proximal, sample: Sa
         found = _solve(objective, sample, engine, start.point)
     if found.metric is None:
         metric: Array = 1.0 / objective.diagonal()
-        return solver, solver.init_with(start, metric, _descent(start, found.point, metric), FIRST_STEPS)
-    return solver, solver.init_with(start, found.metric, _descent(start, found.point, found.metric), np.ones(1))
+        state = solver.init_with(start, metric, _descent(start, found.point, metric), FIRST_STEPS)
+    else:
+        state = solver.init_with(start, found.metric, _descent(start, found.point, found.metric), np.ones(1))
+    return solver, replace(state, suspect=found.suspect)
 
 
 def _start_proximal(objective: Objective, solver: Proximal, sample: SampledRows, start: Evaluation) -> ProximalState:
@@ -282,7 +286,7 @@ def _newton(objective: Objective, start: Array) -> SampleOptimum:
     first = objective.evaluate(start[None, :], "sample", hessian=True)[0]
     state, outcome = minimize(objective, solver, solver.init(objective, first), 0, _MOST_SAMPLE_PASSES, lambda *_: None)
     log.info("sample of %d rows, Newton: %s after a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
-    return _with_metric(objective, state.point)
+    return _with_metric(objective, state)
 
 
 def _chord(objective: Objective, start: Array) -> SampleOptimum:
@@ -302,7 +306,7 @@ def _refine(objective: Objective, coarse: SampleOptimum) -> SampleOptimum:
     log.info("sample of %d rows, L-BFGS: %s at a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
     if outcome.status != CONVERGED:
         log.warning("the solve on the sample ended %s; it serves as a start all the same", outcome.status)
-    return _with_metric(objective, state.point)
+    return _with_metric(objective, state)
 
 
 def _tolerance(objective: Objective) -> float:
@@ -310,16 +314,17 @@ def _tolerance(objective: Objective) -> float:
     return _TOLERANCE_OF_WHOLE if objective.scanner.source.n_rows == objective.moments.n_rows else _TOLERANCE
 
 
-def _with_metric(objective: Objective, point: Array) -> SampleOptimum:
+def _with_metric(objective: Objective, state: State) -> SampleOptimum:
     """A sample that is separable has no optimum, and its curvature at any point says nothing of the whole."""
+    point, suspect = state.point, state.suspect if state.status == DIVERGED else None
     found = objective.evaluate(point[None, :], "sample", hessian=True)[0]
     hessian = found.hessian
     assert hessian is not None
     if (found.separates and objective.free_to_grow(point)) or not np.isfinite(hessian).all():
-        return SampleOptimum(point, None)
+        return SampleOptimum(point, None, suspect)
     if objective.scanner.source.n_rows < objective.moments.n_rows:
         fill_unseen(hessian)
-    return SampleOptimum(point, inverse_of(hessian, ridge=_RIDGE))
+    return SampleOptimum(point, inverse_of(hessian, ridge=_RIDGE), suspect)
 
 
 def fill_unseen(hessian: Array) -> None:

@@ -32,11 +32,18 @@ _NO_DECREMENT = 1e-20
 """A predicted decrease of the objective that is nothing but rounding: the square of the precision of its gradient, and less."""
 
 _FAR = 1e-3
-"""A predicted step this long, relative to the largest coefficient, leads out of the region in which a solver can trust it."""
+"""A predicted step this long, relative to the largest coefficient, does not end at the optimum."""
+_FADED = 1e-3
+"""A gradient so small, with such a step of Newton's method, may be that of a loss that falls along it for ever."""
+_FADED_LONG_AGO = (1e-8, 1e-6)
+"""The same of a step of which nobody knows the Hessian: the tolerance, but within these."""
+_FEW_PARAMETERS = 256
+"""Of which a Hessian is cheap: it tells such a direction better than a metric that was had otherwise."""
+_FLAT = 1e-6
+"""Curvature along such a direction, relative to the largest."""
 
-_PATIENCE = 6
-"""Passes after which an optimum that stays far counts as one that is not there; a finite one is near after two or three."""
-
+ENDLESS = ("the coefficients grow without end while the gradient fades: some examples are separable by the features (quasi-complete separation), so "
+           "there is no finite optimum; set model.penalty.l2 above 0")
 SEPARABLE = ("the classes are perfectly separable: every example is classified correctly, so without a penalty there is no finite optimum; "
              "set model.penalty.l2 above 0")
 
@@ -79,6 +86,8 @@ class State:
     """Where that was, (d,), if the run is to end there."""
     steps_without_gain: int = field(default=0, kw_only=True)
     """Steps since it last became smaller."""
+    suspect: Array | None = field(default=None, kw_only=True)
+    """Direction along which the loss may fall for ever, (d,), to be tried in the next pass; None where there is no reason to think so."""
 
 
 class Solver(Protocol):
@@ -130,7 +139,7 @@ def minimize(objective: Objective, solver: Solver, state: State, passes: int, ma
         passes += 1
         with np.errstate(over="ignore", invalid="ignore"):  # steps that lead to infinity end in a status, not in a warning
             # what is found has no name here, or its Hessian would be kept throughout the next pass
-            state = solver.step(state, objective.evaluate(solver.candidates(state), f"pass {passes}", hessian=solver.needs_hessian))
+            state = solver.step(state, _evaluated(objective, solver, state, f"pass {passes}"))
         pass_done(passes, state)
     if state.status:
         return state, Outcome(state.status, state.reason)
@@ -138,13 +147,22 @@ def minimize(objective: Objective, solver: Solver, state: State, passes: int, ma
                           "solver.max_passes, or accept the model as it is")
 
 
-def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step: Array | None, waited: int = 0,
-            decrement: float | None = None) -> tuple[Outcome | None, int]:
-    """Whether a solve ends at this evaluation.
+def _evaluated(objective: Objective, solver: Solver, state: State, title: str) -> list[Evaluation]:
+    """What a pass finds at the solver's candidates; where a direction is to be tried, with the Hessian, if that is cheap."""
+    if state.suspect is None:
+        return objective.evaluate(solver.candidates(state), title, hessian=solver.needs_hessian)
+    hessian = solver.needs_hessian or objective.size <= _FEW_PARAMETERS
+    return objective.evaluate(solver.candidates(state), title, hessian=hessian, direction=state.suspect)
+
+
+def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step: Array | None, tried: Array | None = None,
+            decrement: float | None = None) -> tuple[Outcome | None, Array | None]:
+    """Whether a solve ends at this evaluation, and if not, along which direction the loss may fall for ever.
 
     The gradient decides. Where a solver can tell how far the optimum is (``newton_step``), it has to be near as well: on
     data that are nearly separable the gradient fades while the coefficients still grow. A step along which the objective
-    would not change at all (features that are copies of each other leave such directions) says nothing.
+    would not change at all (features that are copies of each other leave such directions) says nothing. That there is no optimum is
+    said where it has been proven: by a point at which every example is on its side, or by a direction that leads all examples there.
 
     Parameters
     ----------
@@ -152,31 +170,52 @@ def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step:
         What is minimised, to where, and the latest evaluation.
     newton_step
         Where the solver believes the optimum to be, relative to the point, (d,).
-    waited
-        Passes in a row for which the gradient has been within the tolerance and the optimum still far.
+    tried
+        Direction that was tried in the same pass, (d,), if one was.
     decrement
         By how much the objective would fall along the step, to first order, where the gradient alone does not tell.
 
     Returns
     -------
-    outcome, waited
-        How the solve ends, or None; and the new count.
+    outcome, suspect
+        How the solve ends, or None; and a direction that is to be tried in the next pass, or that has proven that there is no optimum, (d,), or None.
     """
     if at.separates and objective.free_to_grow(at.point):
-        return Outcome(DIVERGED, SEPARABLE), 0
+        return Outcome(DIVERGED, SEPARABLE), None
     if not np.isfinite(at.value) or not np.isfinite(at.gradient_max):
-        return Outcome(DIVERGED, "the objective is no longer finite; the steps are too long"), 0
-    if at.gradient_max > tolerance:
-        return None, waited
+        return Outcome(DIVERGED, "the objective is no longer finite; the steps are too long"), None
+    if at.recedes:
+        return Outcome(DIVERGED, ENDLESS), tried
     size = max(0.1, float(np.abs(at.point).max()))
     reach = 0.0
     if newton_step is not None and at.gradient_max > _NOTHING and (
             -float(at.gradient @ newton_step) if decrement is None else decrement) > _NO_DECREMENT:
         reach = float(np.abs(newton_step).max())
-    far = reach > _FAR * size
-    if far and waited + 1 >= _PATIENCE and not objective.penalized:
-        return Outcome(DIVERGED, "the coefficients grow without end while the gradient fades: some examples are separable "
-                       "by the features (quasi-complete separation), so there is no finite optimum; set model.penalty.l2 above 0"), 0
-    if reach <= _STEP_PER_TOLERANCE * tolerance * size:
-        return Outcome(CONVERGED, f"the gradient is {at.gradient_max:.2g}, within the tolerance of {tolerance:g}"), 0
-    return None, waited + far
+    far = newton_step is not None and reach > _FAR * size
+    suspect = _suspect(objective, tolerance, at, newton_step if far else _flat_part(at.hessian, tried))
+    if at.gradient_max > tolerance or reach > _STEP_PER_TOLERANCE * tolerance * size:
+        return None, suspect
+    return Outcome(CONVERGED, f"the gradient is {at.gradient_max:.2g}, within the tolerance of {tolerance:g}"), None
+
+
+def _suspect(objective: Objective, tolerance: float, at: Evaluation, direction: Array | None) -> Array | None:
+    """A direction, (d,), as it is to be tried, where the gradient has faded so far that the loss may fall along it for ever."""
+    faded = _FADED if at.hessian is not None else float(np.clip(tolerance, *_FADED_LONG_AGO))
+    if direction is None or at.gradient_max > faded or not objective.may_recede:
+        return None
+    direction = objective.unheld(direction)
+    size = float(np.abs(direction).max())
+    return direction / size if size > 0 else None
+
+
+def _flat_part(hessian: Array | None, tried: Array | None) -> Array | None:
+    """What is left of a direction that was tried, (d,), without its parts along which there is curvature; None where that is little.
+
+    Where the loss has fallen so far that the curvature along it is rounding, no step of Newton's method tells it.
+    """
+    if hessian is None or tried is None or len(tried) > _FEW_PARAMETERS or not np.isfinite(hessian).all():
+        return None
+    values, vectors = np.linalg.eigh(hessian)
+    flat = vectors[:, values <= _FLAT * values[-1]]
+    along: Array = flat @ (flat.T @ tried)
+    return along if np.linalg.norm(along) > 0.5 * np.linalg.norm(tried) else None

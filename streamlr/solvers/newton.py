@@ -21,7 +21,7 @@ Array = NDArray[np.float64]
 
 _SMALLEST_RIDGE = 1e-12
 _MOST_REFUSALS = 12
-_RIDGE = 1e-11
+RIDGE = 1e-11
 """Relative to the diagonal: far below any curvature that matters, and above the rounding of a Hessian that is singular."""
 
 
@@ -64,8 +64,6 @@ class NewtonState(State):
     """Step length to try."""
     refusals: int
     """Step lengths refused in a row."""
-    waited: int
-    """Passes in a row with a small gradient and an optimum that is still far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,7 @@ class Newton:
         """Without a Hessian yet: the first pass evaluates the start again, with one."""
         return NewtonState(
             point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
-            step=0.0, status="", reason="", direction=np.zeros_like(start.point), trial=0.0, refusals=0, waited=0)
+            step=0.0, status="", reason="", direction=np.zeros_like(start.point), trial=0.0, refusals=0)
 
     def candidates(self, state: State) -> Array:
         assert isinstance(state, NewtonState)
@@ -94,14 +92,14 @@ class Newton:
         if not first and best_acceptable(state.value, state.gradient, state.direction, np.array([state.trial]), evaluations) is None:
             return self._refuse(state, found)
         assert found.hessian is not None
-        direction = -(inverse_of(found.hessian, _RIDGE) @ found.gradient) if np.isfinite(found.hessian).all() else np.zeros_like(found.point)
-        outcome, waited = verdict(self.objective, self.tolerance, found, direction, state.waited)
+        direction = -(inverse_of(found.hessian, RIDGE) @ found.gradient) if np.isfinite(found.hessian).all() else np.zeros_like(found.point)
+        outcome, suspect = verdict(self.objective, self.tolerance, found, direction, state.suspect)
         if outcome is None and not first and _no_longer_moves(state, found):
             return self._stalled(state)
         return NewtonState(
             point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
             step=state.trial, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
-            direction=direction, trial=1.0, refusals=0, waited=waited)
+            direction=direction, trial=1.0, refusals=0, suspect=suspect)
 
     def result(self, state: State) -> Array:
         return state.point

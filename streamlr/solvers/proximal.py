@@ -55,8 +55,6 @@ class ProximalState(State):
     """Steps taken so far."""
     passes_without_gain: int
     """Passes since the objective or the gradient last improved."""
-    waited: int
-    """Passes in a row with a small gradient and an optimum that is still far."""
 
 
 def loss_hessian(objective: Objective, found: Evaluation) -> Array:
@@ -85,12 +83,12 @@ class Proximal:
         none = np.empty((0, len(start.point)))
         if goal is None or not self._promise(start, goal) < 0:
             goal = self._goal(start, metric, none, none)
-        outcome, waited = self._verdict(start, goal, 0)
+        outcome, _ = self._verdict(start, goal, None)
         return ProximalState(
             point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
             step=0.0, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=none, changes=none, metric=metric, goal=goal, trials=trials, refusals=0, best_gradient_max=start.gradient_max, accepted=0,
-            passes_without_gain=0, waited=waited)
+            passes_without_gain=0)
 
     def candidates(self, state: State) -> Array:
         """At the full length the goal itself, whose zeros and bounds are exact."""
@@ -108,14 +106,14 @@ class Proximal:
         found = evaluations[chosen]
         moves, changes, metric = self._remember(state, found)
         goal = self._goal(found, metric, moves, changes)
-        outcome, waited = self._verdict(found, goal, state.waited)
+        outcome, suspect = self._verdict(found, goal, state.suspect)
         gained = found.value < state.value - 1e-15 * abs(state.value) or found.gradient_max < 0.9 * state.best_gradient_max
         idle = 0 if gained else state.passes_without_gain + 1
         following = ProximalState(
             point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
             step=float(state.trials[chosen]), status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=moves, changes=changes, metric=metric, goal=goal, trials=np.ones(1), refusals=0,
-            best_gradient_max=min(found.gradient_max, state.best_gradient_max), accepted=state.accepted + 1, passes_without_gain=idle, waited=waited)
+            best_gradient_max=min(found.gradient_max, state.best_gradient_max), accepted=state.accepted + 1, passes_without_gain=idle, suspect=suspect)
         return self._start_plain(following) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
 
     def result(self, state: State) -> Array:
@@ -136,8 +134,8 @@ class Proximal:
         slope = float((found.gradient + thresholds * np.sign(found.point)) @ direction)
         return max(0.0, abs(slope) - float(thresholds @ np.where(found.point == 0, np.abs(direction), 0.0)))
 
-    def _verdict(self, at: Evaluation, goal: Array, waited: int) -> tuple[Outcome | None, int]:
-        return verdict(self.objective, self.tolerance, at, goal - at.point, waited, -self._promise(at, goal))
+    def _verdict(self, at: Evaluation, goal: Array, tried: Array | None) -> tuple[Outcome | None, Array | None]:
+        return verdict(self.objective, self.tolerance, at, goal - at.point, tried, -self._promise(at, goal))
 
     def _refuse(self, state: ProximalState, evaluations: list[Evaluation]) -> ProximalState:
         """Try shorter steps, then the metric without its memory, then the plain metric; then there is nothing left."""

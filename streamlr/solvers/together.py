@@ -84,7 +84,8 @@ def minimize_together(problems: Sequence[Problem], standings: Sequence[Standing]
             scans = _scans(asked, most_columns)
             for scan in scans:
                 passes += 1
-                found = evaluate_together([asked[at] for at in scan], f"pass {passes}")
+                suspects = [_suspect(now[active[at]]) for at in scan]
+                found = evaluate_together([asked[at] for at in scan], f"pass {passes}", directions=suspects)
                 for at, evaluations in zip(scan, found, strict=True):
                     now[active[at]] = _stepped(problems[active[at]], now[active[at]], evaluations, passes)
                 pass_done(passes, list(now), scan is scans[-1])
@@ -93,6 +94,10 @@ def minimize_together(problems: Sequence[Problem], standings: Sequence[Standing]
 
 def _candidates(problem: Problem, standing: Standing) -> Array:
     return standing.point[None, :] if standing.state is None else problem.solver.candidates(standing.state)
+
+
+def _suspect(standing: Standing) -> Array | None:
+    return None if standing.state is None else standing.state.suspect
 
 
 def _scans(asked: Sequence[tuple[Objective, Array]], most_columns: int) -> list[list[int]]:
