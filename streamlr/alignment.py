@@ -90,7 +90,7 @@ def align(look: FirstLook, model: ModelConfig, classes: NDArray[Any], moments: M
         return replace(moments, condition_number=_LARGEST_CONDITION)  # so few rows that every feature is a combination of the others
     if not extent.weak.shape[1]:
         return replace(moments, condition_number=extent.largest / extent.smallest)
-    weak = _measured(look, classes, moments, sample, unit, extent.weak, centered=centered, reads=apart)
+    weak = _measured(look, classes, moments, sample, unit, extent, centered=centered, reads=apart)
     smallest = max(float(weak.sizes.min()), 1.0 / _LARGEST_CONDITION)
     weak = weak.some((weak.sizes < NEARLY) & ~_held(model, moments, unit, weak.vectors))
     told = _told(weak, unit, _names(look, len(unit)))
@@ -109,11 +109,11 @@ def _extent(moments: Moments, sample: SampledRows | None, unit: Array, centered:
     return extent_of(products_of_rows(sample.X, sample.weights, moments.mean, unit, centered))
 
 
-def _measured(look: FirstLook, classes: NDArray[Any], moments: Moments, sample: SampledRows | None, unit: Array, vectors: Array, *, centered: bool,
+def _measured(look: FirstLook, classes: NDArray[Any], moments: Moments, sample: SampledRows | None, unit: Array, extent: Extent, *, centered: bool,
               reads: bool) -> _Weak:
     """How much combinations vary: by rows in memory if these are all or leave nothing to ask, else by a pass over all rows."""
+    vectors, sizes = extent.weak, extent.sizes
     q, c = vectors.shape[1], moments.comoment.shape[1]
-    sizes = np.full(q, NEARLY)
     if sample is not None and len(sample.X) >= min(_ROWS_OF_FEATURE * len(unit), moments.n_rows):
         vectors, sizes = sharpened(vectors, sample.X, sample.weights, moments.mean, unit, centered)
     rounding = EXACTLY * (np.abs(vectors).T @ (1.0 + np.abs(moments.mean) / unit))

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.config import ModelConfig
-from streamlr.errors import ShapeError
+from streamlr.coordinates import Coordinates as Coordinates
+from streamlr.coordinates import data_coordinates as data_coordinates
+from streamlr.coordinates import standard_coordinates as standard_coordinates
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.alignment import Basis
 from streamlr.kernels.families import FAMILIES, Family
@@ -35,69 +37,6 @@ _STILL = 1e-9
 """A margin along a direction whose largest entry is 1 that is nothing but rounding."""
 _AGAINST = 1e-12
 """A margin against an example's side, relative to the largest to some side, that counts as none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Coordinates:
-    """Parameters (V, u) with V = scale * W and u = b + centerᵀ W; there is no u where there is no intercept."""
-
-    center: Array
-    """(n,); zero where there is no intercept, since moving the features would change the model."""
-    scale: Array
-    """(n,), positive."""
-    n_outputs: int
-    """c."""
-    fit_intercept: bool
-    basis: Basis | None = None
-    """The features that W are coefficients of, where they are not those of the data."""
-
-    @property
-    def size(self) -> int:
-        """Number of parameters."""
-        return (len(self.scale) + self.fit_intercept) * self.n_outputs
-
-    def split(self, parameters: Array) -> tuple[Array, Array]:
-        """V, (n, c), and u, (c,), of a vector of parameters."""
-        n, c = len(self.scale), self.n_outputs
-        return parameters[: n * c].reshape(n, c), parameters[n * c :] if self.fit_intercept else np.zeros(c)
-
-    def join(self, V: Array, u: Array) -> Array:
-        return np.concatenate([V.ravel(), u]) if self.fit_intercept else V.ravel().copy()
-
-    def to_data_units(self, parameters: Array) -> tuple[Array, Array]:
-        """W, (n, c), and b, (c,), in the units of the data."""
-        V, u = self.split(parameters)
-        W = V / self.scale[:, None]
-        b = u - self.center @ W
-        return (W if self.basis is None else self.basis.to_features(W)), b
-
-    def from_data_units(self, W: Array, b: Array) -> Array:
-        """The parameters of W, (n, c), and b, (c,).
-
-        Raises
-        ------
-        ShapeError
-            For those of another number of features or outputs.
-        """
-        if W.shape != (len(self.scale), self.n_outputs):
-            raise ShapeError(f"the model to start from has coefficients of the shape {W.T.shape}; these data want ({self.n_outputs}, {len(self.scale)})")
-        W = W if self.basis is None else self.basis.from_features(W)
-        return self.join(W * self.scale[:, None], b + self.center @ W)
-
-
-def standard_coordinates(moments: Moments, fit_intercept: bool) -> Coordinates:
-    """Coordinates in which features have mean 0 (with an intercept) and spread 1; a constant feature keeps its size."""
-    spread = moments.spread
-    still = np.where(fit_intercept | (moments.mean == 0), 1.0, np.abs(moments.mean))
-    scale = np.where(spread > 0, spread, still)
-    center = moments.mean if fit_intercept else np.zeros_like(spread)
-    return Coordinates(center, scale, len(moments.target_mean), fit_intercept, moments.basis)
-
-
-def data_coordinates(moments: Moments, fit_intercept: bool) -> Coordinates:
-    """Coordinates that are W and b themselves."""
-    n = len(moments.mean)
-    return Coordinates(np.zeros(n), np.ones(n), len(moments.target_mean), fit_intercept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +64,8 @@ class Evaluation:
     """Their weight."""
     recedes: bool = False
     """Whether the loss falls for ever along the direction that was tried in the same pass: a proof that there is no optimum."""
+    gradient_rest: Array | None = None
+    """What rounding has cut off from the gradient, (d,), where that is known."""
 
 
 class Objective:
@@ -158,10 +99,10 @@ class Objective:
         self.nonsmooth = self._nonsmooth(self._penalty)
         self._nonsmooth_by_standard = self._nonsmooth(penalty.per(self._standard.scale, spread_in_penalty))
         basis = self.coordinates.basis
-        far = np.abs(moments.mean) > _FAR_FROM_ZERO * moments.spread
+        far = np.abs(moments.mean) > (1.0 if model.family == "linear" and model.fit_intercept else _FAR_FROM_ZERO) * moments.spread
         self._shift = np.where(far, moments.mean, 0.0) if basis is None else basis.moved(basis.shift)
         spread_of_target = float(np.sqrt(moments.target_variance.max()))
-        self._target_unit = spread_of_target if model.family == "linear" and spread_of_target > 0 else 1.0
+        self.target_unit = spread_of_target if model.family == "linear" and spread_of_target > 0 else 1.0
 
     def _nonsmooth(self, penalty: Penalty) -> Nonsmooth:
         c = self.coordinates.n_outputs
@@ -321,7 +262,7 @@ class Objective:
             value += self.nonsmooth.value(point)
             scaled = self._standard.join(in_standard, np.zeros(len(db)))  # an intercept has neither threshold nor bound: any value will do
             gradient_by_standard = self._nonsmooth_by_standard.subgradient(scaled, gradient_by_standard)
-        gradient_max = float(np.abs(gradient_by_standard).max()) / self._target_unit
+        gradient_max = float(np.abs(gradient_by_standard).max()) / self.target_unit
         return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates, held_loss,
                           held_weight, recedes)
 

@@ -22,7 +22,9 @@ from streamlr.warm_start import MOST_PARAMETERS, look_fraction, sample_fraction
 
 _MOST_CORRELATED = 64
 """Features up to which the first pass sums their products with one another for any family: that costs it less than one more pass."""
-_CANDIDATES = {"gradient_descent": 1, "newton": 1}
+_MOST_CORRELATED_OF_SQUARES = 512
+"""The same for least squares by a method that was asked for, whose verdict hangs on them."""
+_CANDIDATES = {"gradient_descent": 1, "least_squares": 1, "newton": 1}
 _MOST_CANDIDATES = 4
 _HEAVY_SUM_BYTES = 2**20
 """From this size on sums are added up two at a time: eight that wait for each other would need the memory of eight."""
@@ -148,6 +150,9 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     limit = config.cluster.memory_limit
     name, fraction, reason = choose_solver(config, source, outputs)
     fitted = []
+    if name == "least_squares" and limit is not None and not _fits(_demand(config, source, name, 0.0, outputs, 1), limit):
+        name, fraction, reason = choose_solver(config, source, outputs, squares=False)
+        fitted.append("no products of the features")
     if fraction and limit is not None:
         smaller = _fitting_sample(config, source, name, fraction, outputs, limit)
         if smaller != fraction:
@@ -183,17 +188,27 @@ def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, o
         partition, source.n_features, source.dtype.itemsize, outputs, max(models, _CANDIDATES.get(solver, _MOST_CANDIDATES)), solver == "newton",
         math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
         solver == "proximal", config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config),
-        source.n_features <= _MOST_CORRELATED, _look_rows(config, source))
-    if demand.newton and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
+        _sums_products(config, source, solver), solver == "least_squares", _look_rows(config, source, solver))
+    if (demand.newton or demand.products) and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand
 
 
-def _look_rows(config: TrainConfig, source: Source) -> int:
-    """Rows drawn where a solver was asked for by its name, which has no sample."""
-    if config.solver.name == "auto":
+def _look_rows(config: TrainConfig, source: Source, solver: str) -> int:
+    """Rows drawn where there is no sample: where a solver was asked for by its name, and for least squares."""
+    if config.solver.name == "auto" and solver != "least_squares":
         return 0
     return math.ceil(look_fraction(source.n_rows, source.n_features, source.n_features * source.dtype.itemsize) * source.n_rows)
+
+
+def _sums_products(config: TrainConfig, source: Source, solver: str) -> bool:
+    """Whether the survey is to sum the products of the features: where the solver hangs on them, and else where they cost little."""
+    most = _MOST_CORRELATED_OF_SQUARES if _is_quadratic(config) else _MOST_CORRELATED
+    return solver == "least_squares" or source.n_features <= most
+
+
+def _is_quadratic(config: TrainConfig) -> bool:
+    return config.model.family == "linear" and config.path is None and config.model.penalty.l1 == 0 and not config.model.bounds.given
 
 
 def models_of(config: TrainConfig) -> int:
@@ -223,11 +238,15 @@ def _fitting_sample(config: TrainConfig, source: Source, solver: str, fraction: 
     least = sample_fraction(source.n_rows, source.n_features + config.model.fit_intercept, outputs, source.n_features * source.dtype.itemsize, least=True)
     share = 1.0
     while share >= _SMALLEST_SAMPLE and share * fraction >= least:
-        demand = _demand(config, source, solver, share * fraction, outputs, 1)
-        if max(local_peak(demand, 1, _NOMINAL_BYTES), worker_peak(demand, 1, 1, _NOMINAL_BYTES)) <= limit:
+        if _fits(_demand(config, source, solver, share * fraction, outputs, 1), limit):
             return share * fraction
         share /= 2
     return 0.0
+
+
+def _fits(demand: Demand, limit: int) -> bool:
+    """Whether one thread has room, whatever the engine and whatever the process held before."""
+    return max(local_peak(demand, 1, _NOMINAL_BYTES), worker_peak(demand, 1, 1, _NOMINAL_BYTES)) <= limit
 
 
 def _holding(demand: Demand, limit: int, workers: Workers, threads: int) -> Demand:
@@ -269,9 +288,11 @@ def check_plan(plan: Plan) -> None:
             f"{plan.memory_limit / 1e6:.0f} MB; raise the limit,{hessian} or write the store in smaller chunks")
 
 
-def choose_solver(config: TrainConfig, source: Source, outputs: int = 1) -> tuple[str, float, str]:
-    """The method, the share of rows to sample for it, and why."""
+def choose_solver(config: TrainConfig, source: Source, outputs: int = 1, *, squares: bool = True) -> tuple[str, float, str]:
+    """The method, the share of rows to sample for it, and why; with ``squares`` least squares by their products where these are not too many."""
     name = config.solver.name
+    if squares and name in ("auto", "newton") and _is_quadratic(config) and source.n_features + config.model.fit_intercept <= MOST_PARAMETERS:
+        return "least_squares", 0.0, f"{source.n_features} features: least squares, with the Hessian from the first pass"
     if name != "auto":
         return name, 0.0, "solver.name asks for it"
     n_features = source.n_features + config.model.fit_intercept

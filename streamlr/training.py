@@ -27,16 +27,18 @@ from streamlr.model import Model
 from streamlr.objective import Moments, Objective, data_coordinates
 from streamlr.run_directory import RunDirectory
 from streamlr.run_record import RunRecord
-from streamlr.solvers import GradientDescent, Lbfgs, Newton, Outcome, Proximal, Solver, State, Watched, minimize
-from streamlr.solvers.base import PASS_LIMIT
+from streamlr.solvers import GradientDescent, Judged, Lbfgs, LeastSquares, Newton, Outcome, Proximal, Solver, State, Watched, minimize
+from streamlr.solvers.base import PASS_LIMIT, Function
 from streamlr.solvers.gradient_descent import GradientDescentState
 from streamlr.solvers.lbfgs import LbfgsState
+from streamlr.solvers.least_squares import LeastSquaresState
 from streamlr.solvers.newton import NewtonState
 from streamlr.solvers.proximal import ProximalState
+from streamlr.squares import equations_of, evaluator, findings, resumed, start_squares
 from streamlr.warm_start import join_sample, sampled_metric, start_from_sample
 
-_STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState,
-                                  "proximal": ProximalState}
+_STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "least_squares": LeastSquaresState,
+                                  "newton": NewtonState, "proximal": ProximalState}
 _SOLVERS: dict[str, type[Lbfgs | Newton | Proximal]] = {"lbfgs": Lbfgs, "newton": Newton, "proximal": Proximal}
 
 
@@ -177,7 +179,7 @@ class _Run:
             if saved is None:
                 for number in range(1, self.look.scanner.passes + 1):
                     self._pass_done(number, state, problem)
-            state, outcome = minimize(problem.objective, self._watched(problem), state, len(self.record.history), self.settings.solver.max_passes,
+            state, outcome = minimize(_function(problem), self._watched(problem), state, len(self.record.history), self.settings.solver.max_passes,
                                       lambda number, reached: self._pass_done(number, reached, problem))
             return self._result(problem, state, outcome)
         except WriteError as error:
@@ -201,12 +203,14 @@ class _Run:
         parts = list(survey.sample)
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
-        moments = align(self.look, self.look.model, classes, moments, sample, apart=self._may_align())
-        if moments.collinearity:
+        moments = align(self.look, self.look.model, classes, moments, sample, apart=self._may_align(moments))
+        if moments.collinearity and self.look.plan.solver != "least_squares":  # which tells it in its own way
             self.look.publish(Note(moments.collinearity, warning=True))
         problem = self._problem(classes, moments)
         point = _start_point(problem, self.start)
         unknown = self.look.source.has_offset or self.start is not None or bool(problem.objective.coordinates.split(point)[0].any())
+        if isinstance(problem.solver, LeastSquares):
+            return self._begin_squares(problem, point, known=not unknown)
         start = problem.objective.evaluate(point[None, :], "pass 2")[0] if unknown else problem.objective.without_features(point)
         if isinstance(problem.solver, Lbfgs | Proximal) and sample is not None and self.sample_fraction:
             solver, state = start_from_sample(problem.objective, problem.solver, sample, start)
@@ -214,12 +218,22 @@ class _Run:
             return problem, self._watched(problem).begun(state, start)
         return problem, self._watched(problem).init(problem.objective, start)
 
-    def _may_align(self) -> bool:
-        """Whether the solver's coordinates are its own, and the penalty such that combinations of features may stand in their place."""
-        model = self.look.model
+    def _begin_squares(self, problem: _Problem, point: NDArray[np.float64], *, known: bool) -> tuple[_Problem, State]:
+        """What is quadratic has its Hessian from the survey, or from a second pass."""
+        start = start_squares(problem.objective, point, self.settings.solver.tolerance, known=known, most_passes=self.settings.solver.max_passes)
+        for text in findings(start.equations, self.look.source.n_rows, self.look.source.feature_names):
+            self.look.publish(Note(text, warning=True))
+        problem = replace(problem, solver=start.solver)
+        return problem, self._watched(problem).begun(start.state, start.found)
+
+    def _may_align(self, moments: Moments) -> bool:
+        """Whether combinations of features may stand in their place: the solver's coordinates are its own, the penalty allows it, and there is
+        no Hessian that tells the features apart."""
+        model, plan, wanted = self.look.model, self.look.plan, self.settings.solver.name
         smooth = model.penalty.l1 == 0 and not model.bounds.given
-        held = model.penalty.l2 > 0 and (model.standardize or self.look.plan.solver == "proximal")
-        return smooth and not held and self.settings.solver.name != "gradient_descent"
+        held = model.penalty.l2 > 0 and (model.standardize or plan.solver == "proximal")
+        known = plan.solver == "least_squares" or (model.family == "linear" and wanted == "lbfgs" and moments.correlation is not None)
+        return smooth and not held and not known and wanted != "gradient_descent"
 
     def _problem(self, classes: NDArray[Any], moments: Moments) -> _Problem:
         """The objective in the coordinates of the solver that was asked for; ``auto`` is what the plan says, which `_begin` gives a sample to start from."""
@@ -228,7 +242,12 @@ class _Run:
             objective = Objective(self.look.scanner, model, classes, moments, data_coordinates(moments, model.fit_intercept), self.look.split, HELD_OUT)
             return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, bool(objective.penalty_scale.any())))
         objective = Objective(self.look.scanner, model, classes, moments, split=self.look.split, held_out=HELD_OUT)
-        return _Problem(objective, _SOLVERS[self.look.plan.solver](objective, wanted.tolerance))
+        if self.look.plan.solver == "least_squares":
+            return _Problem(objective, LeastSquares(objective, wanted.tolerance, equations_of(objective)))
+        solver = _SOLVERS[self.look.plan.solver](objective, wanted.tolerance)
+        if self.look.plan.solver == "lbfgs" and wanted.name == "lbfgs" and model.family == "linear" and objective.smooth and moments.correlation is not None:
+            return _Problem(objective, Judged(solver, objective, wanted.tolerance, equations_of(objective)))
+        return _Problem(objective, solver)
 
     def _pass_done(self, number: int, state: State, problem: _Problem) -> None:
         event = PassFinished(number, state.loss, state.value, state.gradient_max, state.step, *self.record.cost_of_pass(),
@@ -260,6 +279,8 @@ class _Run:
 
     def _with_sample(self, problem: _Problem, state: State) -> _Problem:
         """Draw the sample again where its curvature is the metric, which no checkpoint holds: one more read of the data."""
+        if isinstance(problem.solver, LeastSquares) and isinstance(state, LeastSquaresState):
+            return replace(problem, solver=resumed(problem.objective, problem.solver, state))
         if not (isinstance(problem.solver, Lbfgs) and isinstance(state, LbfgsState) and len(state.curvature_at)):
             return problem
         survey = self.look.survey(problem.objective.classes, self.sample_fraction, "sample")
@@ -286,6 +307,12 @@ class _Run:
         if self.directory is not None:
             self.directory.write_results(model, summary)
         return TrainResult(model, outcome.status, outcome.reason, len(self.record.history), self.record.history, summary)
+
+
+def _function(problem: _Problem) -> Function:
+    """What the solver's points are evaluated by."""
+    solver, objective = problem.solver, problem.objective
+    return evaluator(objective, solver.equations.condition) if isinstance(solver, LeastSquares | Judged) else objective
 
 
 def _start_point(problem: _Problem, model: Model | None) -> NDArray[np.float64]:

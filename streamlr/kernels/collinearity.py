@@ -40,9 +40,11 @@ class Extent:
     largest: float
     """Largest σ."""
     smallest: float
-    """Smallest σ; where there are weak directions these tell it better."""
+    """Smallest σ."""
     weak: Array
     """Unit vectors of coefficients along which they hardly vary, (n, q)."""
+    sizes: Array
+    """σ of these, (q,), as far as products tell it."""
 
 
 def units_of(spread: Array, mean: Array, centered: bool) -> Array:
@@ -102,7 +104,8 @@ def extent_of(products: Array) -> Extent | None:
     weak = np.zeros((len(products), count))
     if count:
         weak[alive] = np.linalg.eigh(part)[1][:, :count]
-    return Extent(float(np.sqrt(values[-1])), float(np.sqrt(max(values[0], 0.0))), weak)
+    sizes = np.sqrt(np.maximum(values, 0.0))
+    return Extent(float(sizes[-1]), float(sizes[0]), weak, sizes[:count])
 
 
 def sharpened(weak: Array, X: NDArray[np.generic], weights: Array | None, mean: Array, unit: Array, centered: bool) -> tuple[Array, Array]:

@@ -90,6 +90,14 @@ class State:
     """Direction along which the loss may fall for ever, (d,), to be tried in the next pass; None where there is no reason to think so."""
 
 
+class Function(Protocol):
+    """What is evaluated: an `Objective`, or what stands for one."""
+
+    def evaluate(self, points: Array, title: str, *, hessian: bool = False) -> list[Evaluation]:
+        """The objective at each row of ``points``, (K, d). One pass."""
+        ...
+
+
 class Solver(Protocol):
     """A method of minimisation."""
 
@@ -114,11 +122,11 @@ class Solver(Protocol):
         ...
 
     def result(self, state: State) -> Array:
-        """The parameters of the model if the solve ends here, (d,)."""
+        """The parameters of the model if the solve ends here, (d,); or (2, d), with what these lack to the last digit beneath."""
         ...
 
 
-def minimize(objective: Objective, solver: Solver, state: State, passes: int, max_passes: int,
+def minimize(objective: Function, solver: Solver, state: State, passes: int, max_passes: int,
              pass_done: Callable[[int, State], None]) -> tuple[State, Outcome]:
     """Drive a solver until it ends or the passes are used up.
 
@@ -147,10 +155,11 @@ def minimize(objective: Objective, solver: Solver, state: State, passes: int, ma
                           "solver.max_passes, or accept the model as it is")
 
 
-def _evaluated(objective: Objective, solver: Solver, state: State, title: str) -> list[Evaluation]:
+def _evaluated(objective: Function, solver: Solver, state: State, title: str) -> list[Evaluation]:
     """What a pass finds at the solver's candidates; where a direction is to be tried, with the Hessian, if that is cheap."""
     if state.suspect is None:
         return objective.evaluate(solver.candidates(state), title, hessian=solver.needs_hessian)
+    assert isinstance(objective, Objective)
     hessian = solver.needs_hessian or objective.size <= _FEW_PARAMETERS
     return objective.evaluate(solver.candidates(state), title, hessian=hessian, direction=state.suspect)
 

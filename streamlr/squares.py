@@ -1,0 +1,179 @@
+"""Least squares where its Hessian is known: equations from the survey, and evaluations in twice the working precision.
+
+A step with the Hessian leads to the optimum but for rounding. That of the residuals is multiplied by the condition of the features, which a
+gradient in twice the precision is rid of; that of the Hessian only makes for another step, unless it is singular to float64. So the survey's
+products and a pass or two do where the features are well conditioned, and one pass that sums the products as pairs where they are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.equations import Design, Equations, factored, factored_pairs
+from streamlr.kernels.pairs import Pair, two_product
+from streamlr.kernels.residuals import MOST_FEATURES_OF_PRODUCTS, ResidualScan, ResidualSums
+from streamlr.objective import Evaluation, Objective
+from streamlr.solvers import LeastSquares
+from streamlr.solvers.least_squares import LeastSquaresState
+
+Array = NDArray[np.float64]
+
+_SMALL = 2**20
+"""Values of data that are read in a moment, whatever is made of them."""
+_ILL = 1e8
+"""Condition of the features from which on a person is told: of the digits of the data less than half are left in the coefficients."""
+_MOST_NAMED = 5
+_CONDITION = 100.0
+"""Of the features, from which on rounding of the residuals would show in what a solver of the data themselves would find."""
+
+
+def equations_of(objective: Objective) -> Equations:
+    """The equations that the survey's products make."""
+    correlation, at = objective.moments.correlation, objective.coordinates
+    assert correlation is not None
+    H = correlation.copy()
+    if not at.fit_intercept:
+        means = objective.moments.mean / at.scale
+        H += np.outer(means, means)
+    H[np.diag_indices_from(H)] += objective.penalty_scale
+    return factored(H, _design(objective, np.zeros(len(H))))
+
+
+def equations_of_pairs(objective: Objective, H: Pair, lean: Array) -> Equations:
+    """The equations of a matrix that a pass of its own has summed."""
+    return factored_pairs(H, _design(objective, lean))
+
+
+def _design(objective: Objective, lean: Array) -> Design:
+    at, n = objective.coordinates, len(lean)
+    rank = objective.moments.n_rows - at.fit_intercept
+    return Design(at.scale, lean, n if objective.penalty_scale.any() else max(0, min(n, rank)), objective.moments.n_rows)
+
+
+
+class FineSquares:
+    """Evaluates an objective of least squares in twice the working precision; each call is one pass over the data.
+
+    Parameters
+    ----------
+    objective
+        Of the family ``linear``, with neither l1 nor bounds, in standard coordinates.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective = objective
+
+    def evaluate(self, points: Array, title: str, *, hessian: bool = False) -> list[Evaluation]:
+        """The objective at each row of ``points``, (K, d), of several in the working precision alone. One pass."""
+        if len(points) > 1 or hessian:
+            return self._objective.evaluate(points, title, hessian=hessian)
+        return [self._found(points[0], self._scan(points[0], title, products=False))]
+
+    def equations(self, point: Array, title: str) -> tuple[Evaluation, Equations]:
+        """The objective at one point, and its equations as pairs. One pass."""
+        sums = self._scan(point, title, products=True)
+        assert sums.products is not None
+        assert sums.feature_sum is not None
+        weight, scale = Pair.of(sums.weight_sum), Pair.of(self._objective.coordinates.scale)
+        H = sums.products / weight / scale / scale[:, None]
+        lean = Pair.zeros(len(scale.hi))
+        if self._objective.coordinates.fit_intercept:
+            lean = sums.feature_sum / weight / scale
+            H = H - lean[:, None] * lean
+        H = H + Pair.of(np.diag(self._objective.penalty_scale))
+        return self._found(point, sums), equations_of_pairs(self._objective, H, lean.hi)
+
+    def _scan(self, point: Array, title: str, *, products: bool) -> ResidualSums:
+        at, objective = self._objective.coordinates, self._objective
+        V, u = at.split(point)
+        scan = ResidualScan(Pair.of(V[:, 0]) / Pair.of(at.scale), Pair.of(u[0]), at.center, products, objective.split)
+        sums: ResidualSums = objective.scanner.run(scan, title)
+        return sums
+
+    def _found(self, point: Array, sums: ResidualSums) -> Evaluation:
+        objective, at = self._objective, self._objective.coordinates
+        V, weight, penalty = at.split(point)[0][:, 0], Pair.of(sums.weight_sum), objective.penalty_scale
+        by_V = sums.coefficient_sum / weight / Pair.of(at.scale) + two_product(penalty, V)
+        by_u = sums.intercept_sum / weight
+        gradient = at.join(by_V.hi[:, None], by_u.hi.reshape(1))
+        loss = sums.loss_sum / sums.weight_sum
+        held = sums.held_weight_sum
+        return Evaluation(
+            point, loss, loss + 0.5 * float(penalty @ V**2), gradient, float(np.abs(gradient).max()) / objective.target_unit,
+            held_loss=sums.held_loss_sum / held if held > 0 else np.nan, held_weight=held,
+            gradient_rest=at.join(by_V.lo[:, None], by_u.lo.reshape(1)))
+
+
+def evaluator(objective: Objective, condition: float) -> Objective | FineSquares:
+    """What evaluates the objective with as many digits as features of this condition ask for, and no more of them on data that are large."""
+    source = objective.scanner.source
+    fine = condition > _CONDITION or source.n_rows * source.n_features <= _SMALL
+    return FineSquares(objective) if fine else objective
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a solve begins."""
+
+    solver: LeastSquares
+    state: LeastSquaresState
+    found: Evaluation
+    """At the point of the state."""
+    equations: Equations
+    """Those of the solver."""
+
+
+def start_squares(objective: Objective, point: Array, tolerance: float, *, known: bool, most_passes: int) -> Start:
+    """The solver and its state at a point.
+
+    Parameters
+    ----------
+    objective, point, tolerance
+        What is minimised, from where, and up to what gradient.
+    known
+        Whether the survey tells the objective there.
+    most_passes
+        Most passes, with that of the survey.
+    """
+    equations, title = equations_of(objective), f"pass {objective.scanner.passes + 1}"
+    if not equations.certain and len(equations.scale) <= MOST_FEATURES_OF_PRODUCTS and most_passes > 1:
+        found, equations = FineSquares(objective).equations(point, title)
+    elif known:
+        found = objective.without_features(point)
+    else:
+        found = evaluator(objective, equations.condition).evaluate(point[None, :], title)[0]
+    solver = LeastSquares(objective, tolerance, equations)
+    state, H = solver.init(objective, found), equations.matrix
+    if H is not None:
+        state = replace(state, products=H.hi, products_rest=H.lo, lean=equations.lean)
+    return Start(solver, state, found, equations)
+
+
+def resumed(objective: Objective, solver: LeastSquares, state: LeastSquaresState) -> LeastSquares:
+    """The solver with the equations that it had when it was interrupted."""
+    if state.products is None or state.products_rest is None or state.lean is None:
+        return solver
+    return replace(solver, equations=equations_of_pairs(objective, Pair(state.products, state.products_rest), state.lean))
+
+
+def findings(equations: Equations, n_rows: int, names: Sequence[str] | None) -> list[str]:
+    """What a person should know of the features."""
+    found, n, q = [], len(equations.scale), len(equations.dependent)
+    named = ", ".join(repr(names[j]) if names is not None else str(j) for j in equations.dependent[:_MOST_NAMED].tolist())
+    if not equations.certain:
+        found.append(f"features are combinations of others, or so nearly that float64 does not tell them apart (condition number of those that it does: "
+                     f"{equations.condition:.2g}{'; left out: ' * (q > 0)}{named}): what is common to them is exact, what sets them apart is not")
+    elif q:
+        why = f"{n_rows:,} rows tell no more of {n:,} features" if n_rows <= n else f"first: {named}"
+        units = "of the data" if equations.unit is equations.scale else "of their spreads, since those of the data differ by too much"
+        found.append(f"{q:,} of {n:,} features are combinations of the others ({why}), so there are many optima; that whose coefficients have the smallest "
+                     f"norm, in units {units}, is taken")
+    if equations.certain and equations.condition > _ILL:
+        digit = max(1, round(16 - np.log10(equations.condition)))
+        found.append(f"the features are nearly combinations of one another: the condition number of the standardised ones is {equations.condition:.2g}, so a "
+                     f"change in the 16th digit of the data can change digit {digit} of the coefficients")
+    return found
