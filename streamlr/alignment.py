@@ -70,7 +70,7 @@ class _Weak:
         return _Weak(self.vectors[:, which], self.sizes[which], self.exact[which], self.mean[which], self.spread[which], self.comoment[which])
 
 
-def align(look: FirstLook, model: ModelConfig, classes: NDArray[Any], moments: Moments, sample: SampledRows | None, *, apart: bool) -> Moments:
+def align(look: FirstLook, model: ModelConfig, classes: NDArray[Any], moments: Moments, sample: SampledRows | None, apart: float) -> Moments:
     """The moments, with what is known of combinations that hardly vary; where these are to stand in the place of features, the moments of those.
 
     Parameters
@@ -80,7 +80,8 @@ def align(look: FirstLook, model: ModelConfig, classes: NDArray[Any], moments: M
     sample
         Some of the rows, or all, where they are in memory.
     apart
-        Whether combinations may stand in the place of features, and a pass be made to measure them where not all rows are in memory.
+        σ of the weakest combination from which on downwards such combinations stand in the place of features, and a pass is made to measure them
+        where not all rows are in memory; 0 for never.
     """
     centered, unit = model.fit_intercept, units_of(moments.spread, moments.mean, model.fit_intercept)
     extent = _extent(moments, sample, unit, centered)
@@ -90,13 +91,13 @@ def align(look: FirstLook, model: ModelConfig, classes: NDArray[Any], moments: M
         return replace(moments, condition_number=_LARGEST_CONDITION)  # so few rows that every feature is a combination of the others
     if not extent.weak.shape[1]:
         return replace(moments, condition_number=extent.largest / extent.smallest)
-    weak = _measured(look, classes, moments, sample, unit, extent, centered=centered, reads=apart)
+    weak = _measured(look, classes, moments, sample, unit, extent, centered=centered, reads=extent.smallest < apart)
     smallest = max(float(weak.sizes.min()), 1.0 / _LARGEST_CONDITION)
     weak = weak.some((weak.sizes < NEARLY) & ~_held(model, moments, unit, weak.vectors))
     told = _told(weak, unit, _names(look, len(unit)))
     moments = replace(moments, condition_number=min(extent.largest / smallest, _LARGEST_CONDITION), collinearity=told)
     near = weak.some(~weak.exact)
-    return _in_basis(moments, near, unit) if apart and 0 < len(near.sizes) <= _MOST_DIRECTIONS else moments
+    return _in_basis(moments, near, unit) if extent.smallest < apart and 0 < len(near.sizes) <= _MOST_DIRECTIONS else moments
 
 
 def _extent(moments: Moments, sample: SampledRows | None, unit: Array, centered: bool) -> Extent | None:

@@ -24,6 +24,7 @@ from streamlr.execution.scanner import Scanner
 from streamlr.kernels.alignment import Basis
 from streamlr.kernels.families import FAMILIES, family_of
 from streamlr.kernels.labels import LabelScan, LabelSums
+from streamlr.kernels.strata import StrataScan, StrataSums, fractions_of, has_strata
 from streamlr.kernels.survey import SampledRows, SurveyScan, SurveySums
 from streamlr.objective import Moments
 from streamlr.penalty import with_features_by_number
@@ -56,6 +57,8 @@ class FirstLook:
         Tells the rows that are held out of the fit; None where none are.
     class_factors
         What the weights of each class are multiplied by, (c,); None for nothing.
+    strata
+        Rows of each stratum, by which the sample is drawn (see `streamlr.kernels.strata`), (S,); None where there are none.
 
     Raises
     ------
@@ -71,6 +74,7 @@ class FirstLook:
         self.model = settings.model
         self.split = split_of(settings)
         self.class_factors: NDArray[np.float64] | None = None
+        self.strata: NDArray[np.int64] | None = None
         self._make_plan(1)
 
     def _make_plan(self, n_outputs: int) -> None:
@@ -89,7 +93,11 @@ class FirstLook:
             classes = check_classes(labels, self.source.describe("target"), held_out=self.split is not None)
             if self.settings.model.class_weight is not None:
                 factors = class_factors(self.settings.model.class_weight, labels)
+            self.strata = labels.row_counts
         self.use_classes(classes, factors)
+        if self.strata is None and has_strata(self.model.family) and 0.0 < self.plan.sample_fraction < 1.0:
+            counts: StrataSums = self.scanner.run(StrataScan(self.model.family), "targets")
+            self.strata = counts.row_counts
         return classes
 
     def use_classes(self, classes: NDArray[Any], factors: NDArray[np.float64] | None) -> None:
@@ -109,7 +117,8 @@ class FirstLook:
 
     def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1", *, keyed: bool = False, products: bool = False) -> SurveySums:
         """Moments, fingerprint and a sample of the rows, with the keys of their parts and the features' products where they are asked for: one pass."""
-        scan = SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family, self.split, keyed, products)
+        fractions = () if self.strata is None else fractions_of(self.strata, sample_fraction)
+        scan = SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family, self.split, keyed, products, fractions=fractions)
         sums: SurveySums = self.scanner.run(scan, title)
         return sums
 

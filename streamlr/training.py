@@ -22,6 +22,7 @@ from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import one_blas_thread
 from streamlr.first_look import FirstLook
+from streamlr.kernels.collinearity import NEARLY, UNTOLD
 from streamlr.kernels.split import HELD_OUT
 from streamlr.model import Model
 from streamlr.objective import Moments, Objective, data_coordinates
@@ -203,7 +204,7 @@ class _Run:
         parts = list(survey.sample)
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
-        moments = align(self.look, self.look.model, classes, moments, sample, apart=self._may_align(moments))
+        moments = align(self.look, self.look.model, classes, moments, sample, self._apart(moments))
         if moments.collinearity and self.look.plan.solver != "least_squares":  # which tells it in its own way
             self.look.publish(Note(moments.collinearity, warning=True))
         problem = self._problem(classes, moments)
@@ -226,14 +227,14 @@ class _Run:
         problem = replace(problem, solver=start.solver)
         return problem, self._watched(problem).begun(start.state, start.found)
 
-    def _may_align(self, moments: Moments) -> bool:
-        """Whether combinations of features may stand in their place: the solver's coordinates are its own, the penalty allows it, and there is
-        no Hessian that tells the features apart."""
+    def _apart(self, moments: Moments) -> float:
+        """How little combinations of features vary that stand in their place: where the solver's coordinates are its own, and the penalty allows it; where
+        products of the features are its Hessian, only what these do not tell."""
         model, plan, wanted = self.look.model, self.look.plan, self.settings.solver.name
-        smooth = model.penalty.l1 == 0 and not model.bounds.given
-        held = model.penalty.l2 > 0 and (model.standardize or plan.solver == "proximal")
-        known = plan.solver == "least_squares" or (model.family == "linear" and wanted == "lbfgs" and moments.correlation is not None)
-        return smooth and not held and not known and wanted != "gradient_descent"
+        held = model.penalty.l1 > 0 or model.bounds.given or (model.penalty.l2 > 0 and (model.standardize or plan.solver == "proximal"))
+        if held or wanted == "gradient_descent" or plan.solver == "least_squares":
+            return 0.0
+        return UNTOLD if model.family == "linear" and wanted == "lbfgs" and moments.correlation is not None else NEARLY
 
     def _problem(self, classes: NDArray[Any], moments: Moments) -> _Problem:
         """The objective in the coordinates of the solver that was asked for; ``auto`` is what the plan says, which `_begin` gives a sample to start from."""
@@ -268,6 +269,7 @@ class _Run:
         moments = unflatten(Moments, "moments.", saved)
         classes = saved.arrays["classes"]
         self.look.use_classes(classes, saved.arrays.get("class_factors"))
+        self.look.strata = saved.arrays.get("strata")
         problem = self._problem(classes, moments)
         state = unflatten(_STATES[problem.solver.name], "state.", saved)
         self.look.require_same_data(classes, moments, saved.values["modified"])

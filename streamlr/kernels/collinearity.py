@@ -19,6 +19,8 @@ Index = NDArray[np.intp]
 _EPS = float(np.finfo(np.float64).eps)
 NEARLY = 1e-3
 """A combination that varies less, relative to the features, is told from them in coordinates of its own alone."""
+UNTOLD = 1e-6
+"""One that varies less is not told well by mean products."""
 EXACTLY = 64 * _EPS
 """One that varies less is rounding."""
 _BLOCK_ROWS = 4096

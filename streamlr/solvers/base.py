@@ -37,7 +37,7 @@ _FADED = 1e-3
 """A gradient so small, with such a step of Newton's method, may be that of a loss that falls along it for ever."""
 _FADED_LONG_AGO = (1e-8, 1e-6)
 """The same of a step of which nobody knows the Hessian: the tolerance, but within these."""
-_FEW_PARAMETERS = 256
+_FEW_PARAMETERS = 512
 """Of which a Hessian is cheap: it tells such a direction better than a metric that was had otherwise."""
 _FLAT = 1e-6
 """Curvature along such a direction, relative to the largest."""
