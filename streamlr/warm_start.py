@@ -27,7 +27,7 @@ from streamlr.kernels.survey import SampledRows
 from streamlr.objective import Evaluation, Objective
 from streamlr.sample_curvature import SampleCurvature
 from streamlr.solvers import Lbfgs, Newton, Proximal, minimize
-from streamlr.solvers.base import CONVERGED, DIVERGED, State
+from streamlr.solvers.base import CONVERGED, DIVERGED
 from streamlr.solvers.lbfgs import FIRST_STEPS, LbfgsState, Metric
 from streamlr.solvers.newton import inverse_of
 from streamlr.solvers.proximal import ProximalState, loss_hessian
@@ -62,6 +62,9 @@ _MOST_SAMPLE_PASSES = 60
 _FEW_SAMPLE_PASSES = 10
 _RIDGE = 1e-8
 _UNSEEN = 0.01
+_BLOCK_ROWS = 4096
+_MOVED = 1e-6
+"""Of what a direction moves an example's Z by, relative to the most: less is rounding."""
 _GIVEN_BACK_BYTES = 16 * 2**20
 """Bytes of small blocks that may be free before the operating system gets them."""
 
@@ -152,7 +155,7 @@ def start_from_sample(objective: Objective, solver: Lbfgs | Proximal, sample: Sa
     with ExitStack() as stack:
         engine = here if isinstance(here, SerialEngine | ThreadsEngine) else stack.enter_context(ThreadsEngine(available_cores()))
         stack.enter_context(one_blas_thread())
-        found = _solve(objective, sample, engine, start.point)
+        found = _held_back(objective, sample, engine, start.point, _solve(objective, sample, engine, start.point))
     if found.metric is None:
         metric: Array = 1.0 / objective.diagonal()
         state = solver.init_with(start, metric, _descent(start, found.point, metric), FIRST_STEPS)
@@ -281,12 +284,31 @@ def _solve(objective: Objective, sample: SampledRows, engine: Engine, start: Arr
     return coarse if coarse.metric is None else _refine(on_sample, coarse)
 
 
+def _held_back(objective: Objective, sample: SampledRows, engine: Engine, start: Array, found: SampleOptimum) -> SampleOptimum:
+    """Where the sample's loss falls for ever along a direction, as it often does where a feature is rare, not its way there, but where all rows may
+    well have their optimum: that of the examples that the direction does not move, and along it as far as so many examples of the same kind speak for.
+    """
+    if found.suspect is None or len(sample.X) == objective.moments.n_rows:
+        return found
+    W, b = objective.coordinates.to_data_units(found.suspect)
+    blocks = (sample.X[at : at + _BLOCK_ROWS].astype(np.float64) for at in range(0, len(sample.X), _BLOCK_ROWS))
+    size = np.concatenate([np.abs(block @ W + b).max(axis=1) for block in blocks])
+    moved = size > _MOVED * float(size.max())
+    omega = np.ones(len(size)) if sample.weights is None else sample.weights
+    rest = _solve(objective, replace(sample, weights=np.where(moved, 0.0, omega)), engine, start)
+    if rest.suspect is not None or rest.metric is None:
+        return found
+    spoken = np.log1p(2.0 * omega[moved].sum() ** 2 / (omega[moved] ** 2).sum())
+    point = rest.point + spoken * omega[moved].sum() / (omega[moved] @ size[moved]) * found.suspect
+    return _with_metric(_on_sample(objective, sample, engine), point, found.suspect)
+
+
 def _newton(objective: Objective, start: Array) -> SampleOptimum:
     solver = Newton(objective, _tolerance(objective))
     first = objective.evaluate(start[None, :], "sample", hessian=True)[0]
     state, outcome = minimize(objective, solver, solver.init(objective, first), 0, _MOST_SAMPLE_PASSES, lambda *_: None)
     log.info("sample of %d rows, Newton: %s after a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
-    return _with_metric(objective, state)
+    return _with_metric(objective, state.point, state.suspect if state.status == DIVERGED else None)
 
 
 def _chord(objective: Objective, start: Array) -> SampleOptimum:
@@ -306,7 +328,7 @@ def _refine(objective: Objective, coarse: SampleOptimum) -> SampleOptimum:
     log.info("sample of %d rows, L-BFGS: %s at a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
     if outcome.status != CONVERGED:
         log.warning("the solve on the sample ended %s; it serves as a start all the same", outcome.status)
-    return _with_metric(objective, state)
+    return _with_metric(objective, state.point, state.suspect if state.status == DIVERGED else None)
 
 
 def _tolerance(objective: Objective) -> float:
@@ -314,9 +336,8 @@ def _tolerance(objective: Objective) -> float:
     return _TOLERANCE_OF_WHOLE if objective.scanner.source.n_rows == objective.moments.n_rows else _TOLERANCE
 
 
-def _with_metric(objective: Objective, state: State) -> SampleOptimum:
+def _with_metric(objective: Objective, point: Array, suspect: Array | None) -> SampleOptimum:
     """A sample that is separable has no optimum, and its curvature at any point says nothing of the whole."""
-    point, suspect = state.point, state.suspect if state.status == DIVERGED else None
     found = objective.evaluate(point[None, :], "sample", hessian=True)[0]
     hessian = found.hessian
     assert hessian is not None
