@@ -14,6 +14,9 @@ from streamlr.moments import Moments
 
 Array = NDArray[np.float64]
 
+_NEARLY_CONSTANT = 100.0
+"""Spreads from 0 from which on a feature is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Coordinates:
@@ -71,12 +74,22 @@ class Coordinates:
         return self.join(W * self.scale[:, None], b + self.center @ W)
 
 
-def standard_coordinates(moments: Moments, fit_intercept: bool) -> Coordinates:
-    """Coordinates in which features have mean 0 (with an intercept) and spread 1; a constant feature keeps its size."""
-    spread = moments.spread
+def spreads_in_penalty(moments: Moments, fit_intercept: bool) -> Array:
+    """What coefficients are multiplied by where the penalty is that of standardised features, (n,); a constant feature keeps its size."""
     still = np.where(fit_intercept | (moments.mean == 0), 1.0, np.abs(moments.mean))
-    scale = np.where(spread > 0, spread, still)
-    center = moments.mean if fit_intercept else np.zeros_like(spread)
+    return np.where(moments.spread > 0, moments.spread, still)
+
+
+def standard_coordinates(moments: Moments, fit_intercept: bool) -> Coordinates:
+    """Coordinates in which features have mean 0 (with an intercept) and spread 1; a constant feature keeps its size.
+
+    Without an intercept a feature far from 0 is nearly constant: its size is what counts.
+    """
+    scale, size = spreads_in_penalty(moments, fit_intercept), np.abs(moments.mean)
+    if not fit_intercept:
+        scale = np.where(size > _NEARLY_CONSTANT * moments.spread, size, scale)
+        scale = np.where(scale > 0, scale, 1.0)
+    center = moments.mean if fit_intercept else np.zeros_like(scale)
     return Coordinates(center, scale, len(moments.target_mean), fit_intercept, moments.basis)
 
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from streamlr.config import ModelConfig
 from streamlr.coordinates import Coordinates as Coordinates
 from streamlr.coordinates import data_coordinates as data_coordinates
+from streamlr.coordinates import spreads_in_penalty
 from streamlr.coordinates import standard_coordinates as standard_coordinates
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.alignment import Basis
@@ -32,7 +33,10 @@ log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 
-_FAR_FROM_ZERO = 1e4
+_FAR_FROM_ZERO = 16.0
+"""Spreads from 0 from which on a mean is taken from a feature before it is used: sums would lose a digit or more."""
+_FEW = 4.0
+"""Counts up to which a mean is small."""
 _STILL = 1e-9
 """A margin along a direction whose largest entry is 1 that is nothing but rounding."""
 _AGAINST = 1e-12
@@ -91,7 +95,7 @@ class Objective:
         self.family: Family = FAMILIES[model.family]
         self._standard = standard_coordinates(moments, model.fit_intercept)
         self.coordinates = coordinates or self._standard
-        spread_in_penalty = self._standard.scale if model.standardize else np.ones_like(moments.mean)
+        spread_in_penalty = spreads_in_penalty(moments, model.fit_intercept) if model.standardize else np.ones_like(moments.mean)
         penalty = Penalty.of(model, len(moments.mean))
         self._penalty = penalty.per(self.coordinates.scale, spread_in_penalty)
         self._l2 = penalty.l2
@@ -101,8 +105,7 @@ class Objective:
         basis = self.coordinates.basis
         far = np.abs(moments.mean) > (1.0 if model.family == "linear" and model.fit_intercept else _FAR_FROM_ZERO) * moments.spread
         self._shift = np.where(far, moments.mean, 0.0) if basis is None else basis.moved(basis.shift)
-        spread_of_target = float(np.sqrt(moments.target_variance.max()))
-        self.target_unit = spread_of_target if model.family == "linear" and spread_of_target > 0 else 1.0
+        self.target_unit = _unit_of_target(model.family, moments)
 
     def _nonsmooth(self, penalty: Penalty) -> Nonsmooth:
         c = self.coordinates.n_outputs
@@ -116,6 +119,11 @@ class Objective:
     def penalized(self) -> bool:
         """Whether penalty and bounds hold every coefficient, so that the optimum is finite; a factor of 0 lets one go."""
         return bool(self._penalty.held.all())
+
+    @property
+    def value_unit(self) -> float:
+        """What the objective's values go by."""
+        return self.target_unit**2 if self.model.family == "linear" else self.target_unit
 
     @property
     def smooth(self) -> bool:
@@ -322,6 +330,16 @@ def evaluate_together(asked: Sequence[tuple[Objective, Array]], title: str, *, h
     margins = {} if sums.margins is None else {direction.candidate: found for direction, found in zip(tried, sums.margins, strict=True)}
     found = iter([objective.found(point, sums, k, margins.get(k)) for k, (objective, point) in enumerate(columns)])
     return [[next(found) for _ in points] for _, points in asked]
+
+
+def _unit_of_target(family: str, moments: Moments) -> float:
+    """What gradients go by where the target has a unit: the spread of a number, and the mean of counts, to which gradient and Hessian are in proportion;
+    small counts are taken as they are."""
+    if family == "linear":
+        spread = float(np.sqrt(moments.target_variance.max()))
+        return spread if spread > 0 else 1.0
+    mean = float(moments.target_mean.max())
+    return mean if family == "poisson" and mean > _FEW else 1.0
 
 
 def _falls_for_ever(margins: Array | None) -> bool:

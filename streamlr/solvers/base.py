@@ -7,8 +7,8 @@ state is all there is: written down it is a checkpoint, built by hand it is a wa
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ _NOTHING = 1e-15
 _NO_DECREMENT = 1e-20
 """A predicted decrease of the objective that is nothing but rounding: the square of the precision of its gradient, and less."""
 
+_ROUNDING = 1e-13
+"""Of the objective."""
 _FAR = 1e-3
 """A predicted step this long, relative to the largest coefficient, does not end at the optimum."""
 _FADED = 1e-3
@@ -86,8 +88,20 @@ class State:
     """Where that was, (d,), if the run is to end there."""
     steps_without_gain: int = field(default=0, kw_only=True)
     """Steps since it last became smaller."""
+    flattest_point: Array | None = field(default=None, kw_only=True)
+    """Point of the smallest gradient so far, (d,), of solvers that go back to it where rounding is all that is left; this and what follows is what
+    `with_flattest` remembers."""
+    flattest_gradient: Array | None = field(default=None, kw_only=True)
+    """Gradient there, (d,)."""
+    flattest_gradient_max: float = field(default=np.inf, kw_only=True)
+    flattest_loss: float = field(default=np.nan, kw_only=True)
+    flattest_value: float = field(default=np.nan, kw_only=True)
+    flattest_held_loss: float = field(default=np.nan, kw_only=True)
     suspect: Array | None = field(default=None, kw_only=True)
     """Direction along which the loss may fall for ever, (d,), to be tried in the next pass; None where there is no reason to think so."""
+
+
+StateOfSolver = TypeVar("StateOfSolver", bound=State)
 
 
 class Function(Protocol):
@@ -147,12 +161,44 @@ def minimize(objective: Function, solver: Solver, state: State, passes: int, max
         passes += 1
         with np.errstate(over="ignore", invalid="ignore"):  # steps that lead to infinity end in a status, not in a warning
             # what is found has no name here, or its Hessian would be kept throughout the next pass
-            state = solver.step(state, _evaluated(objective, solver, state, f"pass {passes}"))
+            state = with_flattest(solver.step(state, _evaluated(objective, solver, state, f"pass {passes}")), state)
         pass_done(passes, state)
+    state = state if state.status else flattest(state)
     if state.status:
         return state, Outcome(state.status, state.reason)
     return state, Outcome(PASS_LIMIT, f"the limit of {max_passes} passes was reached at a gradient of {state.gradient_max:.2g}; raise "
                           "solver.max_passes, or accept the model as it is")
+
+
+def with_flattest(state: StateOfSolver, before: State) -> StateOfSolver:
+    """A state with the point of the smallest gradient among its own and those before."""
+    if before.flattest_point is None:
+        return state
+    if state.gradient_max < before.flattest_gradient_max:
+        return replace(state, flattest_point=state.point, flattest_gradient=state.gradient, flattest_gradient_max=state.gradient_max,
+                       flattest_loss=state.loss, flattest_value=state.value, flattest_held_loss=state.held_loss)
+    return replace(state, flattest_point=before.flattest_point, flattest_gradient=before.flattest_gradient, flattest_loss=before.flattest_loss,
+                   flattest_gradient_max=before.flattest_gradient_max, flattest_value=before.flattest_value, flattest_held_loss=before.flattest_held_loss)
+
+
+def flattest(state: StateOfSolver) -> StateOfSolver:
+    """The state at the point of the smallest gradient, if the objective is as low there but for rounding: then that is the nearest to the optimum."""
+    if state.flattest_point is None or state.flattest_gradient is None or not state.flattest_gradient_max < state.gradient_max:
+        return state
+    if not state.flattest_value <= state.value + _ROUNDING * abs(state.value):
+        return state
+    return replace(state, point=state.flattest_point, gradient=state.flattest_gradient, gradient_max=state.flattest_gradient_max,
+                   loss=state.flattest_loss, value=state.flattest_value, held_loss=state.flattest_held_loss)
+
+
+def stalled(state: StateOfSolver, tolerance: float) -> StateOfSolver:
+    """The state as it ends where no step lowers the objective."""
+    state = flattest(state)
+    if state.gradient_max <= tolerance:
+        return replace(state, status=CONVERGED, step=0.0, reason=f"the gradient is {state.gradient_max:.2g}, within the tolerance of {tolerance:g}, and "
+                       "no step lowers the objective any further")
+    return replace(state, status=STALLED, step=0.0, reason=f"no step lowers the objective any further, at a gradient of {state.gradient_max:.2g}: "
+                   f"the tolerance of {tolerance:g} is below what rounding allows for these data")
 
 
 def _evaluated(objective: Function, solver: Solver, state: State, title: str) -> list[Evaluation]:
@@ -198,7 +244,7 @@ def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step:
     size = max(0.1, float(np.abs(at.point).max()))
     reach = 0.0
     if newton_step is not None and at.gradient_max > _NOTHING and (
-            -float(at.gradient @ newton_step) if decrement is None else decrement) > _NO_DECREMENT:
+            -float(at.gradient @ newton_step) if decrement is None else decrement) > _NO_DECREMENT * objective.value_unit:
         reach = float(np.abs(newton_step).max())
     far = newton_step is not None and reach > _FAR * size
     suspect = _suspect(objective, tolerance, at, newton_step if far else _flat_part(at.hessian, tried))

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.objective import Evaluation, Objective
-from streamlr.solvers.base import STALLED, State, verdict
+from streamlr.solvers.base import State, stalled, verdict, with_flattest
 from streamlr.solvers.line_search import best_acceptable, shorter_steps
 from streamlr.solvers.newton import RIDGE, inverse_of
 
@@ -115,7 +115,7 @@ class Lbfgs:
             step=0.0, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=np.empty((0, len(start.point))), changes=np.empty((0, len(start.point))), metric=metric, direction=direction,
             trials=trials, refusals=0, best_gradient_max=start.gradient_max, accepted=0, passes_without_gain=0,
-            curvature_at=np.empty(0) if curvature_at is None else curvature_at)
+            curvature_at=np.empty(0) if curvature_at is None else curvature_at, flattest_point=start.point)
 
     def candidates(self, state: State) -> Array:
         assert isinstance(state, LbfgsState)
@@ -142,7 +142,7 @@ class Lbfgs:
             moves=moves, changes=changes, metric=state.metric, direction=direction, trials=np.ones(1), refusals=0,
             best_gradient_max=min(found.gradient_max, state.best_gradient_max), accepted=state.accepted + 1, passes_without_gain=idle,
             curvature_at=state.curvature_at, suspect=suspect)
-        return self._start_plain(following) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
+        return self._start_plain(with_flattest(following, state)) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
 
     def result(self, state: State) -> Array:
         return state.point
@@ -170,15 +170,11 @@ class Lbfgs:
     def _start_plain(self, state: LbfgsState) -> LbfgsState:
         """Where no step helps, the metric of a sample may be why: go on as if there had been none. Without one, this is the end."""
         if state.metric.ndim == 1 and not len(state.curvature_at):
-            return self._stalled(state)
+            return stalled(state, self.tolerance)
         log.warning("no step along the sample's metric lowers the objective at a gradient of %.2g; going on without it", state.gradient_max)
         metric = 1.0 / self.objective.diagonal()
         return replace(state, metric=metric, curvature_at=np.empty(0), direction=-metric * state.gradient, trials=FIRST_STEPS, moves=state.moves[:0],
                        changes=state.changes[:0], refusals=0, passes_without_gain=0, step=0.0)
-
-    def _stalled(self, state: LbfgsState) -> LbfgsState:
-        return replace(state, status=STALLED, reason=f"no step lowers the objective any further, at a gradient of "
-                       f"{state.gradient_max:.2g}: the tolerance of {self.tolerance:g} is below what rounding allows for these data")
 
     def _remember(self, state: LbfgsState, found: Evaluation) -> tuple[Array, Array]:
         """The memory with the latest pair, unless rounding has made its curvature worthless."""

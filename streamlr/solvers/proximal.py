@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.objective import Evaluation, Objective
-from streamlr.solvers.base import STALLED, Outcome, State, verdict
+from streamlr.solvers.base import Outcome, State, stalled, verdict, with_flattest
 from streamlr.solvers.lbfgs import FIRST_STEPS
 from streamlr.solvers.line_search import best_by_slopes, shorter_steps
 from streamlr.solvers.quadratic import curvature_of, minimum
@@ -88,7 +88,7 @@ class Proximal:
             point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
             step=0.0, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=none, changes=none, metric=metric, goal=goal, trials=trials, refusals=0, best_gradient_max=start.gradient_max, accepted=0,
-            passes_without_gain=0)
+            passes_without_gain=0, flattest_point=start.point)
 
     def candidates(self, state: State) -> Array:
         """At the full length the goal itself, whose zeros and bounds are exact."""
@@ -114,7 +114,7 @@ class Proximal:
             step=float(state.trials[chosen]), status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=moves, changes=changes, metric=metric, goal=goal, trials=np.ones(1), refusals=0,
             best_gradient_max=min(found.gradient_max, state.best_gradient_max), accepted=state.accepted + 1, passes_without_gain=idle, suspect=suspect)
-        return self._start_plain(following) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
+        return self._start_plain(with_flattest(following, state)) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
 
     def result(self, state: State) -> Array:
         return state.point
@@ -153,8 +153,7 @@ class Proximal:
     def _start_plain(self, state: ProximalState) -> ProximalState:
         """Where no step helps, the metric of a sample may be why: go on as if there had been none. Without one, this is the end."""
         if state.metric.ndim == 1:
-            return replace(state, status=STALLED, reason=f"no step lowers the objective any further, at a gradient of "
-                           f"{state.gradient_max:.2g}: the tolerance of {self.tolerance:g} is below what rounding allows for these data")
+            return stalled(state, self.tolerance)
         log.warning("no step along the sample's metric lowers the objective at a gradient of %.2g; going on without it", state.gradient_max)
         metric, none = self.objective.diagonal(), state.moves[:0]
         return replace(state, metric=metric, goal=self._goal(state, metric, none, none), trials=FIRST_STEPS, moves=none, changes=none, refusals=0,

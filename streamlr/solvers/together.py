@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.objective import Evaluation, Objective, evaluate_together
-from streamlr.solvers.base import DIVERGED, PASS_LIMIT, Outcome, Solver, State
+from streamlr.solvers.base import DIVERGED, PASS_LIMIT, Outcome, Solver, State, with_flattest
 
 Array = NDArray[np.float64]
 
@@ -116,7 +116,7 @@ def _scans(asked: Sequence[tuple[Objective, Array]], most_columns: int) -> list[
 def _stepped(problem: Problem, standing: Standing, evaluations: list[Evaluation], passes: int) -> Standing:
     if standing.state is None:
         return _begun(problem, standing, evaluations[0], passes)
-    state = problem.solver.step(standing.state, evaluations)
+    state = with_flattest(problem.solver.step(standing.state, evaluations), standing.state)
     for found in evaluations:
         if found.point is state.point:
             return replace(standing, state=state, passes=passes, held_loss=found.held_loss, held_weight=found.held_weight)
