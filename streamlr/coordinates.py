@@ -80,13 +80,13 @@ def spreads_in_penalty(moments: Moments, fit_intercept: bool) -> Array:
     return np.where(moments.spread > 0, moments.spread, still)
 
 
-def standard_coordinates(moments: Moments, fit_intercept: bool) -> Coordinates:
+def standard_coordinates(moments: Moments, fit_intercept: bool, *, by_size: bool = False) -> Coordinates:
     """Coordinates in which features have mean 0 (with an intercept) and spread 1; a constant feature keeps its size.
 
-    Without an intercept a feature far from 0 is nearly constant: its size is what counts.
+    Without an intercept a feature far from 0 is nearly constant: with ``by_size`` it is its size that counts.
     """
     scale, size = spreads_in_penalty(moments, fit_intercept), np.abs(moments.mean)
-    if not fit_intercept:
+    if by_size and not fit_intercept:
         scale = np.where(size > _NEARLY_CONSTANT * moments.spread, size, scale)
         scale = np.where(scale > 0, scale, 1.0)
     center = moments.mean if fit_intercept else np.zeros_like(scale)

@@ -93,7 +93,7 @@ class Objective:
         self.classes = classes
         self.moments = moments
         self.family: Family = FAMILIES[model.family]
-        self._standard = standard_coordinates(moments, model.fit_intercept)
+        self._standard = standard_coordinates(moments, model.fit_intercept, by_size=model.family != "linear")
         self.coordinates = coordinates or self._standard
         spread_in_penalty = spreads_in_penalty(moments, model.fit_intercept) if model.standardize else np.ones_like(moments.mean)
         penalty = Penalty.of(model, len(moments.mean))
