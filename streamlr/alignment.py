@@ -84,11 +84,11 @@ def align(look: FirstLook, model: ModelConfig, classes: NDArray[Any], moments: M
         where not all rows are in memory; 0 for never.
     """
     centered, unit = model.fit_intercept, units_of(moments.spread, moments.mean, model.fit_intercept)
+    if moments.n_rows < len(unit) + centered:
+        return replace(moments, condition_number=_LARGEST_CONDITION)  # so few rows that every feature is a combination of the others
     extent = _extent(moments, sample, unit, centered)
     if extent is None:
         return moments
-    if moments.n_rows < len(unit) + centered:
-        return replace(moments, condition_number=_LARGEST_CONDITION)  # so few rows that every feature is a combination of the others
     if not extent.weak.shape[1]:
         return replace(moments, condition_number=extent.largest / extent.smallest)
     weak = _measured(look, classes, moments, sample, unit, extent, centered=centered, reads=extent.smallest < apart)

@@ -176,7 +176,8 @@ def _solve_proximal(objective: Objective, sample: SampledRows, engine: Engine, s
     """Optimum of the sample and Hessian of its loss there, coarse to fine as `_solve` has it; none of outputs that are too many (``plain``)."""
     n_rows, d = sample.X.shape[0], objective.size
     on_sample = _on_sample(objective, sample, engine)
-    newton = objective.family.coupled or (d <= _NEWTON_PARAMETERS and n_rows * d**2 <= _CHEAP_PRODUCTS)
+    few = n_rows * objective.coordinates.n_outputs < d <= MOST_COUPLED_PARAMETERS  # whose curvature changes along with every step
+    newton = objective.family.coupled or few or (d <= _NEWTON_PARAMETERS and n_rows * d**2 <= _CHEAP_PRODUCTS)
     point, hessian = start, None
     if not (plain or newton or n_rows < 2 * _COARSER * _LEAST_ROWS_PER_PARAMETER * d):
         point, hessian = _solve_proximal(objective, _every(sample, _COARSER), engine, start, plain)

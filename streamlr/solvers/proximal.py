@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from streamlr.objective import Evaluation, Objective
 from streamlr.solvers.base import Outcome, State, stalled, verdict, with_flattest
+from streamlr.solvers.curvature import curvature_of
 from streamlr.solvers.lbfgs import FIRST_STEPS
 from streamlr.solvers.line_search import best_by_slopes, shorter_steps
-from streamlr.solvers.quadratic import curvature_of, minimum
+from streamlr.solvers.quadratic import minimum
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,8 @@ class Proximal:
 
     def _goal(self, at: Evaluation | State, metric: Array, moves: Array, changes: Array) -> Array:
         added = self.objective.penalty_curvature if metric.ndim == 2 else np.zeros_like(metric)
-        return minimum(at.gradient, at.point, curvature_of(metric, added, moves, changes), self.objective.nonsmooth)
+        few = self.objective.moments.n_rows * self.objective.coordinates.n_outputs < self.objective.size
+        return minimum(at.gradient, at.point, curvature_of(metric, added, moves, changes), self.objective.nonsmooth, singular=few)
 
     def _promise(self, at: Evaluation | State, goal: Array) -> float:
         """Δ: by how much the objective falls on the way to the goal, to first order; below 0 where it falls."""
