@@ -97,7 +97,10 @@ class ActiveSet:
         self._tied = np.zeros(len(x), dtype=bool)
         self._k, size = 0, 16
         self._entries, self._rows, self._inverse = np.empty(size, dtype=np.intp), np.empty((size, len(x))), np.empty((size, size))
-        for entry in np.flatnonzero(nonsmooth.free(x)).tolist():
+        free = np.flatnonzero(nonsmooth.free(x))
+        if self._take_all(free):
+            return
+        for entry in free.tolist():
             if nonsmooth.free(self.x)[entry]:  # one before it may have moved it
                 self._take(entry)
 
@@ -154,6 +157,24 @@ class ActiveSet:
             lengths = np.where(step != 0, np.maximum((end - self.x[at]) / step, 0.0), np.inf)
         first = int(np.argmin(lengths))
         return (float(lengths[first]), first, float(end[first])) if lengths[first] < most else (most, -1, 0.0)
+
+    def _take_all(self, entries: Index) -> bool:
+        """Set entries free at once where none makes up for another; whether that is so."""
+        if not len(entries):
+            return True
+        rows = self._B.rows(entries)
+        try:
+            factor = np.linalg.cholesky(rows[:, entries])
+        except np.linalg.LinAlgError:
+            return False
+        if not (np.diag(factor) ** 2 > _DEPENDENT * self._curvature[entries]).all():
+            return False
+        while len(self._entries) < len(entries):
+            self._grow()
+        k = self._k = len(entries)
+        self._entries[:k], self._rows[:k], self._inverse[:k, :k] = entries, rows, np.linalg.inv(rows[:, entries])
+        self.steps += k
+        return True
 
     def _take(self, entry: int) -> None:
         """Set one more entry free, in the place of another one where the free ones make up for it."""

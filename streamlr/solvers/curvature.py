@@ -57,9 +57,12 @@ class Curvature:
     def rows(self, at: Index) -> Array:
         """Rows of B, (k, d), with the same ridge."""
         assert self.hessian.ndim == 2
-        rows: Array = self.hessian[at] + (self.vectors[:, at].T * self.signs) @ self.vectors
+        rows: Array = self.hessian[at]
+        if len(self.signs):
+            rows += (self.vectors[:, at].T * self.signs) @ self.vectors
         here = np.arange(len(at))
-        rows[here, at] += self.added[at] + _RIDGE * self.diagonal[at]
+        rows[here, at] += self.added[at]
+        rows[here, at] += _RIDGE * np.abs(rows[here, at])
         return rows
 
     def solve(self, at: Index, rhs: Array) -> Array:
