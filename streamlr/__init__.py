@@ -9,11 +9,11 @@ from streamlr.model import Model, load_model
 from streamlr.path_run import PathResult, path
 from streamlr.scoring import evaluate, predict
 from streamlr.training import TrainResult, train
+from streamlr.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from streamlr.estimator import LinearRegression, LogisticRegression, LogisticRegressionCV, PoissonRegressor
 
-__version__ = "0.1.0"
 __all__ = ["LinearRegression", "LogisticRegression", "LogisticRegressionCV", "Model", "PathResult", "PoissonRegressor", "Summary", "TrainConfig",
            "TrainResult", "evaluate", "load_config", "load_model", "path", "predict", "summary", "train"]
 

@@ -1,8 +1,11 @@
 """Checkpoints: a solver's state record and all else that a run needs to go on, committed after a pass.
 
-One ``.npz`` file without pickles for each: arrays as they are, and one JSON text with the scalars, the format version and
-the fingerprints of data and configuration. Written beside its name, flushed and renamed; the one before is kept, so that
-a damaged file costs a pass and not the run. Large arrays that stay the same stand beside them.
+One ``.npz`` file without pickles for each: arrays as they are, and one JSON text with the scalars, the format version, the
+fingerprints of data and configuration, the digests of the arrays and one of all that the text says. Written beside its name,
+flushed and renamed; the one before is kept, so that a damaged file costs a pass and not the run. Large arrays that stay the same
+stand beside them.
+
+Earlier versions wrote no digests: what has none is gone on with as it is, and they read what has some.
 """
 
 from __future__ import annotations
@@ -26,12 +29,17 @@ from streamlr.errors import RunDirectoryError
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
+_DIGEST, _DIGESTS = "digest", "digests"
 _KEPT = 2
 _LARGE_BYTES = 2**20
 _COPIES = 2
 _HEADER = "header"
 
 Record = TypeVar("Record")
+
+
+class _LackingError(RunDirectoryError):
+    """An array is gone that was saved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +90,8 @@ class CheckpointWriter:
         large = {name: digest for name, (_, digest) in self._large.items()}
         header = {"format_version": FORMAT_VERSION, "passes": checkpoint.passes, "fingerprint": dict(checkpoint.fingerprint),
                   "values": dict(checkpoint.values), "arrays": sorted(small), "large": large}
+        header[_DIGESTS] = {name: _digest(array) for name, array in small.items()}
+        header[_DIGEST] = _header_digest(header)
         content: dict[str, Any] = {_HEADER: np.array(json.dumps(header)), **small}
         final = _path(self._directory, checkpoint.passes)
         commit_file(final, lambda file: np.savez(file, **content))
@@ -124,9 +134,14 @@ def load_checkpoint(directory: Path, fingerprint: Mapping[str, str]) -> Checkpoi
     RunDirectoryError
         When it belongs to other data, another configuration or another format; the message names the difference.
     """
+    lacking: _LackingError | None = None
     for path in reversed(_files(directory)):
         try:
             checkpoint = _read(path)
+        except _LackingError as error:  # no crash makes such a one
+            log.warning("%s; falling back to the one before", error)
+            lacking = lacking or error
+            continue
         except RunDirectoryError:
             raise
         except Exception as error:  # whatever damage makes of a zip file
@@ -138,6 +153,8 @@ def load_checkpoint(directory: Path, fingerprint: Mapping[str, str]) -> Checkpoi
                 raise RunDirectoryError(f"the checkpoint {path} was made with {name} {found}, this run has {expected}; go back to what it was "
                                         "made with, or start anew with --overwrite")
         return checkpoint
+    if lacking is not None:
+        raise lacking
     return None
 
 
@@ -162,8 +179,31 @@ def _read(path: Path) -> Checkpoint:
             raise RunDirectoryError(f"the checkpoint {path} has format version {header['format_version']}, this streamlr reads {FORMAT_VERSION}; "
                                     "resume with the version that wrote it, or start anew with --overwrite")
         arrays = {name: content[name] for name in header["arrays"]}
+    if {_DIGEST, _DIGESTS} & header.keys():
+        _refuse_other_content(header, arrays)
     arrays |= {name: _read_large(path.parent, digest) for name, digest in header["large"].items()}
     return Checkpoint(header["passes"], header["fingerprint"], arrays, header["values"])
+
+
+def _refuse_other_content(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raise a ValueError where anything differs from what was saved, and tell of an array that is gone."""
+    for name in header[_DIGESTS]:
+        if name not in arrays:
+            raise _LackingError(_lacks(header["passes"], repr(name)))
+    found = {name: _digest(array) for name, array in arrays.items()}
+    if found != header[_DIGESTS] or _header_digest(header) != header[_DIGEST]:
+        raise ValueError("its content is not what was saved")
+
+
+def _header_digest(header: Mapping[str, Any]) -> str:
+    """Of everything that the header says, as JSON keeps it."""
+    said = json.loads(json.dumps({name: value for name, value in header.items() if name != _DIGEST}))
+    return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _lacks(passes: int, what: str) -> str:
+    return (f"the checkpoint of pass {passes} lacks {what}: another version of streamlr wrote it; resume with that "
+            "version, or start anew with --overwrite")
 
 
 def _refuse_compressed(path: Path) -> None:
@@ -218,5 +258,4 @@ def unflatten(record: type[Record], prefix: str, checkpoint: Checkpoint) -> Reco
     try:
         return record(**{field.name: everything[prefix + field.name] for field in fields})
     except KeyError as error:
-        raise RunDirectoryError(f"the checkpoint of pass {checkpoint.passes} lacks {error}: another version of streamlr wrote it; resume with that "
-                                "version, or start anew with --overwrite") from None
+        raise RunDirectoryError(_lacks(checkpoint.passes, str(error))) from None

@@ -14,14 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from streamlr.config_path import PathConfig, check_path
+from streamlr.config_path import PathConfig, check_path, what_no_path_has
 from streamlr.config_penalty import BoundsConfig, PenaltyConfig, check_penalty
 from streamlr.config_tree import apply_override, copy_tree, read_tree
 from streamlr.config_values import build
 from streamlr.errors import ConfigError
+from streamlr.urls import HIDDEN as HIDDEN
+from streamlr.urls import local_output
+from streamlr.urls import public_url as public_url
 
-HIDDEN = "***"
-"""What stands in files and messages for a part of a URL that may be secret."""
 NOT_KEPT = "(not kept)"
 """What stands in ``config.yaml`` for the value of a storage option."""
 _LEAST_SECRET = 4
@@ -180,16 +181,6 @@ class TrainConfig:
         return tree
 
 
-def public_url(store: str) -> str:
-    """A path as it is; a URL without user, password and the values of its query."""
-    if "://" not in store:
-        return store
-    address, mark, query = re.match(r"([^?#]*)([?#]?)(.*)", store, re.DOTALL).groups()  # type: ignore[union-attr]
-    # a password may hold a slash; what is cut too much stays hidden, so everything up to the last @ goes where a colon comes before it
-    address = re.sub(r"://([^/@]*:.*|[^/@]*)@", f"://{HIDDEN}@", address)
-    return address + mark + re.sub(r"(=)[^&#;]*|(?<![^&;])[^=&#;]+(?![^&#;])", lambda found: (found[1] or "") + HIDDEN, query)
-
-
 def _secrets(data: DataConfig) -> set[str]:
     """Texts of a configuration that must not be told: passwords and query values of the URL, and values of the storage options."""
     found: set[str] = set()
@@ -211,7 +202,8 @@ def _secrets(data: DataConfig) -> set[str]:
     return {text for text in found | quoted if len(text) >= _LEAST_SECRET and text not in ("true", "false", HIDDEN)}
 
 
-def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides: Sequence[str] = ()) -> TrainConfig:
+def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides: Sequence[str] = (), *,
+                with_path: bool | None = True) -> TrainConfig:
     """Read a configuration from a YAML file, a mapping or a ready record.
 
     Parameters
@@ -220,6 +212,9 @@ def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides:
         Path of a YAML file, a mapping of sections, or a `TrainConfig`.
     overrides
         Settings of the form ``section.key=value``, applied last; values are read as YAML.
+    with_path
+        Whether the section ``path`` is meant: true, false (it is dropped, whatever it says), or None
+        (it is dropped where the rest goes with no path).
 
     Raises
     ------
@@ -230,6 +225,8 @@ def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides:
     for setting in overrides:
         apply_override(tree, setting)
     config: TrainConfig = build(TrainConfig, tree, "")
+    if with_path is False or (with_path is None and path_conflict(config) is not None):
+        config = dataclasses.replace(config, path=None)
     _check(config)
     return config
 
@@ -254,15 +251,18 @@ def _check(config: TrainConfig) -> None:
     for key, number in positive.items():
         if not 0 < number < float("inf"):
             raise ConfigError(f"{key}: {number} is out of range; it must be above 0 and finite")
+    if config.run.directory is not None:
+        local_output(config.run.directory, "run.directory")
     if config.run.seed < 0:
         raise ConfigError(f"run.seed: {config.run.seed} is out of range; it must be 0 or above")
     check_penalty(config.model.penalty, config.model.bounds, config.solver.name)
     _check_family(config)
     _check_validation(config.validation)
     if config.path is not None:
-        check_path(config.path, config.model.penalty, config.solver.name)
-        if config.validation.array is not None or config.validation.fraction:
-            raise ConfigError("validation: a path judges its models by folds (path.folds); remove the section validation")
+        check_path(config.path)
+        conflict = path_conflict(config)
+        if conflict is not None:
+            raise ConfigError(conflict)
     if config.cluster.kind == "address" and not config.cluster.address:
         raise ConfigError("cluster.address: missing; cluster.kind: address needs one, such as tcp://scheduler:8786")
     if config.cluster.tls is not None:
@@ -270,6 +270,13 @@ def _check(config: TrainConfig) -> None:
     if config.data.storage_options and "://" not in config.data.store:
         raise ConfigError("data.storage_options: only a store given by URL takes them, and "
                           f"{config.data.store!r} is a path; remove them")
+
+
+def path_conflict(config: TrainConfig) -> str | None:
+    """Why what a configuration says is not meant for a path; None where it may be."""
+    if config.path is not None and (config.validation.array is not None or config.validation.fraction):
+        return "validation: a path judges its models by folds (path.folds); remove the section validation"
+    return None if config.path is None else what_no_path_has(config.path, config.model.penalty, config.solver.name)
 
 
 def _check_family(config: TrainConfig) -> None:

@@ -36,7 +36,7 @@ def read_lambdas(value: Any, key: str) -> tuple[float, ...] | None:
     if value is None:
         return None
     try:
-        if isinstance(value, str | bytes | dict):
+        if isinstance(value, str | bytes | dict) or any(isinstance(number, bool) for number in value):
             raise TypeError
         found = tuple(float(number) for number in value)  # YAML 1.1 reads 1e-3, which lacks a point, as a text
     except (TypeError, ValueError):
@@ -44,8 +44,8 @@ def read_lambdas(value: Any, key: str) -> tuple[float, ...] | None:
     return found
 
 
-def check_path(path: PathConfig, penalty: PenaltyConfig, solver: str) -> None:
-    """Ranges, and keys that only make sense together.
+def check_path(path: PathConfig) -> None:
+    """Ranges.
 
     Raises
     ------
@@ -62,14 +62,19 @@ def check_path(path: PathConfig, penalty: PenaltyConfig, solver: str) -> None:
         raise ConfigError(f"path.alpha: {path.alpha} is out of range; it must be 0 to 1")
     if path.folds and not 2 <= path.folds <= _MOST_FOLDS:
         raise ConfigError(f"path.folds: {path.folds} is out of range; it must be 2 to {_MOST_FOLDS}, or 0 for none")
+
+
+def what_no_path_has(path: PathConfig, penalty: PenaltyConfig, solver: str) -> str | None:
+    """What other keys ask for that goes with no path, and the remedy; None where nothing does."""
     if penalty.l1 > 0 or penalty.l2 > 0:
-        raise ConfigError(f"model.penalty: l1 is {penalty.l1:g} and l2 is {penalty.l2:g}, and a path goes through penalties of its own (path.lambdas, "
-                          "path.alpha); set both to 0")
+        return (f"model.penalty: l1 is {penalty.l1:g} and l2 is {penalty.l2:g}, and a path goes through "
+                "penalties of its own (path.lambdas, path.alpha); set both to 0")
     if solver in ("gradient_descent", "newton"):
-        raise ConfigError(f"solver.name: a path is fitted by auto, lbfgs or proximal, not {solver}")
+        return f"solver.name: a path is fitted by auto, lbfgs or proximal, not {solver}"
     if path.alpha > 0 and solver in SMOOTH_SOLVERS:
-        raise ConfigError(f"solver.name: {solver} minimises what is smooth, and path.alpha is {path.alpha:g}; set solver.name: auto (or proximal), or "
-                          "path.alpha: 0")
+        return (f"solver.name: {solver} minimises what is smooth, and path.alpha is {path.alpha:g}; "
+                "set solver.name: auto (or proximal), or path.alpha: 0")
+    return None
 
 
 def _check_lambdas(lambdas: tuple[float, ...]) -> None:

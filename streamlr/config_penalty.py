@@ -84,7 +84,9 @@ def read_feature_values(value: object, key: str) -> FeatureValues:
     if isinstance(value, Mapping):
         for name in value:
             if not isinstance(name, str | int) or isinstance(name, bool):
-                raise ConfigError(f"{key}: {name!r} is neither the name of a feature nor its number (from 0 on)")
+                raise ConfigError(
+                    f"{key}: {name!r} is neither the name of a feature nor its number (from 0 on); a name that is not read "
+                    "as text wants quotes, since YAML reads yes, no, on, off, null and dates as something else")
         return {name: _number(number, key, f".{name}") for name, number in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_number(number, key, f"[{j}]") for j, number in enumerate(value)]
@@ -99,6 +101,11 @@ def _number(value: object, key: str, at: str = "", expected: str = "a number") -
         number = float("" if isinstance(value, bool) else value)  # type: ignore[arg-type]  # YAML 1.1 reads 1e-8 as a text
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{key}{at}: expected {expected}, got {value!r}") from None
+    if number == math.inf and least == 0:
+        name = at.strip(".[]") or "NAME"
+        raise ConfigError(
+            f"{key}{at}: {number:g} is out of range; what holds a coefficient at 0 is bounds of 0: leave the factor out, "
+            f"and set model.bounds: {{lower: {{{name}: 0}}, upper: {{{name}: 0}}}}")
     if not least <= number <= most:
         raise ConfigError(f"{key}{at}: {number:g} is out of range; it must be {'0 or above' if least == 0 else 'a bound that some number keeps'}")
     return number
@@ -121,9 +128,11 @@ def spread_over_features(values: FeatureValues, key: str, n_features: int, names
     """
     numbers = np.full(n_features, OF_FEATURES[key][2])
     if isinstance(values, Mapping):
-        known = {name: j for j, name in enumerate(names or ())}
-        for name, number in values.items():
-            numbers[_index(name, key, n_features, known)] = number
+        known: dict[str, list[int]] = {}
+        for j, name in enumerate(names or ()):
+            known.setdefault(name, []).append(j)
+        for which, number in values.items():
+            numbers[_index(which, key, n_features, known)] = number
     elif isinstance(values, Sequence):
         if len(values) != n_features:
             raise ConfigError(f"{key}: a list of {len(values)} numbers, and the data have {n_features} features; give one for each, or a mapping that names "
@@ -134,14 +143,28 @@ def spread_over_features(values: FeatureValues, key: str, n_features: int, names
     return numbers
 
 
-def _index(name: str | int, key: str, n_features: int, known: Mapping[str, int]) -> int:
-    """A name is a name first; a text of digits that is none is a number."""
-    if isinstance(name, str) and name in known:
-        return known[name]
+def _index(name: str | int, key: str, n_features: int, known: Mapping[str, Sequence[int]]) -> int:
+    """A name is a name first; a text of digits that is none is a number.
+
+    So is a number, unless it is the name of another feature: then it may be either.
+    """
+    places = known.get(str(name), ())
+    if len(places) > 1 and isinstance(name, str):
+        raise ConfigError(f"{key}: {len(places)} features are named {name!r} "
+                          f"(numbers {', '.join(map(str, places))}); give their numbers")
+    if places and isinstance(name, str):
+        return places[0]
     number = int(name) if isinstance(name, int) or name.isdecimal() else None
+    if number is not None and 0 <= number < n_features:
+        if places and number not in places:
+            other = next(other for other, at in known.items() if number in at)
+            raise ConfigError(f"{key}: {number} may be the feature named {str(name)!r} (number "
+                              f"{places[0]}) or feature number {number} ({other!r}); write it as a "
+                              "text for the name, or name the other")
+        return number
+    if len(places) == 1:
+        return places[0]
     if number is not None:
-        if 0 <= number < n_features:
-            return number
         raise ConfigError(f"{key}: there is no feature {number}; the data have {n_features}, from 0 to {n_features - 1}")
     if not known:
         raise ConfigError(f"{key}: there is no feature {name!r}; the features of these data have no names, give their numbers (from 0 on)")

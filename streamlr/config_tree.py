@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import yaml
 from streamlr.errors import ConfigError
 
 _MOST_NODES = 10_000
+_AS_WRITTEN = {"bool": r"(?i:true|false)", "int": r"-?(0|[1-9][0-9]*)", "null": "(?!)", "timestamp": "(?!)"}
+"""By YAML's kinds, how keys that are no text may be written: so that they cannot be taken for a name."""
 
 
 def read_tree(path: Path) -> dict[str, Any]:
@@ -22,11 +25,15 @@ def read_tree(path: Path) -> dict[str, Any]:
         When there is none.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        refuse_odd_keys(text, repr(str(path)))
+        tree = yaml.safe_load(text)
     except FileNotFoundError:
         raise ConfigError(f"no configuration file at {str(path)!r}; check the path given to --config") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from error
+    except ConfigError:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{str(path)!r} is not valid YAML: {_yaml_problem(error)}") from None
     _refuse_bomb(tree, repr(str(path)))
@@ -42,6 +49,41 @@ def _yaml_problem(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
     what = getattr(error, "problem", None) or (type(error).__name__ if mark is not None else str(error))
     return f"{what} (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else str(what)
+
+
+def refuse_odd_keys(text: str, name: str) -> None:
+    """Refuse names that YAML 1.1 turns into something else: ``NO`` into false, ``012`` into 10, ``2024-01-01`` into a date.
+
+    Raises
+    ------
+    ConfigError
+        Names the key, its line, and what it is read as.
+    yaml.YAMLError
+        When it is no YAML.
+    """
+    seen: set[int] = set()
+    left = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    while left:
+        node = left.pop()
+        if node is None or id(node) in seen:  # aliases lead to the same node
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            left += node.value
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                _refuse_odd_key(key, name)
+                left += [key, value]
+
+
+def _refuse_odd_key(key: yaml.Node, name: str) -> None:
+    kind = key.tag.rpartition(":")[2]
+    if not isinstance(key, yaml.ScalarNode) or kind not in _AS_WRITTEN or re.fullmatch(_AS_WRITTEN[kind], key.value):
+        return
+    read = {"null": "null", "timestamp": "a date", "bool": "true or false"}.get(kind, "another number")
+    raise ConfigError(
+        f"{name}, line {key.start_mark.line + 1}: YAML reads the key {key.value or 'that is empty'} as {read}; put it in "
+        f"quotes ('{key.value}') where it is a name, or write it as what it is")
 
 
 def may_be_secret(key: str) -> bool:
@@ -81,7 +123,10 @@ def apply_override(tree: dict[str, Any], setting: str) -> None:
     if not separator or not dotted.strip():
         raise ConfigError(f"--set {setting!r}: expected KEY=VALUE with a dotted key, such as solver.name=lbfgs")
     try:
+        refuse_odd_keys(text, f"--set {dotted}")
         value = yaml.safe_load(text)
+    except ConfigError:
+        raise
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"--set {dotted}: the value{'' if may_be_secret(dotted) else f' {text!r}'} is not valid YAML") from None
     _refuse_bomb(value, f"--set {dotted}")

@@ -8,6 +8,7 @@ import re
 import types
 import typing
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,8 +65,9 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
 
 
 def _choice(options: tuple[Any, ...], value: Any, key: str) -> Any:
-    if value in options and not isinstance(value, bool):
-        return value
+    number = _as_whole(value) if isinstance(options[0], int) else value
+    if number in options and not isinstance(number, bool):
+        return next(option for option in options if option == number)
     near = difflib.get_close_matches(str(value), [str(option) for option in options], n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ConfigError(f"{key}: {value!r} is none of {', '.join(str(option) for option in options)}{hint}")
@@ -77,8 +79,8 @@ def _scalar(kind: Any, value: Any, key: str) -> Any:
             return float(value)  # YAML 1.1 reads 1e-8, which lacks a point, as a string
         except (TypeError, ValueError, OverflowError):
             raise ConfigError(f"{key}: expected a number, got {value!r}") from None
-    if kind is int and isinstance(value, float) and value.is_integer():
-        return int(value)
+    if kind is int:
+        value = _as_whole(value)
     origin = typing.get_origin(kind) or kind
     if not isinstance(value, origin) or (kind is int and isinstance(value, bool)):
         if kind is str and isinstance(value, Path):
@@ -87,6 +89,17 @@ def _scalar(kind: Any, value: Any, key: str) -> Any:
         got = type(value).__name__ if may_be_secret(key) and isinstance(value, str) else repr(value)
         raise ConfigError(f"{key}: expected {_KIND_NAMES.get(origin, str(origin))}, got {got}{hint}")
     return value
+
+
+def _as_whole(value: Any) -> Any:
+    """The whole number that a value is, if it is one as a float, or as a text, as which YAML 1.1 reads 1e3; else the value."""
+    number = value
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return int(value)
+        with suppress(ValueError):
+            number = float(value)
+    return int(number) if isinstance(number, float) and number.is_integer() else value
 
 
 _KIND_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false", dict: "a mapping"}
@@ -105,12 +118,12 @@ def _class_weight(value: Any, key: str) -> str | dict[Any, float] | None:
 
 
 def _bytes(value: Any, key: str) -> int | None:
-    """Bytes of ``2000000000``, ``2GB`` or ``2 GiB``."""
+    """Bytes of ``2000000000``, ``2GB``, ``2 GiB`` or ``2e9``."""
     if value is None:
         return None
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**63:
         return int(value)
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?(?:[eE][0-9]+)?)\s*([a-zA-Z]*)\s*", str(value))
+    match = re.fullmatch(r"\s*\+?((?:[0-9][0-9_]*\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*([a-zA-Z]*)\s*", str(value))
     if match is None or match[2].lower() not in _BYTE_UNITS or float(match[1]) >= 2**63:
         raise ConfigError(f"{key}: expected bytes such as 4GB or 512MiB, got {value!r}")
     return int(float(match[1]) * _BYTE_UNITS[match[2].lower()])

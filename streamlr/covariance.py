@@ -25,6 +25,9 @@ _NAMED = 1e-4
 """Share of the largest part that a feature must have in such a combination to be named."""
 _MOST_NAMED = 8
 
+CORRECTIONS = ("statsmodels", "stata", "R-HC1", "R-HC0", "none")
+"""Whose small-sample factor a sandwich has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -53,6 +56,31 @@ class Layout:
         """What messages call it."""
         feature = parameter // self.n_outputs
         return repr(self.names[feature]) if feature < self.n_features else "the intercept"
+
+
+def small_sample_factor(correction: str, *, linear: bool, n: float, d: int, groups: int) -> float:
+    """What a sandwich of HC1 (``groups`` is 0) or of groups is multiplied by, as programs have it.
+
+    ==========  =====================================  ============================================
+    correction  HC1                                    clustered
+    ==========  =====================================  ============================================
+    statsmodels n/(n-d)                                G/(G-1) (n-1)/(n-d)
+    stata       n/(n-d) of linear, else n/(n-1)        G/(G-1) (n-1)/(n-d) of linear, else G/(G-1)
+    R-HC1       n/(n-d)                                G/(G-1) (n-1)/(n-d)
+    R-HC0                                              G/(G-1)
+    none                                               1
+    ==========  =====================================  ============================================
+
+    R's are those of the package sandwich: ``vcovHC(type="HC1")`` and ``vcovCL(type=..., cadjust=TRUE)``,
+    whose default is HC1 for ``lm`` and HC0 for ``glm``; Stata's those of ``vce(robust)`` and ``vce(cluster)``.
+    """
+    by_parameters = correction in ("statsmodels", "R-HC1") or (correction == "stata" and linear)
+    if not groups:
+        return n / (n - d) if by_parameters else n / (n - 1)
+    if correction == "none":
+        return 1.0
+    by_groups = groups / (groups - 1)
+    return by_groups * (n - 1) / (n - d) if by_parameters else by_groups
 
 
 class Bread:

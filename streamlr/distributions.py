@@ -69,5 +69,7 @@ def special() -> Any:
     try:
         import scipy.special
     except ImportError:
-        raise ConfigError("Student's t and F need SciPy: pip install 'streamlr[inference]', or take --errors robust, whose statistic is z") from None
+        raise ConfigError(
+            "Student's t and F need SciPy: pip install 'streamlr[inference]', or take --errors robust, whose statistic "
+            "is z, or --use-z") from None
     return scipy.special

@@ -65,6 +65,18 @@ class Equations:
     matrix: Pair | None = None
     """H, (n, n), where it is a pair."""
 
+    @property
+    def still(self) -> NDArray[np.bool_]:
+        """Features that do not vary, (n,): an intercept stands for them."""
+        still = np.ones(len(self.scale), dtype=bool)
+        still[self.rows] = still[self.dependent] = False
+        return still
+
+    def after(self, point: Array, rest: Array, step: Array) -> Array:
+        """Where a step leads, and beneath what rounding has cut off from that, (2, d); ``rest`` is what it has from the point."""
+        found = Pair(point, rest) + Pair.of(step)
+        return np.stack([found.hi, found.lo])
+
     def step(self, gradient: Array, rest: Array | None = None) -> Array:
         """Newton's step from a point with this gradient, (d,): by V and then, if there is one, by the intercept.
 

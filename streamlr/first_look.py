@@ -6,7 +6,7 @@ import logging
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from streamlr.admission import check_classes, check_held_out, check_target, refuse_absurd
 from streamlr.config import TrainConfig
 from streamlr.data.class_weights import class_factors, with_class_weights
+from streamlr.data.matching import told_twice
 from streamlr.data.source import ArraySource, Source
 from streamlr.data.validation import split_of
 from streamlr.errors import ConfigError, RunDirectoryError
 from streamlr.events import Note, Subscriber
+from streamlr.execution.arithmetic import arithmetic
 from streamlr.execution.engine import Engine, blas_core
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
@@ -178,6 +180,9 @@ class FirstLook:
         held = f", {plan.partition.held_slabs:,} of them kept in memory" if plan.partition.held_slabs else ""
         self.publish(Note(f"{self.source.n_rows:,} rows, {plan.features:,} features, {plan.dtype}: {_size(plan.data_bytes)} in {slabs}{held}, "
                           f"on {self.engine.description}"))
+        ambiguous = told_twice(self.source.feature_names)
+        if ambiguous is not None:
+            self.publish(Note(ambiguous, warning=True))
         if self.engine.dashboard_link:
             self.publish(Note(f"dashboard: {self.engine.dashboard_link}"))
         self.publish(Note(f"solver {plan.solver}: {plan.reason}"))
@@ -193,7 +198,15 @@ class FirstLook:
             "peak_memory_bytes": engine.peak_memory_bytes(), "projected_memory_bytes": plan.peak_bytes,
             "worker_peak_memory_bytes": engine.memory_of_workers(peak=True), "projected_worker_memory_bytes": plan.worker_peak_bytes,
             "store": self.settings.data.shown_store or None, "rows": source.n_rows, "features": source.n_features, "dtype": str(source.dtype),
-            "family": self.model.family, "engine": engine.description, "python": platform.python_version(), "numpy": np.__version__, "blas": blas_core()}
+            "family": self.model.family, "engine": engine.description, "python": platform.python_version(), "numpy": np.__version__, "blas": blas_core(),
+            "arithmetic": arithmetic().digest, "worker_arithmetic": engine.arithmetic_of_workers()}
+
+    @property
+    def fitted_with(self) -> Literal["offset", "exposure"] | None:
+        """What is added to Z, as the model that is fitted records it."""
+        if not self.source.has_offset:
+            return None
+        return "offset" if self.settings.data.exposure is None else "exposure"
 
     def _weights_name(self) -> str:
         return self.source.describe("weights") if self.source.weighted else ""

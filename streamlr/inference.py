@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.config import TrainConfig, load_config
-from streamlr.covariance import Bread, Layout
-from streamlr.data.store import ZarrSource
+from streamlr.covariance import Bread, Layout, small_sample_factor
+from streamlr.data.source import Source
 from streamlr.data.validation import split_of
 from streamlr.distributions import special
 from streamlr.errors import ConfigError, DataError, LabelError, MemoryLimitError, RunDirectoryError, ShapeError
@@ -26,6 +26,7 @@ from streamlr.execution import open_engine
 from streamlr.execution.engine import one_blas_thread
 from streamlr.execution.scanner import Scanner
 from streamlr.first_look import FirstLook
+from streamlr.inference_options import SummaryOptions
 from streamlr.inference_table import Fit, Summary, summarize
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.groups import GroupKeys, GroupScan
@@ -36,6 +37,7 @@ from streamlr.objective import Moments
 from streamlr.projection import HESSIANS_OF_THREAD
 from streamlr.run_directory import CONFIG_NAME, read_summary
 from streamlr.scoring import open_run
+from streamlr.urls import local_run
 
 Array = NDArray[np.float64]
 
@@ -59,29 +61,8 @@ _NOT_NEAR_OPTIMUM = 1e-3
 """The same from which on a person is told."""
 
 
-@dataclass(frozen=True, slots=True)
-class SummaryOptions:
-    """What is asked for."""
-
-    errors: Literal["classical", "robust", "HC0", "HC1", "clustered"] = "classical"
-    """From the information; or from a sandwich, which holds where the distribution of the target is not the model's: each row its own (``robust``,
-    the same as ``HC0``; ``HC1`` multiplies by n / (n - d) whatever the family, which statsmodels does in OLS alone), or rows of a group together."""
-    weights: Literal["case", "frequency"] = "case"
-    """What a weight of ω means: the row counts ω times as much as another (statsmodels' ``var_weights``), or it stands for ω rows (``freq_weights``)."""
-    confidence: float = 0.95
-    """Of the intervals."""
-
-    def __post_init__(self) -> None:
-        kinds = {"errors": (self.errors, ("classical", "robust", "HC0", "HC1", "clustered")), "weights": (self.weights, ("case", "frequency"))}
-        for name, (value, known) in kinds.items():
-            if value not in known:
-                raise ConfigError(f"{name}: {value!r} is none of {', '.join(known)}")
-        if not 0 < self.confidence < 1:
-            raise ConfigError(f"confidence: {self.confidence} is out of range; it must be above 0 and below 1, such as 0.95")
-
-
 def summary(run: str | Path, store: str | None = None, *, errors: Any = None, groups: str | None = None, weights: Any = "case", confidence: float = 0.95,
-            overrides: Sequence[str] = (), subscribers: Sequence[Subscriber] = ()) -> Summary:
+            correction: str | None = None, use_t: bool | None = None, overrides: Sequence[str] = (), subscribers: Sequence[Subscriber] = ()) -> Summary:
     """Standard errors, tests and likelihoods of a trained model, in two passes over its data.
 
     Parameters
@@ -98,6 +79,13 @@ def summary(run: str | Path, store: str | None = None, *, errors: Any = None, gr
         What sample weights mean: ``case`` or ``frequency``.
     confidence
         Of the intervals.
+    correction
+        Whose small-sample factor ``HC1`` and ``clustered`` errors have: ``statsmodels`` (default), ``stata``, ``R-HC1``, ``R-HC0`` or
+        ``none`` (see `streamlr.covariance.small_sample_factor`).
+    use_t
+        Whether tests are by t and F, with n - d degrees of freedom or, of clustered errors, with one less than there are groups
+        (``R-HC1`` and ``R-HC0`` have n - d there too, as ``coeftest`` of R's lmtest); otherwise by z and chi-squared. By default
+        those of classical errors of the linear family are by t and F.
     overrides
         Settings that differ from the run's, as ``section.key=value``.
     subscribers
@@ -112,16 +100,17 @@ def summary(run: str | Path, store: str | None = None, *, errors: Any = None, gr
     MemoryLimitError
         For more parameters or groups than there is room for.
     """
-    options = SummaryOptions(errors or ("classical" if groups is None else "clustered"), weights, confidence)
+    options = SummaryOptions(errors or ("classical" if groups is None else "clustered"), weights, confidence, correction, use_t)
     if groups is not None and options.errors != "clustered":
         raise ConfigError(f"groups: errors {options.errors} take every row for its own; leave out one of the two")
     if groups is not None:
         overrides = [*overrides, f"data.groups={json.dumps(groups)}"]
     facts = _facts(run)
-    model, config, source = open_run(run, store, overrides, labelled=True, grouped=options.errors == "clustered")
+    publish = publisher(subscribers)
+    model, config, source = open_run(run, store, overrides, publish, labelled=True,
+                                     grouped=options.errors == "clustered", as_fitted=True)
     _refuse_unfit(run, model, config, source, facts, options)
     config = replace(config, model=replace(config.model, family=model.family), solver=replace(config.solver, name="newton"))  # type: ignore[arg-type]
-    publish = publisher(subscribers)
     with open_engine(config.cluster) as engine, one_blas_thread():
         look = FirstLook(config, source, engine, lambda event: _warnings_alone(event, publish))
         return _Inference(model, look, options, facts, publish).finish()
@@ -143,7 +132,7 @@ def _facts(run: str | Path) -> dict[str, Any]:
     facts = read_summary(run)
     if facts is None:
         raise RunDirectoryError(f"{str(run)!r} holds no summary.json, which tells whether its model is an optimum; give the directory of a finished run")
-    trained = load_config(Path(run) / CONFIG_NAME)
+    trained = load_config(local_run(run) / CONFIG_NAME)
     if trained.model.bounds.given:
         raise ConfigError(f"the model in {str(run)!r} was fitted with model.bounds, and the distribution of a coefficient at its bound is not normal; train "
                           "again without bounds")
@@ -165,7 +154,7 @@ def _facts(run: str | Path) -> dict[str, Any]:
     return facts
 
 
-def _refuse_unfit(run: str | Path, model: Model, config: TrainConfig, source: ZarrSource, facts: dict[str, Any], options: SummaryOptions) -> None:
+def _refuse_unfit(run: str | Path, model: Model, config: TrainConfig, source: Source, facts: dict[str, Any], options: SummaryOptions) -> None:
     """Refuse what can be told before the data are read."""
     if facts.get("rows") != source.n_rows:
         raise ShapeError(f"{source.describe('features')} has {source.n_rows} rows, and the model in {str(run)!r} was trained on {facts.get('rows')}; "
@@ -179,7 +168,7 @@ def _refuse_unfit(run: str | Path, model: Model, config: TrainConfig, source: Za
     if config.model.class_weight is not None and options.errors == "classical":
         raise ConfigError("model.class_weight: weights of classes make no likelihood, so that classical errors would be wrong; take --errors robust, or train "
                           "without them")
-    if model.family == "linear" and options.errors == "classical":
+    if options.with_t(model.family):
         special()
 
 
@@ -344,15 +333,18 @@ class _Inference:
         n_groups = 0
         if sums.groups is not None:
             n_groups = int(np.count_nonzero(sums.groups.sums[:, -1] > 0))
-            covariance = bread.clustered(sums.groups.sums) * (n_groups / (n_groups - 1) * (n - 1) / (n - d))
+            covariance = bread.clustered(sums.groups.sums)
         elif sums.meat is not None:
-            covariance = bread.sandwich(sums.meat) * (n / (n - d) if self.options.errors == "HC1" else 1.0)
+            covariance = bread.sandwich(sums.meat)
         else:
             covariance = bread.classical() * self._dispersion(sums)
+        factor, linear = self.options.factor, self.model.family == "linear"
+        if factor is not None:
+            covariance = covariance * small_sample_factor(factor, linear=linear, n=n, d=d, groups=n_groups)
         if self.look.class_factors is not None:
             self._note("weights of classes make no likelihood: what follows from one is left out")
         fit = Fit(self.model, self.layout, covariance, n, self.options.errors, self.options.confidence, n_groups, self.options.weights,
-                  self.look.source.weighted, self.look.class_factors is None, null)
+                  self.look.source.weighted, self.look.class_factors is None, null, factor, self.options.with_t(self.model.family))
         return summarize(fit, sums, tuple(self.notes))
 
     def _note(self, text: str, *, warning: bool = False) -> None:

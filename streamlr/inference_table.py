@@ -80,8 +80,15 @@ class Summary:
     r2: float | None
     adjusted_r2: float | None
     f: float | None
-    """Of the test that all coefficients but the intercept are 0."""
+    """Of the test that all coefficients but the intercept are 0, with ``df_model`` and n - d or, of groups, G - 1 degrees of freedom."""
     f_p: float | None
+    correction: str | None
+    """Whose small-sample factor ``HC1`` and ``clustered`` errors have."""
+    df_test: float | None
+    """Degrees of freedom of t, and of the denominator of F; None where the statistic is z."""
+    chi2: float | None
+    """The same test by chi-squared: F times ``df_model``."""
+    chi2_p: float | None
     coefficients: tuple[Coefficient, ...]
     """Intercept first; of several classes, one class after the other."""
     covariance: Array
@@ -90,8 +97,9 @@ class Summary:
     """What a reader should know."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The summary as ``--json`` prints it: all but the covariance."""
-        found = {name: finite(value) for name, value in asdict(self).items() if name != "covariance"}
+        """The summary as ``--json`` prints it: all but the covariance, and of the joint tests that which goes with the statistic."""
+        other = ("chi2", "chi2_p") if self.statistic == "t" else ("f", "f_p")
+        found = {name: None if name in other else finite(value) for name, value in asdict(self).items() if name != "covariance"}
         return {**found, "coefficients": [{key: finite(value) for key, value in asdict(row).items()} for row in self.coefficients], "notes": list(self.notes)}
 
     def __str__(self) -> str:
@@ -118,6 +126,16 @@ class Fit:
     """Whether the weighted loss is a likelihood."""
     null_intercept: float
     """Z of the null model, where there is one output."""
+    correction: str | None = None
+    """Whose small-sample factor the covariance has."""
+    with_t: bool = False
+    """Whether tests are by t and F."""
+
+    @property
+    def df_test(self) -> float:
+        """Degrees of freedom of t and F: one less than there are groups, but for R, whose tests leave groups out."""
+        by_groups = self.groups > 0 and self.correction not in ("R-HC0", "R-HC1")
+        return self.groups - 1 if by_groups else self.df_residual
 
     @property
     def df_model(self) -> int:
@@ -144,21 +162,22 @@ class Fit:
 def summarize(fit: Fit, sums: InformationSums, notes: tuple[str, ...]) -> Summary:
     """The table of a fit and the sums at its model."""
     linear = fit.model.family == "linear"
-    with_t = linear and fit.errors == "classical"
     order = fit.order()
     covariance = fit.covariance[np.ix_(order, order)]
-    table = _lines(fit, fit.parameters()[order], np.sqrt(np.diag(covariance)), order, fit.df_residual if with_t else None)
+    table = _lines(fit, fit.parameters()[order], np.sqrt(np.diag(covariance)), order, fit.df_test if fit.with_t else None)
     measures = _linear_measures(fit, sums) if linear else _measures(fit, sums)
     if fit.df_model > 0 and linear and not has_scipy():
         notes = (*notes, "the tail of F needs SciPy: pip install 'streamlr[inference]'")
     if fit.weighted:
         notes = (*notes, "every row of weight ω stands for ω rows" if fit.weights == "frequency" else "weights say how much a row counts, not how many it is")
     empty = dict.fromkeys(("log_likelihood", "null_log_likelihood", "likelihood_ratio", "likelihood_ratio_p", "pseudo_r2", "deviance", "null_deviance", "aic",
-                           "bic", "dispersion", "r2", "adjusted_r2", "f", "f_p"))
+                           "bic", "dispersion", "r2", "adjusted_r2", "f", "f_p", "chi2", "chi2_p"))
     return Summary(
-        family=fit.model.family, errors=fit.errors, weights=fit.weights if fit.weighted else None, statistic="t" if with_t else "z", confidence=fit.confidence,
+        family=fit.model.family, errors=fit.errors, weights=fit.weights if fit.weighted else None,
+        statistic="t" if fit.with_t else "z", confidence=fit.confidence,
         observations=fit.observations, groups=fit.groups or None, df_model=fit.df_model, df_residual=fit.df_residual,
-        coefficients=table, covariance=covariance, notes=notes, **{**empty, **measures})
+        correction=fit.correction, df_test=fit.df_test if fit.with_t else None, coefficients=table, covariance=covariance, notes=notes,
+        **{**empty, **measures})
 
 
 def _lines(fit: Fit, values: Array, errors: Array, order: list[int], df: float | None) -> tuple[Coefficient, ...]:
@@ -200,7 +219,8 @@ def _linear_measures(fit: Fit, sums: InformationSums) -> dict[str, float | None]
         "log_likelihood": llf, "deviance": rest, "null_deviance": float(sums.deviance_sum[1]), "aic": 2.0 * d - 2.0 * llf,
         "bic": d * math.log(n) - 2.0 * llf, "dispersion": rest / fit.df_residual, "r2": r2,
         "adjusted_r2": None if r2 is None else 1.0 - (n - fit.layout.fit_intercept) / fit.df_residual * (1.0 - r2),
-        "f": f, "f_p": None if f is None or not has_scipy() else f_tail(f, fit.df_model, fit.groups - 1 if fit.groups else fit.df_residual)}
+        "f": f, "f_p": None if f is None or not has_scipy() else f_tail(f, fit.df_model, fit.df_test),
+        "chi2": None if f is None else f * fit.df_model, "chi2_p": None if f is None else chi_squared_tail(max(f, 0.0) * fit.df_model, fit.df_model)}
 
 
 def _f(fit: Fit, rest: float, whole: float) -> float | None:

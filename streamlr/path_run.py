@@ -264,7 +264,8 @@ class _PathRun:
             smaller = "smaller path.lambdas" if self.asked.lambdas is not None else "a smaller path.ratio"
             self.look.publish(Note(f"the held-out loss is lowest at the smallest strength, {self.lambdas[-1]:g}: {smaller} may find a lower one"))
         objective = grid[0][0]
-        model = Model(W[chosen, 0], b[chosen, 0], objective.classes, self.look.source.feature_names, self.look.model.family)
+        model = Model(W[chosen, 0], b[chosen, 0], objective.classes, self.look.source.feature_names,
+                      self.look.model.family, self.look.fitted_with)
         table = self._table(standings, W[:, 0], scores)
         status, reason = _worst(standings)
         found = {"alpha": self.asked.alpha, "folds": K, "choose": self.asked.choose, "chosen": chosen, "lambda": float(self.lambdas[chosen]),

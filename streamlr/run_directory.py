@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
 from numpy.typing import NDArray
 
 from streamlr.config import TrainConfig
+from streamlr.data.locks import FileLock
 from streamlr.data.records import commit_file, write_record, writing
 from streamlr.errors import RunDirectoryError, WriteError
 from streamlr.model import MODEL_NAME, Model
+from streamlr.urls import local_output, local_run
 
 CONFIG_NAME = "config.yaml"
 HISTORY_NAME = "history.jsonl"
@@ -52,10 +53,10 @@ class RunDirectory:
     """
 
     def __init__(self, path: str | Path, *, resume: bool = False, overwrite: bool = False) -> None:
-        self.path = Path(path)
+        self.path = local_output(path, "run.directory")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.path / _LOCK_NAME)
+            self._lock = FileLock(self.path / _LOCK_NAME, self._in_use)
         except OSError as error:
             kind = WriteError if error.errno in _NO_ROOM else RunDirectoryError
             raise kind(f"cannot make the run directory {str(path)!r}: {error}; choose another with --run-dir or run.directory") from error
@@ -103,13 +104,16 @@ class RunDirectory:
         self._write(PATH_NAME, json.dumps(dict(table), indent=2) + "\n")
 
     def close(self) -> None:
-        self._lock.close()
+        self._lock.release()
 
     def __enter__(self) -> RunDirectory:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _in_use(self, holder: str) -> RunDirectoryError:
+        return RunDirectoryError(f"{str(self.path)!r} is in use by another run ({holder}); wait for it, stop it, or choose another --run-dir")
 
     def _write(self, name: str, text: str) -> None:
         commit_file(self.path / name, lambda file: file.write(text.encode("utf-8")))
@@ -122,8 +126,9 @@ def remedy(error: WriteError) -> str:
 
 def read_summary(path: str | Path) -> dict[str, Any] | None:
     """What the run in a directory has come to; None where none has ended there."""
+    folder = local_run(path)
     try:
-        summary = json.loads((Path(path) / SUMMARY_NAME).read_text(encoding="utf-8"))
+        summary = json.loads((folder / SUMMARY_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     return summary if isinstance(summary, dict) else None
@@ -145,21 +150,3 @@ def _tidy(path: Path) -> None:
                 shutil.rmtree(left)
             else:
                 left.unlink()
-
-
-def _locked(path: Path) -> IO[str]:
-    """Hold a lock that the operating system takes back when the process ends, however it ends."""
-    # it stays open as long as the lock is held; never through a link, which could lead to somebody's file
-    file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+", encoding="utf-8")  # noqa: SIM115
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        owner = file.read().strip() or "unknown"
-        file.close()
-        raise RunDirectoryError(f"{str(path.parent)!r} is in use by another run (process {owner}); wait for it, stop it, or choose another "
-                                "--run-dir") from None
-    with contextlib.suppress(OSError):  # the number serves a message alone; whether the disk is full will show
-        os.ftruncate(file.fileno(), 0)
-        os.pwrite(file.fileno(), str(os.getpid()).encode(), 0)
-    return file

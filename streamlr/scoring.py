@@ -11,17 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.config import TrainConfig, load_config
+from streamlr.data.matching import match_names, named, told_twice
 from streamlr.data.predictions import PredictionWriter, write_rows
+from streamlr.data.selected import SelectedFeatures
+from streamlr.data.source import Source
 from streamlr.data.store import ZarrSource
 from streamlr.data.validation import split_of
 from streamlr.errors import ConfigError, LabelError, NonFiniteError, ShapeError
-from streamlr.events import Subscriber, finite, publisher
+from streamlr.events import Note, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.metrics import METRICS, MetricScan, linear, refuse_overflow
 from streamlr.model import Model, load_model, mean_of
 from streamlr.run_directory import CONFIG_NAME
+from streamlr.urls import local_output, local_run
 
 Array = NDArray[np.float64]
 
@@ -53,12 +57,13 @@ def evaluate(run: str | Path, store: str, *, validation: bool = False, overrides
         Of numbers: ``rows``, ``weight``, ``loss``, ``r2``, ``mean_squared_error``, ``mean_absolute_error``, and of counts
         ``mean_poisson_deviance`` and ``d2_poisson``.
     """
-    model, config, source = open_run(run, store, overrides, labelled=True, validation=validation)
+    publish = publisher(subscribers)
+    model, config, source = open_run(run, store, overrides, publish, labelled=True, validation=validation)
     with open_engine(config.cluster) as engine:
         scan = MetricScan(model.family, model.classes_, model.coef_.T, model.intercept_, source.describe("weights") if source.weighted else "",
                           split_of(config) if validation else None)
         try:
-            sums = Scanner(engine, source, publisher(subscribers), plan_slabs(source, engine.n_threads, len(model.coef_))).run(scan, "evaluate")
+            sums = Scanner(engine, source, publish, plan_slabs(source, engine.n_threads, len(model.coef_))).run(scan, "evaluate")
         except LabelError as error:
             raise LabelError(f"{source.describe('target')}: {error}") from error
     if validation and not sums.weight_sum > 0:
@@ -85,9 +90,11 @@ def predict(run: str | Path, store: str, out: str | Path, *, overwrite: bool = F
 
     Every block of rows is written by the task that computed it, as a chunk of its own; the array appears when it is whole.
     """
-    model, config, source = open_run(run, store, overrides, labelled=False)
+    out = local_output(out, "OUT")
+    publish = publisher(subscribers)
+    model, config, source = open_run(run, store, overrides, publish, labelled=False)
     with open_engine(config.cluster) as engine:
-        scanner = Scanner(engine, source, publisher(subscribers), plan_slabs(source, engine.n_threads, len(model.coef_)))
+        scanner = Scanner(engine, source, publish, plan_slabs(source, engine.n_threads, len(model.coef_)))
         with PredictionWriter(out, source.n_rows, scanner.partition.block_rows, model.classes_.tolist(), len(model.coef_), overwrite=overwrite) as writer:
             written: Count = scanner.run(PredictScan(model.family, model.coef_.T, model.intercept_, writer.partial), "predict")
     return written.n_rows
@@ -138,11 +145,28 @@ class PredictScan:
         return A, total
 
 
-def open_run(run: str | Path, store: str | None, overrides: Sequence[str], *, labelled: bool, grouped: bool = False,
-             validation: bool = False) -> tuple[Model, TrainConfig, ZarrSource]:
-    """The model of a run, its configuration with other settings, and a store of the same features; None for the store that it was trained on."""
+def open_run(run: str | Path, store: str | None, overrides: Sequence[str], publish: Subscriber, *,
+             labelled: bool, grouped: bool = False, validation: bool = False,
+             as_fitted: bool = False) -> tuple[Model, TrainConfig, Source]:
+    """The model of a run, its configuration with other settings, and a store of the same features.
+
+    Features are matched by name where both have names, else by position. Where their order differs,
+    that of the coefficients follows the store's, which costs no memory; ``as_fitted`` asks for the
+    store's features in the order of the model's.
+
+    Parameters
+    ----------
+    run, store, overrides
+        As for `evaluate`; None for the store that the run was trained on.
+    publish
+        Told of what is matched and left out.
+    labelled, grouped, validation
+        Whether the targets, the groups and the rows that were held out are wanted.
+    as_fitted
+        See above.
+    """
     model = load_model(run)
-    path = Path(run) / CONFIG_NAME
+    path = local_run(run) / CONFIG_NAME
     config = load_config(path if path.exists() else {}, overrides)
     store = config.data.store if store is None else store
     options = {key: value for key, value in config.data.storage_options.items() if "://" in store}  # a path takes none
@@ -151,10 +175,40 @@ def open_run(run: str | Path, store: str | None, overrides: Sequence[str], *, la
         raise ConfigError(f"the run in {str(run)!r} held out no rows (validation.fraction, validation.array); leave out --validation")
     source = ZarrSource(config.data, labelled=labelled, listed=config.validation.array if validation else None)
     source.check_chunks()
-    if source.n_features != model.coef_.shape[1]:
-        raise ShapeError(f"{source.describe('features')} has {source.n_features} features; the model in {str(run)!r} was fitted to {model.coef_.shape[1]}")
-    if source.feature_names is not None and model.feature_names is not None and source.feature_names != model.feature_names:
-        at = next(j for j, (a, b) in enumerate(zip(source.feature_names, model.feature_names, strict=True)) if a != b)
-        raise ShapeError(f"feature {at} of {config.data.shown_store!r} is {source.feature_names[at]!r}, of the model {model.feature_names[at]!r}; "
-                         "bring the store's features to the order of the model's")
-    return model, config, source
+    _ask_for_offset(run, model, source)
+    model, seen = _matched(run, model, source, publish, as_fitted=as_fitted)
+    return model, config, seen
+
+
+def _ask_for_offset(run: str | Path, model: Model, source: ZarrSource) -> None:
+    """A model that was fitted with an offset means nothing without one."""
+    if model.fitted_with is not None and not source.has_offset:
+        none = "ones" if model.fitted_with == "exposure" else "zeros"
+        raise ConfigError(f"the model in {str(run)!r} was fitted with an {model.fitted_with}, and "
+                          f"{source.config.shown_store!r} is read without one; name its array with --set "
+                          f"data.{model.fitted_with}=NAME (one of {none} where there is none)")
+
+
+def _matched(run: str | Path, model: Model, source: ZarrSource, publish: Subscriber, *,
+             as_fitted: bool) -> tuple[Model, Source]:
+    """The model and the source with the same features in the same order."""
+    store, found, n = source.config.shown_store, source.feature_names, model.coef_.shape[1]
+    if found is None or model.feature_names is None:
+        if source.n_features != n:
+            raise ShapeError(f"{source.describe('features')} has {source.n_features} features; the "
+                             f"model in {str(run)!r} was fitted to {n}")
+        return model, source
+    match = match_names(model.feature_names, found, f"the model in {str(run)!r}", repr(store))
+    if match.in_place:
+        ambiguous = told_twice(found)
+        if ambiguous is not None:
+            publish(Note(f"{store}: {ambiguous}", warning=True))
+        return model, source
+    if match.extra:
+        count = f"{len(match.extra)} feature{'s' * (len(match.extra) > 1)}"
+        publish(Note(f"{store} has {count} that the model does not know ({named(match.extra)}): left out"))
+    if (np.diff(match.columns) < 0).any():
+        publish(Note(f"{store} has the model's features in another order: they are matched by name"))
+    if match.extra or as_fitted:
+        return model, SelectedFeatures(source, match.columns)
+    return model.at_columns(match.columns, found), source

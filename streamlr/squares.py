@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.equations import Design, Equations, factored, factored_pairs
-from streamlr.kernels.pairs import Pair, two_product
+from streamlr.kernels.pairs import Pair, power_above, two_product
 from streamlr.kernels.residuals import MOST_FEATURES_OF_PRODUCTS, ResidualScan, ResidualSums
 from streamlr.objective import Evaluation, Objective
 from streamlr.solvers import LeastSquares
@@ -27,6 +27,10 @@ _SMALL = 2**20
 _ILL = 1e8
 """Condition of the features from which on a person is told: of the digits of the data less than half are left in the coefficients."""
 _MOST_NAMED = 5
+_FAR = 1e9
+"""Spreads from 0 to a mean that rounding moves by more than steps can do with."""
+_FAR_TARGET = 1e6
+"""The same of a target, whose rounding shows in gradients."""
 _CONDITION = 100.0
 """Of the features, from which on rounding of the residuals would show in what a solver of the data themselves would find."""
 
@@ -43,6 +47,12 @@ def equations_of(objective: Objective) -> Equations:
     return factored(H, _design(objective, np.zeros(len(H))))
 
 
+def _is_far(objective: Objective) -> bool:
+    """Whether a feature is so far from 0 that rounding of its mean shows in steps: it is a part of 1e-7 of the spread or more."""
+    moments = objective.moments
+    return objective.coordinates.fit_intercept and bool((np.abs(moments.mean) > _FAR * moments.spread)[moments.spread > 0].any())
+
+
 def equations_of_pairs(objective: Objective, H: Pair, lean: Array) -> Equations:
     """The equations of a matrix that a pass of its own has summed."""
     return factored_pairs(H, _design(objective, lean))
@@ -52,8 +62,6 @@ def _design(objective: Objective, lean: Array) -> Design:
     at, n = objective.coordinates, len(lean)
     rank = objective.moments.n_rows - at.fit_intercept
     return Design(at.scale, lean, n if objective.penalty_scale.any() else max(0, min(n, rank)), objective.moments.n_rows)
-
-
 
 class FineSquares:
     """Evaluates an objective of least squares in twice the working precision; each call is one pass over the data.
@@ -66,16 +74,18 @@ class FineSquares:
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
+        self._weight_unit = float(power_above(np.array(objective.moments.weight_sum / objective.moments.n_rows)))
 
     def evaluate(self, points: Array, title: str, *, hessian: bool = False) -> list[Evaluation]:
-        """The objective at each row of ``points``, (K, d), of several in the working precision alone. One pass."""
+        """The objective at each row of ``points``, (K, d), of several in the working precision alone; or at a pair, (1, 2, d). One pass."""
         if len(points) > 1 or hessian:
             return self._objective.evaluate(points, title, hessian=hessian)
-        return [self._found(points[0], self._scan(points[0], title, products=False))]
+        point = Pair(*points[0]) if points.ndim == 3 else Pair.of(points[0])
+        return [self._found(point.hi, self._scan(point, title, products=False))]
 
     def equations(self, point: Array, title: str) -> tuple[Evaluation, Equations]:
         """The objective at one point, and its equations as pairs. One pass."""
-        sums = self._scan(point, title, products=True)
+        sums = self._scan(Pair.of(point), title, products=True)
         assert sums.products is not None
         assert sums.feature_sum is not None
         weight, scale = Pair.of(sums.weight_sum), Pair.of(self._objective.coordinates.scale)
@@ -84,13 +94,16 @@ class FineSquares:
         if self._objective.coordinates.fit_intercept:
             lean = sums.feature_sum / weight / scale
             H = H - lean[:, None] * lean
+        still = self._objective.coordinates.fit_intercept & (self._objective.moments.spread == 0)  # but for rounding
+        H.hi[still] = H.lo[still] = H.hi[:, still] = H.lo[:, still] = 0.0
         H = H + Pair.of(np.diag(self._objective.penalty_scale))
         return self._found(point, sums), equations_of_pairs(self._objective, H, lean.hi)
 
-    def _scan(self, point: Array, title: str, *, products: bool) -> ResidualSums:
+    def _scan(self, point: Pair, title: str, *, products: bool) -> ResidualSums:
         at, objective = self._objective.coordinates, self._objective
-        V, u = at.split(point)
-        scan = ResidualScan(Pair.of(V[:, 0]) / Pair.of(at.scale), Pair.of(u[0]), at.center, products, objective.split)
+        (V, u), (V_rest, u_rest) = at.split(point.hi), at.split(point.lo)
+        scan = ResidualScan(Pair(V[:, 0], V_rest[:, 0]) / Pair.of(at.scale), Pair(u[0], u_rest[0]), at.center, products, objective.split,
+                            self._weight_unit)
         sums: ResidualSums = objective.scanner.run(scan, title)
         return sums
 
@@ -104,14 +117,19 @@ class FineSquares:
         held = sums.held_weight_sum
         return Evaluation(
             point, loss, loss + 0.5 * float(penalty @ V**2), gradient, float(np.abs(gradient).max()) / objective.target_unit,
-            held_loss=sums.held_loss_sum / held if held > 0 else np.nan, held_weight=held,
+            held_loss=sums.held_loss_sum / held if held > 0 else np.nan, held_weight=held * self._weight_unit,
             gradient_rest=at.join(by_V.lo[:, None], by_u.lo.reshape(1)))
 
 
-def evaluator(objective: Objective, condition: float) -> Objective | FineSquares:
-    """What evaluates the objective with as many digits as features of this condition ask for, and no more of them on data that are large."""
-    source = objective.scanner.source
-    fine = condition > _CONDITION or source.n_rows * source.n_features <= _SMALL
+def is_fine(objective: Objective, condition: float) -> bool:
+    """Whether features of this condition, or a target far from 0, ask for more digits than float64 has; data that are small have them in any case."""
+    source, moments = objective.scanner.source, objective.moments
+    far = float(np.abs(moments.target_mean).max()) + abs(moments.offset_mean) > _FAR_TARGET * objective.target_unit
+    return condition > _CONDITION or far or source.n_rows * source.n_features <= _SMALL
+
+
+def evaluator(objective: Objective, fine: bool) -> Objective | FineSquares:
+    """What evaluates the objective, in twice the working precision or in that."""
     return FineSquares(objective) if fine else objective
 
 
@@ -140,14 +158,16 @@ def start_squares(objective: Objective, point: Array, tolerance: float, *, known
         Most passes, with that of the survey.
     """
     equations, title = equations_of(objective), f"pass {objective.scanner.passes + 1}"
-    if not equations.certain and len(equations.scale) <= MOST_FEATURES_OF_PRODUCTS and most_passes > 1:
+    pairs = (not equations.certain or _is_far(objective)) and len(equations.scale) <= MOST_FEATURES_OF_PRODUCTS and most_passes > 1
+    fine = pairs or is_fine(objective, equations.condition)
+    if pairs:
         found, equations = FineSquares(objective).equations(point, title)
     elif known:
         found = objective.without_features(point)
     else:
-        found = evaluator(objective, equations.condition).evaluate(point[None, :], title)[0]
-    solver = LeastSquares(objective, tolerance, equations)
-    state, H = solver.init(objective, found), equations.matrix
+        found = evaluator(objective, fine).evaluate(point[None, :], title)[0]
+    solver = LeastSquares(objective, tolerance, equations, fine)
+    state, H = replace(solver.init(objective, found), spare=known and not pairs), equations.matrix
     if H is not None:
         state = replace(state, products=H.hi, products_rest=H.lo, lean=equations.lean)
     return Start(solver, state, found, equations)
@@ -156,8 +176,8 @@ def start_squares(objective: Objective, point: Array, tolerance: float, *, known
 def resumed(objective: Objective, solver: LeastSquares, state: LeastSquaresState) -> LeastSquares:
     """The solver with the equations that it had when it was interrupted."""
     if state.products is None or state.products_rest is None or state.lean is None:
-        return solver
-    return replace(solver, equations=equations_of_pairs(objective, Pair(state.products, state.products_rest), state.lean))
+        return replace(solver, fine=is_fine(objective, solver.equations.condition))
+    return replace(solver, equations=equations_of_pairs(objective, Pair(state.products, state.products_rest), state.lean), fine=True)
 
 
 def findings(equations: Equations, n_rows: int, names: Sequence[str] | None) -> list[str]:

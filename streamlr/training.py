@@ -14,10 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from streamlr.alignment import align
 from streamlr.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.config import TrainConfig, load_config
+from streamlr.data.frames import column_names
+from streamlr.data.matching import match_names, named
 from streamlr.data.rows import labels_of, rows_of
 from streamlr.data.source import ArraySource, Rows, Source
 from streamlr.data.validation import open_store
-from streamlr.errors import ConfigError, RunDirectoryError, WriteError
+from streamlr.equations import Equations
+from streamlr.errors import ConfigError, RunDirectoryError, ShapeError, WriteError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import one_blas_thread
@@ -35,7 +38,7 @@ from streamlr.solvers.lbfgs import LbfgsState
 from streamlr.solvers.least_squares import LeastSquaresState
 from streamlr.solvers.newton import NewtonState
 from streamlr.solvers.proximal import ProximalState
-from streamlr.squares import equations_of, evaluator, findings, resumed, start_squares
+from streamlr.squares import equations_of, evaluator, findings, is_fine, resumed, start_squares
 from streamlr.warm_start import join_sample, sampled_metric, start_from_sample
 
 _STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "least_squares": LeastSquaresState,
@@ -73,12 +76,13 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
         Path of a YAML file, a mapping of sections, or a `TrainConfig`.
     X, y, sample_weight, offset
         Data in the place of ``data.store``: (m, n), and (m,) each; the offset is added to Z (the logarithm of an exposure). A sparse matrix is made dense
-        by blocks, a Zarr or Dask array is read by its chunks in every pass; all else is held in memory.
+        by blocks, a Zarr or Dask array is read by its chunks in every pass; all else is held in memory. The columns of a frame name the features.
     groups, validation
         Beside ``X``: the group of each row, (m,), which ``validation.fraction`` holds out as a whole or not at all; or, in the place of a fraction, 1 (or
         true) for each row that is held out, (m,).
     start
-        A model of the same features and classes to start from; that is worth a pass more where it is nearer than what a sample of the rows tells.
+        A model of the same classes to start from; that is worth a pass more where it is nearer than what a sample of the rows tells. Its features are
+        found by their names, where it and the data have names; those that it does not know start at 0.
     overrides
         Settings of the form ``section.key=value``, applied last.
     resume, overwrite
@@ -93,7 +97,8 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
     DataError
         When the store or the data cannot be trained on.
     """
-    settings = replace(load_config(config, overrides if validation is None else [*overrides, "validation.array=validation"]), path=None)
+    overrides = overrides if validation is None else [*overrides, "validation.array=validation"]
+    settings = load_config(config, overrides, with_path=False)
     with opened(settings, Arrays(X, y, sample_weight, offset, groups, validation), subscribers, resume=resume, overwrite=overwrite) as (look, directory):
         return _Run(look, directory, start).finish(resume)
 
@@ -148,7 +153,8 @@ def _open_source(settings: TrainConfig, given: Arrays) -> Source:
         raise ConfigError(f"validation.array: {settings.validation.array!r} is an array of a store; with X and y give its values as validation=")
     numbers = [None if values is None else np.asarray(values, dtype=np.float64) for values in (given.sample_weight, given.offset)]
     groups = given.groups if given.validation is None else given.validation
-    return ArraySource(rows_of(given.X), labels_of(given.y), numbers[0], offset=numbers[1], groups=None if groups is None else np.asarray(groups))
+    return ArraySource(rows_of(given.X), labels_of(given.y), numbers[0], column_names(given.X), offset=numbers[1],
+                       groups=None if groups is None else np.asarray(groups))
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +165,8 @@ class _Problem:
     """What is minimised, with classes and moments."""
     solver: Solver
     """How."""
+    equations: Equations | None = None
+    """Of least squares, what the survey's products make, where these were summed."""
 
 
 class _Run:
@@ -166,7 +174,7 @@ class _Run:
 
     def __init__(self, look: FirstLook, directory: RunDirectory | None, start: Model | None) -> None:
         self.settings = look.settings
-        self.start = start
+        self.start = None if start is None else _in_order_of_data(start, look)
         self.look = look
         self.directory = directory
         self.record = RunRecord(look, directory)
@@ -179,7 +187,7 @@ class _Run:
             problem, state = self._begin() if saved is None else self._continue(saved)
             if saved is None:
                 for number in range(1, self.look.scanner.passes + 1):
-                    self._pass_done(number, state, problem)
+                    self._pass_done(number, state, problem, complete=number == self.look.scanner.passes)
             state, outcome = minimize(_function(problem), self._watched(problem), state, len(self.record.history), self.settings.solver.max_passes,
                                       lambda number, reached: self._pass_done(number, reached, problem))
             return self._result(problem, state, outcome)
@@ -205,13 +213,15 @@ class _Run:
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
         moments = align(self.look, self.look.model, classes, moments, sample, self._apart(moments))
-        if moments.collinearity and self.look.plan.solver != "least_squares":  # which tells it in its own way
-            self.look.publish(Note(moments.collinearity, warning=True))
         problem = self._problem(classes, moments)
         point = _start_point(problem, self.start)
         unknown = self.look.source.has_offset or self.start is not None or bool(problem.objective.coordinates.split(point)[0].any())
         if isinstance(problem.solver, LeastSquares):
             return self._begin_squares(problem, point, known=not unknown)
+        if problem.equations is not None:
+            self._tell(problem.equations)
+        elif moments.collinearity:
+            self.look.publish(Note(moments.collinearity, warning=True))
         start = problem.objective.evaluate(point[None, :], "pass 2")[0] if unknown else problem.objective.without_features(point)
         if isinstance(problem.solver, Lbfgs | Proximal) and sample is not None and self.sample_fraction:
             solver, state = start_from_sample(problem.objective, problem.solver, sample, start)
@@ -222,8 +232,7 @@ class _Run:
     def _begin_squares(self, problem: _Problem, point: NDArray[np.float64], *, known: bool) -> tuple[_Problem, State]:
         """What is quadratic has its Hessian from the survey, or from a second pass."""
         start = start_squares(problem.objective, point, self.settings.solver.tolerance, known=known, most_passes=self.settings.solver.max_passes)
-        for text in findings(start.equations, self.look.source.n_rows, self.look.source.feature_names):
-            self.look.publish(Note(text, warning=True))
+        self._tell(start.equations)
         problem = replace(problem, solver=start.solver)
         return problem, self._watched(problem).begun(start.state, start.found)
 
@@ -236,6 +245,10 @@ class _Run:
             return 0.0
         return UNTOLD if model.family == "linear" and wanted == "lbfgs" and moments.correlation is not None else NEARLY
 
+    def _tell(self, equations: Equations) -> None:
+        for text in findings(equations, self.look.source.n_rows, self.look.source.feature_names):
+            self.look.publish(Note(text, warning=True))
+
     def _problem(self, classes: NDArray[Any], moments: Moments) -> _Problem:
         """The objective in the coordinates of the solver that was asked for; ``auto`` is what the plan says, which `_begin` gives a sample to start from."""
         wanted, model = self.settings.solver, self.look.model
@@ -244,16 +257,19 @@ class _Run:
             return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, bool(objective.penalty_scale.any())))
         objective = Objective(self.look.scanner, model, classes, moments, split=self.look.split, held_out=HELD_OUT)
         if self.look.plan.solver == "least_squares":
-            return _Problem(objective, LeastSquares(objective, wanted.tolerance, equations_of(objective)))
+            equations = equations_of(objective)
+            return _Problem(objective, LeastSquares(objective, wanted.tolerance, equations), equations)
         solver = _SOLVERS[self.look.plan.solver](objective, wanted.tolerance)
         if self.look.plan.solver == "lbfgs" and wanted.name == "lbfgs" and model.family == "linear" and objective.smooth and moments.correlation is not None:
-            return _Problem(objective, Judged(solver, objective, wanted.tolerance, equations_of(objective)))
+            equations = equations_of(objective)
+            return _Problem(objective, Judged(solver, objective, wanted.tolerance, equations), equations)
         return _Problem(objective, solver)
 
-    def _pass_done(self, number: int, state: State, problem: _Problem) -> None:
+    def _pass_done(self, number: int, state: State, problem: _Problem, *, complete: bool = True) -> None:
+        """Tell of a pass, and keep where the run stands if it is all that the state hangs on."""
         event = PassFinished(number, state.loss, state.value, state.gradient_max, state.step, *self.record.cost_of_pass(),
                              None if self.look.split is None else state.held_loss)
-        self.record.pass_done(event, bool(state.status), lambda: self._checkpoint(number, state, problem))
+        self.record.pass_done(event, bool(state.status), (lambda: self._checkpoint(number, state, problem)) if complete else None)
 
     def _checkpoint(self, number: int, state: State, problem: _Problem) -> Checkpoint:
         arrays, values = flatten(state, "state.")
@@ -296,7 +312,8 @@ class _Run:
         objective, solver = problem.objective, self._watched(problem)
         with np.errstate(over="ignore", invalid="ignore"):
             W, b = objective.to_data_units(solver.result(state))
-        model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.look.source.feature_names, self.look.model.family)
+        model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.look.source.feature_names,
+                      self.look.model.family, self.look.fitted_with)
         summary = {
             "status": outcome.status, "reason": outcome.reason, "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
             "seconds": self.record.seconds, "solver": solver.name, "classes": objective.classes.tolist(),
@@ -314,7 +331,28 @@ class _Run:
 def _function(problem: _Problem) -> Function:
     """What the solver's points are evaluated by."""
     solver, objective = problem.solver, problem.objective
-    return evaluator(objective, solver.equations.condition) if isinstance(solver, LeastSquares | Judged) else objective
+    if isinstance(solver, LeastSquares):
+        return evaluator(objective, solver.fine)
+    return evaluator(objective, is_fine(objective, solver.equations.condition)) if isinstance(solver, Judged) else objective
+
+
+def _in_order_of_data(start: Model, look: FirstLook) -> Model:
+    """The model to start from with the features of the data, by name where both have names.
+
+    Features that it does not know start at 0.
+    """
+    source, n_features = look.source, start.coef_.shape[1]
+    if start.feature_names is None or source.feature_names is None:
+        if n_features != source.n_features:
+            raise ShapeError(f"start has {n_features} features, and {source.describe('features')} has "
+                             f"{source.n_features}; start from a model of the same ones")
+        return start
+    names = source.feature_names
+    match = match_names(start.feature_names, names, "start", source.describe("features"))
+    if match.extra:
+        count = f"{len(match.extra)} feature{'s' * (len(match.extra) > 1)}"
+        look.publish(Note(f"{count} that the model to start from does not know ({named(match.extra)}) start at 0"))
+    return start if match.in_place else start.at_columns(match.columns, names)
 
 
 def _start_point(problem: _Problem, model: Model | None) -> NDArray[np.float64]:

@@ -136,7 +136,7 @@ def test_a_read_that_never_returns_is_done_elsewhere(store: str, tmp_path: Path,
     expected = bits(SerialEngine().run(source, partition, scan(), lambda slab: None))
     with open_engine(ClusterConfig(kind="processes", workers=2, stall_seconds=2.0)) as engine:
         assert bits(engine.run(source, partition, StuckScan(str(tmp_path / "stuck")), lambda slab: None)) == expected
-    assert "replacing tcp://" in caplog.text
+    assert "replacing tls://" in caplog.text  # a cluster of one's own is encrypted
 
 
 def free_port() -> int:

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from streamlr.covariance import CORRECTIONS
 from streamlr.inference import summary
 from streamlr.reporting.console import Console
 from streamlr.reporting.inference import summary_lines
@@ -19,14 +20,18 @@ from streamlr.reporting.inference import summary_lines
 @click.option("--groups", metavar="ARRAY", help="Array of the store with the group of every row [default: data.groups].")
 @click.option("--weights", type=click.Choice(["case", "frequency"]), default="case", show_default=True,
               help="What a sample weight means: how much the row counts, or how many rows it stands for.")
+@click.option("--correction", type=click.Choice(CORRECTIONS),
+              help="Whose small-sample factor HC1 and clustered errors have [default: statsmodels].")
+@click.option("--use-t/--use-z", default=None,
+              help="Tests by t and F, of clustered errors with G - 1 degrees of freedom, or by z and chi-squared [default: t for linear, classical].")
 @click.option("--confidence", type=float, default=0.95, show_default=True, help="Of the intervals.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the run's configuration, such as cluster.workers=4.")
 @click.option("--quiet", is_flag=True, help="Show warnings and errors alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
-def summary_command(run: str, store: str | None, errors: str | None, groups: str | None, weights: str, confidence: float, overrides: tuple[str, ...],
-                    quiet: bool, as_json: bool) -> None:
+def summary_command(run: str, store: str | None, errors: str | None, groups: str | None, weights: str, correction: str | None,
+                    use_t: bool | None, confidence: float, overrides: tuple[str, ...], quiet: bool, as_json: bool) -> None:
     """Standard errors, tests and likelihoods of the model of RUN, from two more passes over its data."""
-    found = summary(run, store, errors=errors, groups=groups, weights=weights, confidence=confidence, overrides=overrides,
+    found = summary(run, store, errors=errors, groups=groups, weights=weights, confidence=confidence, correction=correction, use_t=use_t, overrides=overrides,
                     subscribers=[Console(quiet=quiet)]).to_dict()
     if as_json:
         click.echo(json.dumps(found, indent=2))

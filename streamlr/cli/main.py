@@ -57,7 +57,7 @@ cli.add_command(summary_command)
 @_json
 def plan_command(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show what a run would do and need; trains nothing."""
-    config = load_config(config_path, overrides)
+    config = load_config(config_path, overrides, with_path=None)
     plan = make_plan(config, open_store(config), workers_of(config.cluster, count_threads(config.cluster)))
     if as_json:
         click.echo(json_text(plan.to_dict()))
@@ -80,7 +80,7 @@ def train_command(config_path: str, overrides: tuple[str, ...], run_dir: str | N
     """Fit a model to the optimum of all the data."""
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other: one goes on with a run, the other drops it")
-    config = load_config(config_path, overrides)
+    config = load_config(config_path, overrides, with_path=False)
     directory = run_dir or config.run.directory or str(Path("runs", Path(config_path).stem))
     config = replace(config, run=replace(config.run, directory=directory))
     finished: list[int] = []

@@ -9,6 +9,7 @@ import click
 from streamlr.config import load_config
 from streamlr.data.info import describe_store
 from streamlr.data.ingest import IngestSpec, ingest
+from streamlr.data.matching import named
 from streamlr.data.store import ZarrSource
 from streamlr.data.synth import DRAWS, DTYPES, SynthSpec, synthesize
 from streamlr.data.tables import Columns
@@ -94,6 +95,9 @@ def _info_text(found: dict[str, Any]) -> str:
         shards = f" in shards of {tuple(array['shards'])}" if array["shards"] else ""
         lines.append(f"  {array['name']}: {tuple(array['shape'])} {array['dtype']}, {array['n_chunks']:,} chunks of {tuple(array['chunks'])}{shards}, "
                      f"{' + '.join(array['codecs'])}, Zarr {array['zarr_format']}, read {array['read']}")
+    if found["feature_names"]:
+        names, origin = named(found["feature_names"]), found["feature_names_from"]
+        lines.append(f"  features named by {origin}: {names}")
     if found["target"] is not None and len(found["classes"]) != 2:
         lines.append(f"  target: {_target_text(found['target'], bool(found['classes']))}")
     for entry in found["classes"]:

@@ -20,7 +20,7 @@ from zarr.core.buffer import BufferPrototype, default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, WrapperStore
 
-from streamlr.data.conventions import axes_of, refuse_encoded
+from streamlr.data.conventions import axes_of, refuse_encoded, refuse_odd_attributes
 from streamlr.data.decoding import DamagedChunkError
 from streamlr.data.files import NO_CHUNK, MissingChunkError, ShardLayout, chunk_files, read_shard_index, shard_layout
 from streamlr.data.footprint import STORED_SLACK, TEXT_LABEL_BYTES, ZARR_CHUNKS_IN_FLIGHT, Footprint
@@ -81,6 +81,7 @@ class StoredArray:
         self.chunk_shape: tuple[int, ...] = tuple(array.chunks)
         if min(self.chunk_shape, default=1) < 1:
             raise ShapeError(f"{self.name} has chunks of shape {self.chunk_shape}; restore its metadata (zarr.json or .zarray), or write the store again")
+        refuse_odd_attributes(array, self.name or "the array")
         refuse_encoded(array.attrs, self.name)
         self.axes = axes_of(array)
         self._fill_missing = fill_missing

@@ -32,7 +32,8 @@ def class_factors(wanted: str | Mapping[Any, float], labels: LabelSums) -> NDArr
     for label in wanted:
         if label not in found:
             named = ", ".join(repr(known) for known in found[:5]) + ", ..." * (len(found) > 5)
-            raise ConfigError(f"model.class_weight: the target has no label {label!r}; it has {named}")
+            quoted = "; its labels are text: put them in quotes" * (isinstance(found[0], str) and not isinstance(label, str))
+            raise ConfigError(f"model.class_weight: the target has no label {label!r}; it has {named}{quoted}")
     return np.array([float(wanted.get(label, 1.0)) for label in found])
 
 

@@ -20,6 +20,21 @@ _HARMLESS = {"scale_factor": 1.0, "add_offset": 0.0}
 _MISSING = ("_FillValue", "missing_value")
 
 
+def refuse_odd_attributes(array: zarr.Array[Any], name: str) -> None:
+    """Refuse an array whose attributes are no mapping, which Zarr opens and then cannot read.
+
+    Raises
+    ------
+    DtypeError
+        With what they are and the remedy.
+    """
+    found: Any = array.metadata.attributes
+    if not isinstance(found, Mapping):
+        raise DtypeError(
+            f"the attributes of {name} are a {type(found).__name__} ({found!r:.40}), and must be a mapping of names to "
+            "values; mend its metadata (zarr.json or .zattrs), or write the array again")
+
+
 def refuse_encoded(attributes: Mapping[str, Any], name: str) -> None:
     """Refuse an array whose attributes say that its values stand for others.
 

@@ -37,7 +37,8 @@ def describe_store(source: ZarrSource, family: str = "logistic") -> dict[str, An
     dict
         ``store``, ``rows``, ``features``, ``dtype``, ``sample_axis``, ``data_bytes``, ``stored_bytes``, ``arrays`` (a record for each),
         ``target`` (least, largest and mean of numbers, whether they are whole, and how many are distinct: None for more than can be classes;
-        None for text), ``classes`` (label, rows and weight of each; none for a quantity), ``feature_names``, ``problems`` (a list of sentences) and
+        None for text), ``classes`` (label, rows and weight of each; none for a quantity), ``feature_names``, ``feature_names_from`` (path of the array or
+        attribute that holds them), ``problems`` (a list of sentences) and
         ``undetectable`` (a list of what could be wrong with any store of this kind and would not be noticed in one run).
     """
     problems = [problem for array in source.arrays for problem in _array_problems(array)]
@@ -51,14 +52,15 @@ def describe_store(source: ZarrSource, family: str = "logistic") -> dict[str, An
             problems.append(f"{source.config.target} is {sums.labels.labels[0].item()} in every row: there is nothing to learn")
     except DataError as error:
         problems.append(str(error))
-    if source.feature_names is not None and len(set(source.feature_names)) < len(source.feature_names):
-        name, times = Counter(source.feature_names).most_common(1)[0]
-        problems.append(f"feature_names has {name!r} {times} times: what is told of features by their names is ambiguous")
+    if source.named is not None and len(set(source.named.names)) < len(source.named.names):
+        name, times = Counter(source.named.names).most_common(1)[0]
+        problems.append(f"{source.named.origin} has {name!r} {times} times: what is told of features by their names is ambiguous")
     return {
         "store": source.config.shown_store, "rows": source.n_rows, "features": source.n_features, "dtype": str(source.dtype),
         "sample_axis": source.config.sample_axis, "data_bytes": source.n_rows * source.n_features * source.dtype.itemsize,
         "stored_bytes": source.stored_bytes, "arrays": [array.describe() for array in source.arrays], "target": target, "classes": classes or [],
-        "feature_names": None if source.feature_names is None else list(source.feature_names), "problems": problems,
+        "feature_names": None if source.named is None else list(source.named.names),
+        "feature_names_from": None if source.named is None else source.named.origin, "problems": problems,
         "undetectable": _undetectable(source)}
 
 

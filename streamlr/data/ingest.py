@@ -23,6 +23,7 @@ from streamlr.data.source import check_feature_dtype
 from streamlr.data.tables import Columns, CsvTable, ParquetTable, Rows, Table, kind_of
 from streamlr.data.writing import Compressor, StoreWriter, chunk_rows_for, create_array, write_names
 from streamlr.errors import IngestError
+from streamlr.urls import local_output
 
 FORMAT_VERSION = 1
 _JOURNAL = "ingest.json"
@@ -76,21 +77,22 @@ def ingest(sources: Sequence[str | Path], path: str | Path, spec: IngestSpec, *,
     IngestError
         When a source cannot become rows of the store; the message names file, row and column.
     """
+    path = local_output(path, "STORE")
     tables = [open_table(Path(source), spec.columns) for source in sources]
     _check_alike(tables)
     dtype = np.dtype(spec.dtype) if spec.dtype is not None else np.result_type(*[table.dtype for table in tables])
     check_feature_dtype(dtype, str(tables[0].path))
-    writer = StoreWriter(path, overwrite=overwrite)
-    sink = _Sink(writer, spec, dtype, _identity(tables, spec))
-    resumed = sink.rows
-    rows_done(resumed)
-    for table, rows in _all_rows(tables, resumed):
-        _check_rows(table, rows, dtype)
-        for count in sink.add(table, rows):
-            rows_done(count)
-    rows_done(sink.finish())
-    writer.commit(leave_out=_JOURNAL)
-    return IngestResult(sink.rows, sink.n_features, resumed)
+    with StoreWriter(path, overwrite=overwrite) as writer:
+        sink = _Sink(writer, spec, dtype, _identity(tables, spec))
+        resumed = sink.rows
+        rows_done(resumed)
+        for table, rows in _all_rows(tables, resumed):
+            _check_rows(table, rows, dtype)
+            for count in sink.add(table, rows):
+                rows_done(count)
+        rows_done(sink.finish())
+        writer.commit(leave_out=_JOURNAL)
+        return IngestResult(sink.rows, sink.n_features, resumed)
 
 
 def open_table(path: Path, columns: Columns) -> Table:

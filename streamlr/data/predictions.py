@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec
 
 from streamlr.data.records import commit_directory, local_store, writing
-from streamlr.errors import ConfigError
+from streamlr.data.writing import claim
 
 
 class PredictionWriter:
@@ -33,19 +32,30 @@ class PredictionWriter:
         Values for each row: 1, or the number of classes.
     overwrite
         Whether to replace what stands there.
+
+    Raises
+    ------
+    ConfigError
+        When something stands there and may not be replaced, or another writer is at it.
+    WriteError
+        When nothing can be written there.
     """
 
     def __init__(self, path: str | Path, n_rows: int, block_rows: int, classes: list[Any], n_outputs: int = 1, *, overwrite: bool) -> None:
         self.path = Path(path)
-        if self.path.exists() and not overwrite:
-            raise ConfigError(f"{str(path)!r} exists already; choose another name, or add --overwrite to replace it")
-        self._partial = self.path.with_name(f".{self.path.name}.partial-{os.getpid()}")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = claim(self.path, "the array of predictions", overwrite=overwrite)
+        self._partial = self.path.with_name(f".{self.path.name}.partial")
         across = () if n_outputs == 1 else (n_outputs,)
         attributes: dict[str, Any] = {"class": classes[1], "classes": classes} if len(classes) == 2 and not across else {"classes": classes} if classes else {}
-        zarr.create_array(
-            local_store(self._partial), shape=(n_rows, *across), chunks=(min(block_rows, n_rows), *across), dtype=np.float64,
-            compressors=[Crc32cCodec()], attributes=attributes, config={"write_empty_chunks": True}, overwrite=True)
+        try:
+            with writing(self.path):
+                shutil.rmtree(self._partial, ignore_errors=True)  # of a writer that was killed
+                zarr.create_array(
+                    local_store(self._partial), shape=(n_rows, *across), chunks=(min(block_rows, n_rows), *across), dtype=np.float64,
+                    compressors=[Crc32cCodec()], attributes=attributes, config={"write_empty_chunks": True}, overwrite=True)
+        except BaseException:
+            self._lock.release()
+            raise
 
     @property
     def partial(self) -> str:
@@ -56,10 +66,13 @@ class PredictionWriter:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            with writing(self.path):
-                commit_directory(self._partial, self.path)
-        shutil.rmtree(self._partial, ignore_errors=True)
+        try:
+            if kind is None:
+                with writing(self.path):
+                    commit_directory(self._partial, self.path)
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._lock.release()
 
 
 def write_rows(partial: str, first_row: int, values: NDArray[np.float64]) -> None:

@@ -1,191 +1,56 @@
-"""Features that people bring as other things than plain arrays, read by rows: sparse matrices, Zarr arrays and Dask arrays."""
+"""Features that people bring as other things than plain arrays, read by rows: sparse matrices, Zarr arrays, Dask arrays and frames."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from streamlr.data.arrays import StoredArray
+from streamlr.data.dask_rows import DaskArray, DaskFrame, DaskRows
 from streamlr.data.source import Buffer, Rows, rows_of_memory_chunk
-from streamlr.errors import ShapeError
+from streamlr.data.sparse_rows import SparseMatrix, SparseRows, StoredMatrix, StoredSparseRows
+from streamlr.data.zarr_rows import ZarrRows
+from streamlr.errors import DtypeError
+
+Elsewhere = ZarrRows | DaskRows | StoredSparseRows
+"""Rows that are not in memory."""
 
 
-@runtime_checkable
-class SparseMatrix(Protocol):
-    """What SciPy's sparse matrices and arrays have in common."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def tocsr(self) -> Any:
-        """The same by rows; itself where it is so already."""
-        ...
-
-    def toarray(self, order: Any = None, out: Any = None) -> NDArray[Any]:
-        """All of it, dense."""
-        ...
-
-
-@runtime_checkable
-class DaskArray(Protocol):
-    """What is used of a Dask array; only the engines import Dask."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    chunks: tuple[tuple[int, ...], ...]
-
-    def __dask_graph__(self) -> Any: ...
-
-    def __getitem__(self, index: Any) -> Any: ...
-
-    def rechunk(self, chunks: Any) -> Any: ...
-
-    def map_blocks(self, function: Any) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SparseRows:
-    """A sparse matrix by rows, of which only what is read is ever dense."""
-
-    matrix: Any
-    """The matrix in the format CSR, (m, n)."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.matrix.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.matrix.dtype)
-
-    @property
-    def chunk_rows(self) -> int:
-        return rows_of_memory_chunk(self.shape[1] * self.dtype.itemsize)
-
-    @property
-    def stored_bytes(self) -> int | None:
-        return 0
-
-    def part(self, start: int, stop: int) -> Rows:
-        return SparseRows(self.matrix[start:stop])
-
-    def read(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
-        out = buffer.array((stop - start, self.shape[1]), self.dtype)
-        self.matrix[start:stop].toarray(out=out)
-        return out
-
-
-class ZarrRows:
-    """A Zarr array, read by its chunks in every pass; a chunk that is absent holds the fill value, as it does for Zarr.
-
-    Parameters
-    ----------
-    array
-        The opened array, (m, n).
-    start, stop
-        The rows that are meant.
-    """
-
-    def __init__(self, array: zarr.Array[Any], start: int = 0, stop: int | None = None) -> None:
-        self._array = array
-        self._stored = StoredArray(array, fill_missing=True)
-        self._start = start
-        self._stop = array.shape[0] if stop is None else stop
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ZarrRows, (self._array, self._start, self._stop)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self._stop - self._start, *self._stored.shape[1:])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._stored.dtype
-
-    @property
-    def chunk_rows(self) -> int:
-        return self._stored.chunk_rows
-
-    @property
-    def stored_bytes(self) -> int | None:
-        return self._stored.stored_bytes()
-
-    def part(self, start: int, stop: int) -> Rows:
-        return ZarrRows(self._array, self._start + start, self._start + stop)
-
-    def read(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
-        first, last = self._start + start, self._start + stop
-        rows = self._stored.read(first, last, buffer)
-        self._stored.prefetch(last, min(last + stop - start, self._stop))
-        return rows
-
-
-@dataclass(frozen=True, slots=True)
-class DaskRows:
-    """A Dask array, computed by its blocks of rows in every pass, each by the thread that wants it."""
-
-    array: Any
-    """The array, (m, n)."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.array.shape)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.array.dtype)
-
-    @property
-    def chunk_rows(self) -> int:
-        return max(1, *self.array.chunks[0])
-
-    @property
-    def stored_bytes(self) -> int | None:
-        return None
-
-    def part(self, start: int, stop: int) -> Rows:
-        return DaskRows(self.array[start:stop])
-
-    def read(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
-        del buffer
-        return np.asarray(self.array[start:stop].compute(scheduler="synchronous"))
-
-    def map(self, function: Callable[[NDArray[Any]], NDArray[Any]], n_columns: int, dtype: np.dtype[Any]) -> Any:
-        """A Dask array of what a function makes of each block of rows, not computed yet: (m,), or (m, n_columns) of more than none."""
-        blocks = self.array.rechunk({1: -1})
-        meta = np.empty((0,) * (1 + (n_columns > 0)), dtype=dtype)
-        if n_columns:
-            return blocks.map_blocks(function, dtype=dtype, chunks=(self.array.chunks[0], (n_columns,)), meta=meta)
-        return blocks.map_blocks(function, dtype=dtype, drop_axis=1, meta=meta)
-
-
-def stored_rows(X: Any) -> ZarrRows | DaskRows | None:
-    """The rows of a Zarr or Dask array, which stay where they are; None for anything else."""
-    if isinstance(X, zarr.Array):
-        return ZarrRows(X)
-    return DaskRows(X) if isinstance(X, DaskArray) else None
-
-
-def rows_of(X: Any) -> NDArray[Any] | Rows:
-    """What features are read from: a plain array, or rows that are not one.
+def stored_rows(X: Any) -> Elsewhere | None:
+    """The rows of what stays where it is, such as a Zarr array or a Dask array or frame; None for anything else.
 
     Raises
     ------
-    ShapeError
-        For a Dask array that does not know how many rows it has.
+    DtypeError
+        For what cannot be read by rows of numbers.
     """
-    rows = X if isinstance(X, SparseRows | ZarrRows | DaskRows) else stored_rows(X)
+    if isinstance(X, zarr.Array):
+        return ZarrRows(X)
+    if isinstance(X, zarr.Group):
+        raise DtypeError(
+            f"X is the Zarr group {X.name!r}, and features are an array; give one of those in it, or of a sparse "
+            "matrix that anndata has written anndata.io.sparse_dataset(X)")
+    if isinstance(X, StoredMatrix):
+        return StoredSparseRows.of(X)
+    if isinstance(X, DaskFrame):
+        return DaskRows.of_frame(X) if X.ndim == 2 else None
+    return DaskRows.of_array(X) if isinstance(X, DaskArray) else None
+
+
+def rows_of(X: Any) -> NDArray[Any] | Rows:
+    """What features are read from: a plain array, or rows that are not one; those of Dask are counted where need be."""
+    rows = X if isinstance(X, SparseRows | Elsewhere) else stored_rows(X)
     if rows is None:
         return SparseRows(X.tocsr()) if isinstance(X, SparseMatrix) else np.asarray(X)
-    if np.isnan(rows.shape[0]):
-        raise ShapeError(f"X is a Dask array of the unknown shape {rows.shape}; call its compute_chunk_sizes() first")
-    return rows
+    return rows.counted() if isinstance(rows, DaskRows) and len(rows.shape) == 2 else rows
+
+
+def in_memory(values: Any) -> Any:
+    """Labels or weights, (m,), that Zarr or Dask hold elsewhere, brought here; anything else as it is."""
+    return np.asarray(values) if isinstance(values, zarr.Array | DaskArray | DaskFrame) else values
 
 
 def labels_of(y: Any) -> NDArray[Any]:

@@ -173,6 +173,11 @@ class Rows(Protocol):
         """Bytes that one pass reads from storage; None where that is not known."""
         ...
 
+    @property
+    def passing_bytes(self) -> int:
+        """Bytes that a read takes beside the rows, and lets go of."""
+        ...
+
     def part(self, start: int, stop: int) -> Rows:
         """Some of the rows, not read yet."""
         ...
@@ -273,7 +278,9 @@ class ArraySource:
         return ArraySource(X, self.y[here], weight, self.feature_names, start, self.n_rows, offset, groups)
 
     def footprint(self, rows: int) -> Footprint:
-        return IN_MEMORY if isinstance(self.X, np.ndarray) else Footprint(rows * self.n_features * self.dtype.itemsize, 0, 0)
+        if isinstance(self.X, np.ndarray):
+            return IN_MEMORY
+        return Footprint(rows * self.n_features * self.dtype.itemsize, 0, self.X.passing_bytes)
 
     def label_footprint(self, rows: int) -> Footprint:
         del rows

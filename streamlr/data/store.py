@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,17 @@ from zarr.abc.store import Store
 from zarr.storage import ZipStore
 
 from streamlr.config import HIDDEN, NOT_KEPT, DataConfig
-from streamlr.data.arrays import RefuseMissing, StoredArray, text_of
-from streamlr.data.conventions import refuse_turned
+from streamlr.data.arrays import RefuseMissing, StoredArray
+from streamlr.data.conventions import refuse_odd_attributes, refuse_turned
 from streamlr.data.footprint import Footprint
 from streamlr.data.group_keys import group_keys
+from streamlr.data.lazy import LazySource
+from streamlr.data.names import FeatureNames, NamedAxis, read_names
 from streamlr.data.records import holds_pickles, local_store
 from streamlr.data.retries import retried
 from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
+from streamlr.urls import local_path
 
 _MISSING_NAMED = 3
 _NAMED = 20
@@ -32,7 +36,8 @@ MISSING_COUNTED = 1000
 
 
 class ZarrSource:
-    """Rows of a store that keeps the contract. Travels to workers as its configuration and is opened once in each process.
+    """Rows of a store that keeps the contract. Travels to workers as its configuration and is opened
+    once in each process, when it is first read.
 
     Parameters
     ----------
@@ -81,11 +86,14 @@ class ZarrSource:
         refuse_turned(self.features.axes, {array.name: array.axes for array in self.arrays[1:]}, config.sample_axis, self.describe("features"))
         self._identity = tuple(array.identity for array in self.arrays)
         self._newest: tuple[int | None, ...] = (None,) * len(self.arrays)
-        self.feature_names = _feature_names(group, self.n_features, config)
+        self._group = group
         self.attributes: dict[str, Any] = dict(group.attrs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.config, self._options, self._identity, self._newest)
+        # a worker may stand in another folder, and unpickling must not open anything: an error there
+        # costs the worker its life
+        config = dataclasses.replace(self.config, store=absolute_store(self.config.store))
+        return LazySource, (_reopen, config, self._options, self._identity, self._newest)
 
     @property
     def n_rows(self) -> int:
@@ -114,6 +122,21 @@ class ZarrSource:
     @property
     def has_offset(self) -> bool:
         return self.offset is not None
+
+    @functools.cached_property
+    def named(self) -> FeatureNames | None:
+        """Names of the features and where they stand.
+
+        They are read when they are first asked for: a worker needs them for a message alone.
+        """
+        config = self.config
+        return read_names(NamedAxis(
+            self._group, config.features, self.features.axes, 1 - config.sample_axis,
+            self.n_features, config.shown_store, config.without_secrets))
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        return None if self.named is None else self.named.names
 
     @functools.cached_property
     def modified(self) -> str | None:
@@ -149,7 +172,10 @@ class ZarrSource:
         ------
         ChunkError
             Names the first few.
+        ShapeError, DtypeError
+            For names of features that are not what they should be.
         """
+        _ = self.named
         for array in self.arrays:
             missing = list(itertools.islice(array.missing_chunks(), MISSING_COUNTED))
             if missing:
@@ -228,7 +254,8 @@ def _opened(config: str, direct: bool, labelled: bool, listed: str | None, ident
 
 
 def _reopen(config: DataConfig, options: tuple[bool, bool, str | None], identity: tuple[str, ...], newest: tuple[int | None, ...]) -> ZarrSource:
-    """What unpickling does: one opened source serves all tasks of a process."""
+    """What the first use of a source that has travelled does: one opened source serves all tasks of a
+    process."""
     source = _opened(json.dumps(dataclasses.asdict(config), sort_keys=True), *options, identity, newest)
     if source._identity != identity:
         raise ShapeError(f"the arrays of {config.shown_store!r} have other shapes, types or chunks on this worker than where the run started; the store must "
@@ -236,9 +263,10 @@ def _reopen(config: DataConfig, options: tuple[bool, bool, str | None], identity
     return source
 
 
-def local_path(store: str) -> str:
-    """``store`` as a plain path where it is a local one; a ``file://`` URL would get Zarr's slow generic file system."""
-    return store.removeprefix("file://")
+def absolute_store(store: str) -> str:
+    """The same as seen from any folder: a URL as it is, a path from the root on."""
+    path = local_path(store)
+    return path if "://" in path or not path else os.path.abspath(path)
 
 
 def open_group(config: DataConfig) -> zarr.Group:
@@ -249,13 +277,19 @@ def open_group(config: DataConfig) -> zarr.Group:
     StoreNotFoundError
         When there is nothing at the path, or no group.
     """
-    path = local_path(config.store)
+    path = local_path(config.store)  # Zarr has a slow generic file system for file://
     if not path:
         raise ConfigError("data.store: missing; give the path or URL of a Zarr group")
     _refuse_hidden(config)
     location: str | Store = path
-    if "://" not in path:
-        _require_directory(Path(path))
+    try:
+        if "://" not in path:
+            _require_directory(Path(path))
+    except PermissionError as error:  # of a folder above it
+        raise StoreNotFoundError(
+            f"no store at {path!r} can be opened: {error.strerror} ({str(error.filename)!r}); "
+            "check data.store, or give the user that runs this the right to read it"
+        ) from error
     try:
         if "://" not in path:
             location = ZipStore(path, mode="r") if Path(path).is_file() else local_store(path, read_only=True)
@@ -318,6 +352,7 @@ def _member(group: zarr.Group, name: str, key: str, config: DataConfig) -> zarr.
         raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} is a group, not an array; it holds {_contents(member, f'{name}/', key)}")
     if holds_pickles(member):
         raise DtypeError(f"{name!r} ({key}) in {store!r} is stored as pickles, which could execute anything; write it again as numbers or text")
+    refuse_odd_attributes(member, f"{name!r} ({key}) in {store!r}")
     return member
 
 
@@ -332,32 +367,3 @@ def _contents(group: zarr.Group, below: str, key: str) -> str:
 
 def _first(names: list[str]) -> str:
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-
-
-def _feature_names(group: zarr.Group, n_features: int, config: DataConfig) -> tuple[str, ...] | None:
-    """Names from an array ``feature_names`` or an attribute of the group."""
-    names: Any = group.attrs.get("feature_names")
-    if _holds(group, "feature_names"):
-        names = _read_names(_member(group, "feature_names", "feature_names", config), config)
-    if names is None:
-        return None
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str | int | float) for name in names):
-        raise ShapeError(f"the attribute feature_names of {config.shown_store!r} is no list of texts; write one text for each feature, or remove it")
-    if len(names) != n_features:
-        raise ShapeError(f"{config.shown_store!r} has {n_features} features but {len(names)} feature_names; they must agree")
-    return tuple(str(name) for name in names)
-
-
-def _holds(group: zarr.Group, name: str) -> bool:
-    try:
-        return name in group
-    except Exception:  # there is something, and opening it says what is wrong with it
-        return True
-
-
-def _read_names(array: zarr.Array[Any], config: DataConfig) -> tuple[str, ...]:
-    try:
-        return tuple(text_of(name) for name in np.asarray(retried(lambda: array[...], lambda: f"feature_names of {config.shown_store!r}")).ravel().tolist())
-    except Exception as error:  # codecs and stores raise whatever they like
-        raise ChunkError(f"feature_names of {config.shown_store!r} cannot be read ({type(error).__name__}: {config.without_secrets(str(error))}); "
-                         "write that array again, or remove it") from None

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from streamlr.data.writing import Compressor, StoreWriter, chunk_rows_for, create_array, put, write_names
 from streamlr.errors import ConfigError
 from streamlr.kernels.families import FAMILIES
+from streamlr.urls import local_output
 
 Array = NDArray[np.float64]
 
@@ -178,8 +179,15 @@ def synthesize(path: str | Path, spec: SynthSpec, *, overwrite: bool = False, th
     rows_done
         Called with the number of rows that have just been written.
     """
+    path = local_output(path, "STORE")
     spec.check()
-    writer = StoreWriter(path, overwrite=overwrite)
+    with StoreWriter(path, overwrite=overwrite) as writer:
+        _draw(writer, spec, threads, rows_done)
+        writer.commit()
+
+
+def _draw(writer: StoreWriter, spec: SynthSpec, threads: int, rows_done: Callable[[int], None]) -> None:
+    """Write the arrays of a store in the making."""
     population = Population(spec)
     dtype = np.dtype(spec.dtype)
     chunk = min(spec.rows, spec.chunk_rows or chunk_rows_for(spec.features, dtype.itemsize))
@@ -204,4 +212,3 @@ def synthesize(path: str | Path, spec: SynthSpec, *, overwrite: bool = False, th
     with ThreadPoolExecutor(threads) as pool:
         for count in pool.map(write, range(0, spec.rows, unit)):
             rows_done(count)
-    writer.commit()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import zarr
@@ -14,6 +14,7 @@ from zarr.abc.codec import BytesBytesCodec
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import LocalStore
 
+from streamlr.data.locks import FileLock, lock_output
 from streamlr.data.records import commit_directory, local_store, writing
 from streamlr.errors import ConfigError
 
@@ -38,7 +39,7 @@ def codecs_for(compressor: Compressor, itemsize: int) -> list[BytesBytesCodec]:
 
 
 class StoreWriter:
-    """A store in the making, in ``STORE.partial`` beside its final place.
+    """A store in the making, in ``STORE.partial`` beside its final place; a context manager, which keeps other writers out.
 
     Parameters
     ----------
@@ -50,14 +51,21 @@ class StoreWriter:
     Raises
     ------
     ConfigError
-        When something stands there and may not be replaced.
+        When something stands there and may not be replaced, or another writer is at it.
+    WriteError
+        When nothing can be written there.
     """
 
     def __init__(self, path: str | Path, *, overwrite: bool = False) -> None:
         self.path = Path(path)
+        self._lock = claim(self.path, "the store", overwrite=overwrite)
         self.partial = self.path.with_name(self.path.name + ".partial")
-        if self.path.exists() and not overwrite:
-            raise ConfigError(f"{str(path)!r} exists already; choose another name, or add --overwrite to replace it")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
 
     def start(self, attributes: Mapping[str, Any]) -> zarr.Group:
         """Drop what an earlier attempt left, and begin."""
@@ -78,6 +86,34 @@ class StoreWriter:
             commit_directory(self.partial, self.path)
             if leave_out is not None:
                 (self.path / leave_out).unlink()
+
+
+def claim(path: Path, what: str, *, overwrite: bool) -> FileLock:
+    """The lock of whoever is to write at a path, where that may be.
+
+    Raises
+    ------
+    ConfigError
+        When something stands there and may not be replaced, or another is writing there.
+    WriteError
+        When nothing can be written there.
+    """
+    with writing(path):
+        _refuse_standing(path, overwrite=overwrite)
+        lock = lock_output(path, what)
+        try:
+            _refuse_standing(path, overwrite=overwrite)  # which another writer may have made meanwhile
+        except BaseException:
+            lock.release()
+            raise
+        return lock
+
+
+def _refuse_standing(path: Path, *, overwrite: bool) -> None:
+    if path.name in ("", ".."):
+        raise ConfigError(f"{str(path)!r} is no name for what is to be written; choose one")
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{str(path)!r} exists already; choose another name, or add --overwrite to replace it")
 
 
 def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any,

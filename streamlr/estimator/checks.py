@@ -10,7 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array
 from sklearn.utils.validation import column_or_1d
 
-from streamlr.data.rows import rows_of, stored_rows
+from streamlr.data.dask_rows import DaskFrame
+from streamlr.data.frames import column_names
+from streamlr.data.rows import in_memory, rows_of, stored_rows
 from streamlr.data.source import Rows
 from streamlr.errors import ShapeError
 
@@ -20,21 +22,60 @@ _FUNCTION_VALIDATES = tuple(int(part) for part in sklearn.__version__.split(".")
 def features_of(estimator: Any, X: Any, *, reset: bool) -> NDArray[Any] | Rows:
     """What ``X`` is read from, with the number and the names of its features noted on the estimator or compared with those noted there.
 
-    Of arrays in memory the values are checked too; those of memory maps, Zarr and Dask arrays will be by the pass that reads them.
+    Of arrays in memory the values are checked too; those of memory maps and of what Zarr and Dask hold will be by the pass that reads them.
     """
+    names = column_names(X)
+    if reset:
+        estimator._column_names = names
     rows = stored_rows(X)
     if rows is None:
-        return rows_of(_validated(estimator, X, reset=reset))
+        validated = rows_of(_validated(estimator, X, reset=reset))
+        if not reset:
+            _compare_names(estimator, names)
+        return validated
     if len(rows.shape) != 2:
         raise ShapeError(f"Expected 2D array, got an array of the shape {rows.shape} instead; give rows by features")
     if reset:
-        rows_of(rows)  # which refuses an unknown number of rows; to predict it need not be known
-        estimator.n_features_in_ = rows.shape[1]
-        if hasattr(estimator, "feature_names_in_"):
-            del estimator.feature_names_in_
-    elif rows.shape[1] != estimator.n_features_in_:
+        counted = rows_of(rows)  # to predict, the number of rows need not be known
+        estimator.n_features_in_ = counted.shape[1]
+        _note_names(estimator, X)
+        return counted
+    if isinstance(X, DaskFrame):
+        _check_names(estimator, X, reset=False)
+    if rows.shape[1] != estimator.n_features_in_ and not np.isnan(rows.shape[1]):
         raise ShapeError(f"X has {rows.shape[1]} features, but {type(estimator).__name__} is expecting {estimator.n_features_in_} features as input")
+    _compare_names(estimator, names)
     return rows
+
+
+def _note_names(estimator: Any, X: Any) -> None:
+    """Note the names of the features of a fit; only frames have any."""
+    if isinstance(X, DaskFrame):
+        _check_names(estimator, X, reset=True)
+    elif hasattr(estimator, "feature_names_in_"):
+        del estimator.feature_names_in_
+
+
+def _check_names(estimator: Any, frame: Any, *, reset: bool) -> None:
+    """Note names, or compare them with those noted, as scikit-learn does of frames in memory."""
+    like = frame._meta  # an empty frame with the same columns
+    if _FUNCTION_VALIDATES:
+        from sklearn.utils.validation import _check_feature_names
+
+        _check_feature_names(estimator, like, reset=reset)
+    else:
+        estimator._check_feature_names(like, reset=reset)
+
+
+def _compare_names(estimator: Any, names: tuple[str, ...] | None) -> None:
+    """Refuse names that are not those of the fit, also where they are no text to scikit-learn."""
+    known = getattr(estimator, "_column_names", None)
+    if known is None or names is None or names == known:
+        return
+    at = next(j for j, (name, was) in enumerate(zip(names, known, strict=True)) if name != was)
+    raise ShapeError("The feature names should match those that were passed during fit, in the "
+                     f"same order ({names[at]!r} stands where {known[at]!r} did); bring the "
+                     "columns into that order, or give an array without names")
 
 
 def _validated(estimator: Any, X: Any, *, reset: bool) -> Any:
@@ -51,7 +92,7 @@ def target_of(estimator: Any, y: Any, *, numeric: bool, outputs: bool = False) -
     name = type(estimator).__name__
     if y is None:
         raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
-    given = y if stored_rows(y) is None else np.asarray(y)
+    given = in_memory(y)
     checked = check_array(given, ensure_2d=False, dtype="numeric" if numeric else None, input_name="y", estimator=name)
     if outputs and checked.ndim == 2:
         return np.asarray(checked)
@@ -65,7 +106,7 @@ def weights_of(estimator: Any, sample_weight: ArrayLike | None, n_rows: int) -> 
         return None
     if np.isscalar(sample_weight):
         return np.full(n_rows, sample_weight, dtype=np.float64)
-    given = sample_weight if stored_rows(sample_weight) is None else np.asarray(sample_weight)
+    given = in_memory(sample_weight)
     weights: NDArray[np.float64] = check_array(given, ensure_2d=False, dtype=np.float64, input_name="sample_weight", estimator=type(estimator).__name__)
     if weights.shape != (n_rows,):
         raise ShapeError(f"sample_weight has shape {weights.shape}, and there are {n_rows} rows; expected ({n_rows},)")

@@ -17,7 +17,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from streamlr.config import ClusterConfig
 from streamlr.config_penalty import SMOOTH_SOLVERS
-from streamlr.data.rows import DaskRows, read_all_by_blocks
+from streamlr.data.dask_rows import DaskRows
+from streamlr.data.rows import read_all_by_blocks
 from streamlr.data.source import Rows
 from streamlr.errors import ConfigError, ShapeError
 from streamlr.estimator.checks import features_of
@@ -57,6 +58,8 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
 
     coef_: Any
     intercept_: Any
+    _column_names: tuple[str, ...] | None
+    """Names of the features as `features_of` has noted them: text, whatever the labels are."""
 
     def _train(self, X: NDArray[Any] | Rows, y: NDArray[Any], weights: NDArray[np.float64] | None, restraints: Restraints,
                classes: NDArray[Any] | None = None, start: Model | None = None) -> TrainResult:
@@ -68,10 +71,8 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
                        "bounds": {"lower": 0.0 if restraints.positive else None}},
              "solver": {"name": self._solver_for(X, weights, restraints), "tolerance": _plain(self.tol), "max_passes": _plain(self.max_iter)},
              "cluster": self._cluster_for(X)}, X=X, y=y, sample_weight=weights, start=start, subscribers=[Console()] if self.verbose else [])
-        names = getattr(self, "feature_names_in_", None)
         self.model_ = dataclasses.replace(
-            result.model, classes_=result.model.classes_ if classes is None else classes,
-            feature_names=None if names is None else tuple(str(name) for name in names))
+            result.model, classes_=result.model.classes_ if classes is None else classes, feature_names=self._column_names)
         self.status_ = result.status
         if result.status != "converged":
             more = ". Increase the number of iterations (max_iter)" if result.status == "pass_limit" else ""
@@ -115,8 +116,13 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
         return dataclasses.asdict(self.cluster) if isinstance(self.cluster, ClusterConfig) else self.cluster
 
     def _start(self, n_outputs: int, n_features: int, classes: NDArray[Any] | None = None) -> Model | None:
-        """The model of the last fit, where it is to be started from and is one of the same outputs, features and classes."""
+        """The model of the last fit, where it is to be started from and is one of the same outputs, features and classes.
+
+        Features are told by their names where both fits have names.
+        """
         last = self._shown_model() if self.warm_start and hasattr(self, "model_") else None
+        if last is not None and self._column_names is not None:
+            last = _in_order(last, self._column_names)
         if last is None or last.coef_.shape != (n_outputs, n_features) or (classes is not None and not np.array_equal(classes, last.classes_)):
             return None
         same = np.isfinite(last.coef_).all() and np.isfinite(last.intercept_).all()
@@ -133,6 +139,17 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+
+def _in_order(model: Model, names: tuple[str, ...]) -> Model | None:
+    """The model with its features in the order of these names, by name if it has any; None where its names are others."""
+    known = model.feature_names
+    if known is None or known == names:
+        return model
+    place = {name: j for j, name in enumerate(names)}
+    if set(known) != set(place) or not len(place) == len(names) == len(known):
+        return None
+    return model.at_columns(np.array([place[name] for name in known]), names)
 
 
 def shown(coefficients: NDArray[np.float64], features: np.dtype[Any]) -> NDArray[Any]:

@@ -15,7 +15,7 @@ from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, _raise_for_params, process_routing
 
 from streamlr.config import ClusterConfig
-from streamlr.data.rows import stored_rows
+from streamlr.data.rows import in_memory, stored_rows
 from streamlr.data.source import Rows
 from streamlr.errors import ConfigError
 from streamlr.estimator.checks import features_of, target_of, weights_of
@@ -151,7 +151,7 @@ class LogisticRegressionCV(LogisticRegression):
         for_score = self._routed("score", {"sample_weight": sample_weight, **params})[1]
         if self.scoring is None or self.scoring == "accuracy":
             return super().score(X, y, **for_score)
-        return float(self._get_scorer()(self, X, y if stored_rows(y) is None else np.asarray(y), **for_score))
+        return float(self._get_scorer()(self, X, in_memory(y), **for_score))
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Where scikit-learn's metadata routing leads weights, groups and the like: to the splitter and to the scorer."""
@@ -207,8 +207,7 @@ class LogisticRegressionCV(LogisticRegression):
             X=rows, y=codes, sample_weight=weights, folds=folds, fold_shares=shares.tolist(), subscribers=[Console()] if self.verbose else [])
 
     def _named(self, coef: NDArray[np.float64], intercept: NDArray[np.float64], classes: NDArray[Any]) -> Model:
-        names = getattr(self, "feature_names_in_", None)
-        return Model(coef, intercept, classes, None if names is None else tuple(map(str, names)), "softmax" if len(classes) > 2 else self._family)
+        return Model(coef, intercept, classes, self._column_names, "softmax" if len(classes) > 2 else self._family)
 
     def _alone(self, model: Model) -> LogisticRegression:
         """An estimator that predicts by one of the models."""

@@ -72,6 +72,11 @@ class Engine(Protocol):
         """Resident memory, now or at its largest, of the largest process that takes sums; None where that is this process."""
         ...
 
+    def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:
+        """What the processes that take sums compute with, and which with what (see
+        `streamlr.execution.arithmetic`); None where that is this process."""
+        ...
+
     def limit_threads(self, per_process: int) -> None:
         """From now on sum no more slabs at a time in one process."""
         ...

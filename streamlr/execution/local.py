@@ -65,6 +65,9 @@ class SerialEngine:
         del peak
         return None
 
+    def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:
+        return None
+
     def limit_threads(self, per_process: int) -> None:
         del per_process
 
@@ -105,6 +108,9 @@ class ThreadsEngine:
 
     def memory_of_workers(self, peak: bool) -> int | None:
         del peak
+        return None
+
+    def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:
         return None
 
     def limit_threads(self, per_process: int) -> None:

@@ -50,12 +50,16 @@ def open_processes(config: ClusterConfig) -> Engine:
 
 
 def _start_cluster(config: ClusterConfig) -> LocalCluster:
+    """Scheduler and workers that talk to holders of a key alone, which exists in their memory and for
+    this run: whoever can speak to them runs code as their owner, and all users of the machine reach
+    its loopback interface."""
     with dask.config.set({"distributed.scheduler.allowed-failures": WORKER_DEATHS, **_MEMORY_OF_WORKERS}):
         return LocalCluster(
             n_workers=config.workers or default_processes(config), threads_per_worker=config.threads_per_worker, processes=True,
             memory_limit="auto" if config.memory_limit is None else config.memory_limit,
             config=copy.deepcopy(dask.config.config),  # a worker that is started again, later, would otherwise have lost these settings
-            dashboard_address=":0", silence_logs=logging.ERROR)
+            security=Security.temporary(), dashboard_address="127.0.0.1:0",
+            silence_logs=logging.ERROR)
 
 
 def open_address(config: ClusterConfig) -> Engine:
@@ -66,7 +70,7 @@ def open_address(config: ClusterConfig) -> Engine:
     ConfigError
         When a file of ``cluster.tls`` cannot be used.
     ClusterError
-        When nobody answers there, or the scheduler has no workers.
+        When nobody answers there, or the scheduler has no workers, or none that can take part.
     """
     security = None if config.tls is None else _security(config.tls)
     try:
@@ -79,7 +83,11 @@ def open_address(config: ClusterConfig) -> Engine:
     except TimeoutError:
         client.close(timeout=CLOSE_SECONDS)
         raise ClusterError(f"the scheduler at {config.address!r} has no workers; start some with `dask worker {config.address}`") from None
-    return ClusterEngine(client, str(config.address), config.stall_seconds)
+    try:
+        return ClusterEngine(client, str(config.address), config.stall_seconds)
+    except ClusterError:
+        client.close(timeout=CLOSE_SECONDS)
+        raise
 
 
 def _security(tls: TlsConfig) -> Security:

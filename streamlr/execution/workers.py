@@ -16,11 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from distributed import Client, LocalCluster, TimeoutError
 
+from streamlr.errors import StreamlrError
 from streamlr.execution.process import is_stopped
+from streamlr.execution.travel import unwrap, written_call
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -35,6 +38,7 @@ _LEAST_SILENCE = 5.0
 """A worker that imports libraries for its first task says nothing meanwhile."""
 _SLOWER_THAN_SEEN = 10.0
 _DOUBLINGS = 5
+_NAMED = 3
 
 
 def within(seconds: float, call: Callable[[], T], meanwhile: Callable[[], None] | None = None) -> T:
@@ -78,6 +82,12 @@ def kill_workers(cluster: LocalCluster, addresses: Collection[str]) -> None:
                 os.kill(nanny.pid, signal.SIGKILL)
 
 
+def named(addresses: Collection[str]) -> str:
+    """The first few."""
+    first = ", ".join(sorted(addresses)[:_NAMED]) or "no worker"
+    return first + (f" and {len(addresses) - _NAMED} more" if len(addresses) > _NAMED else "")
+
+
 class Starting:
     """The processes that come to be while a cluster of one's own starts, which has no list of them before it has started."""
 
@@ -100,6 +110,17 @@ class Starting:
 
     def _children(self) -> list[multiprocessing.process.BaseProcess]:
         return [child for child in multiprocessing.active_children() if child not in self._others]
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Which tasks are with which worker: those that run, and those that wait there for their turn or
+    for data."""
+
+    ours: dict[str, frozenset[str]]
+    """Our tasks, by the address of the worker; only workers that have any."""
+    foreign: frozenset[str]
+    """Workers that have tasks of others."""
 
 
 class Workers:
@@ -139,40 +160,104 @@ class Workers:
         now = time.monotonic()
         return sorted(address for address, (_, since) in self._heard.items() if now - since >= seconds)
 
-    def at_work(self, name: str) -> dict[str, frozenset[str]]:
-        """Which tasks of a name are with which worker.
+    def addresses(self) -> list[str]:
+        """Of every worker; asked before each pass, so no more than that.
 
         Raises
         ------
         TimeoutError, OSError
             When the scheduler does not answer.
         """
-        tasks = self._ask("processing", {"workers": None})
-        ours = {address: frozenset(str(key) for key in keys if name in str(key)) for address, keys in tasks.items()}
-        return {address: keys for address, keys in ours.items() if keys}
+        return sorted(self._ask("ncores"))
 
-    def ask_each(self, call: Callable[[], T]) -> dict[str, T | None]:
-        """What a function returns on each worker, or None where it does not answer: asked apart, since one that hangs would take the answers of all.
+    def load(self, name: str) -> Load:
+        """Which tasks are with which worker, apart by whether they are of a name.
 
         Raises
         ------
         TimeoutError, OSError
             When the scheduler does not answer.
         """
-        addresses = list(self.known())
+        processing = self._ask("processing", {"workers": None})
+        tasks = {address: frozenset(map(str, keys)) for address, keys in processing.items()}
+        ours = {
+            address: frozenset(key for key in keys if name in key)
+            for address, keys in tasks.items()
+        }
+        return Load(
+            {address: keys for address, keys in ours.items() if keys},
+            frozenset(address for address, keys in tasks.items() if keys - ours[address]),
+        )
 
-        async def ask(address: str) -> T | None:
+    def kept(self, addresses: Collection[str]) -> dict[str, list[str]]:
+        """Whose results workers keep in memory.
+
+        Raises
+        ------
+        TimeoutError, OSError
+            When the scheduler does not answer.
+        """
+        found = self._ask("has_what", {"workers": list(addresses)})
+        return {address: list(map(str, keys)) for address, keys in found.items()}
+
+    def any_queued(self, keys: Collection[Any]) -> bool:
+        """Whether any of these tasks waits on the scheduler until a worker has room for it.
+
+        Raises
+        ------
+        TimeoutError, OSError
+            When the scheduler does not answer.
+        """
+        return "queued" in self._ask("get_task_status", {"keys": list(keys)}).values()
+
+    def ask_each(
+        self,
+        addresses: Collection[str],
+        function: Callable[..., Any],
+        *arguments: Any,
+        seconds: float = _TELL_SECONDS,
+    ) -> dict[str, Any]:
+        """What a function returns on each worker: its error where it raises one, None where it does
+        not answer.
+
+        Each is asked apart, since one that hangs would take the answers of all.
+
+        Raises
+        ------
+        TimeoutError, OSError
+            When the scheduler does not answer.
+        """
+
+        async def ask(address: str) -> Any:
+            asked = self._client.run(function, *arguments, workers=[address], on_error="return")
             try:
-                told = await asyncio.wait_for(self._client.run(call, workers=[address], on_error="ignore"), _TELL_SECONDS)
+                answer = (await asyncio.wait_for(asked, seconds)).get(address)
             except (TimeoutError, OSError):
                 return None
-            return told.get(address)
+            unheard = isinstance(answer, OSError) and not isinstance(answer, StreamlrError)
+            return None if unheard else answer
 
-        async def ask_all() -> list[T | None]:
+        async def ask_all() -> list[Any]:
             return list(await asyncio.gather(*map(ask, addresses)))
 
-        answers = within(ASK_SECONDS, lambda: self._client.sync(ask_all))
+        answers = within(seconds + ASK_SECONDS, lambda: self._client.sync(ask_all))
         return dict(zip(addresses, answers, strict=True))
+
+    def ask_aside(
+        self,
+        addresses: Collection[str],
+        function: Callable[..., T],
+        *arguments: Any,
+        seconds: float,
+    ) -> dict[str, T | Exception | None]:
+        """The same in a thread of its own there, for what may take a while: a worker whose event
+        loop stands still is taken to hang.
+
+        A function of ours is looked up in that thread, so that a worker without streamlr answers
+        with that error.
+        """
+        call = written_call(function, *arguments)
+        return self.ask_each(addresses, asyncio.to_thread, unwrap, call, seconds=seconds)
 
     def replace(self, addresses: Collection[str]) -> None:
         """Have workers killed and started again by their nannies; where they have none, or it does not answer either, the scheduler lets go of them.

@@ -38,7 +38,7 @@ class ResidualSums:
     n_rows: int
     """Rows summed."""
     weight_sum: float
-    """Their weight, without that of the rows that are held out."""
+    """Their weight, without that of the rows that are held out, in the unit of the scan, as all that is weighted."""
     loss_sum: float
     """Weighted loss of these."""
     held_weight_sum: float
@@ -93,6 +93,8 @@ class ResidualScan:
     """Whether G is wanted."""
     split: Split | None = None
     """Tells which rows are held out, where some are."""
+    weight_unit: float = 1.0
+    """A power of two near the weights: those at the end of the range of float64 leave no room for products."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> ResidualSums:
         """The sums over a batch: its leaves, added from first to last."""
@@ -108,7 +110,7 @@ class ResidualScan:
         cut = slices(X)
         residual = self._residuals(batch, leaf, cut, unit)
         weights = batch.weights_of(leaf)
-        omega = np.ones(len(residual.hi)) if weights is None else weights
+        omega = np.ones(len(residual.hi)) if weights is None else weights / self.weight_unit
         loss = 0.5 * residual.hi**2
         out = np.zeros(len(omega), dtype=bool) if self.split is None else self.split.parts(batch, leaf) == HELD_OUT
         kept = np.where(out, 0.0, omega)

@@ -193,7 +193,13 @@ class SurveyScan:
             if moments is None:
                 moments = _moments_about_a_row(aligned_features(workspace, block, None, self.basis), Y, omega, weight_sum)
             mean, square_sum, comoment = moments
-            cross = _products_about_mean(workspace.cast(block, mean), omega) if self.products else None
+            cross = None
+            if self.products:
+                centred = workspace.cast(block, mean)
+                if self.family == "linear":  # the equations of least squares: all of it about the same means
+                    comoment = centred @ (Y * omega).T
+                cross = _products_about_mean(centred, omega)
+                square_sum = np.diag(cross).copy() if self.family == "linear" else square_sum
             target_square_sum = Y**2 @ omega
         offset_mean = 0.0 if beside is None or weight_sum == 0 else float(beside @ omega / weight_sum)
         groups = b"" if batch.groups is None or not self.keyed else check_sums(np.ascontiguousarray(batch.groups[leaf]).view(np.uint8))

@@ -10,7 +10,7 @@ from streamlr.reporting.console import plain
 
 _LEFT = {"observations": "observations", "groups": "groups", "df_model": "df of the model", "df_residual": "df of the residuals",
          "log_likelihood": "log-likelihood", "null_log_likelihood": "of the null model", "likelihood_ratio": "likelihood ratio",
-         "likelihood_ratio_p": "its p", "f": "F", "f_p": "its p"}
+         "likelihood_ratio_p": "its p", "df_test": "df of t", "f": "F", "f_p": "its p", "chi2": "Wald chi²", "chi2_p": "its p"}
 _RIGHT = {"deviance": "deviance", "null_deviance": "null deviance", "aic": "AIC", "bic": "BIC", "pseudo_r2": "pseudo R²", "dispersion": "residual variance",
           "r2": "R²", "adjusted_r2": "adjusted R²"}
 
@@ -18,7 +18,8 @@ _RIGHT = {"deviance": "deviance", "null_deviance": "null deviance", "aic": "AIC"
 def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     """The lines of `streamlr.Summary.to_dict`; names are shown without control characters."""
     weights = f", weights of {summary['weights']}" if summary["weights"] else ""
-    yield f"{summary['family']} model, {summary['errors']} errors{weights}"
+    factor = f" (small-sample factor: {summary['correction']})" if summary["correction"] else ""
+    yield f"{summary['family']} model, {summary['errors']} errors{factor}{weights}"
     pairs = [[(label, _shown(summary[key], digits=10)) for key, label in names.items() if summary[key] is not None] for names in (_LEFT, _RIGHT)]
     for left, right in zip_longest(*pairs, fillvalue=("", "")):
         yield f"{left[0]:20} {left[1]:>16}    {right[0]:18} {right[1]:>16}".rstrip()

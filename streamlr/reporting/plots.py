@@ -6,11 +6,12 @@ They need matplotlib, which comes with the extra ``plot``.
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
-from streamlr.errors import ConfigError
+from streamlr.errors import ConfigError, WriteError
 from streamlr.reporting.console import plain
+from streamlr.urls import local_output
 
 _SUFFIXES = (".png", ".svg")
 _DRAWN, _GUIDE = "#1f6f8b", "#b5b5b5"
@@ -23,14 +24,16 @@ def check_plot(path: str) -> None:
     Raises
     ------
     ConfigError
-        For a name without a known suffix, a folder that cannot be written to, or where matplotlib is missing.
+        For an address, a name without a known suffix, a folder that cannot be written to, or where
+        matplotlib is missing.
     """
-    if Path(path).suffix.lower() not in _SUFFIXES:
+    target = local_output(path, "--plot")
+    if target.suffix.lower() not in _SUFFIXES:
         raise ConfigError(f"{path!r} is no name of a picture that can be drawn: it must end in {' or '.join(_SUFFIXES)}")
-    folder = Path(path).parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
+    folder = target.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise ConfigError(f"the folder {str(folder)!r} of the picture {path!r} is not there or cannot be written to; choose another name")
-    if Path(path).is_dir():
+    if target.is_dir():
         raise ConfigError(f"{path!r} is a folder; choose another name for the picture")
     try:
         import matplotlib  # noqa: F401
@@ -39,7 +42,13 @@ def check_plot(path: str) -> None:
 
 
 def plot_metrics(metrics: dict[str, Any], path: str) -> None:
-    """Draw the report of a model of classes; the file appears when it is whole. Same metrics, same bytes (of one version of matplotlib)."""
+    """Draw the report of a model of classes; the file appears when it is whole. Same metrics, same bytes (of one version of matplotlib).
+
+    Raises
+    ------
+    WriteError
+        When it cannot be written.
+    """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -55,13 +64,16 @@ def plot_metrics(metrics: dict[str, Any], path: str) -> None:
             _draw_lift(axes[2], metrics["lift"])
         else:
             _draw_confusion(axes[1], metrics)
-        target = Path(path)
+        target = local_output(path, "--plot")
         partial = target.with_name(f".{target.stem}.partial-{os.getpid()}{target.suffix}")
         try:
             figure.savefig(partial, dpi=120, metadata={"Date": None} if target.suffix.lower() == ".svg" else {"Software": None})
             os.replace(partial, target)
+        except OSError as error:
+            raise WriteError(f"cannot write {str(target)!r} ({error.strerror or error}); choose another name with --plot") from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 def _draw_calibration(axes: Any, calibration: dict[str, Any]) -> None:

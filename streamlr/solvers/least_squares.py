@@ -3,7 +3,8 @@
     correction = -H⁻¹ g
 
 No objectives are compared: the steps tell by how much they fall short, and the solve ends when what the next one would change is below
-rounding. The last correction goes into the result without having been evaluated.
+rounding. The last correction goes into the result without having been evaluated. Where evaluations are in twice the working precision
+points are, too: that of a number that is large beside its effect (an intercept of 1e12 under a target that varies by 1) would else show.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Array = NDArray[np.float64]
 
 _ROUNDING = 4.0 * float(np.finfo(np.float64).eps)
 _FAR_BELOW = 1e-6 * _ROUNDING
-"""What the next step may come to if it is not made: relative to the largest coefficient, so that smaller ones have their digits too."""
+"""What the next step may come to if it is not made, relative to the largest coefficient, where smaller ones are to have their digits too."""
 _SHORTER = 0.5
 """Part of the step before from which on a step has not become shorter."""
 _NEAR = 10.0
@@ -42,8 +43,17 @@ class Equations(Protocol):
         """Newton's step, (d,), from a point with this gradient, (d,), and what rounding has cut off from it."""
         ...
 
+    @property
+    def still(self) -> NDArray[np.bool_]:
+        """Features, (n,), whose coefficients stay where they are."""
+        ...
+
     def nearest(self, point: Array) -> Array:
         """Of all points that mean the same as this one, (d,), that which is wanted."""
+        ...
+
+    def after(self, point: Array, rest: Array, step: Array) -> Array:
+        """Where a step leads, and beneath what rounding has cut off from that, (2, d)."""
         ...
 
 
@@ -55,6 +65,10 @@ class LeastSquaresState(State):
     """(d,)."""
     reach: float
     """Its length relative to the coefficients that it leads to."""
+    rest: Array
+    """What rounding has cut off from the point, (d,); 0 where points have the working precision."""
+    spare: bool = False
+    """Whether one more evaluation may be spent on the last digits of coefficients that are small beside others."""
     products: Array | None = None
     """Upper parts of the equations' matrix, where a pass has summed it as pairs, (n, n)."""
     products_rest: Array | None = None
@@ -70,19 +84,25 @@ class LeastSquares:
     objective: Objective
     tolerance: float
     equations: Equations
+    fine: bool = False
+    """Whether points and gradients are pairs."""
     name: str = "least_squares"
     needs_hessian: bool = False
 
     def init(self, objective: Objective, start: Evaluation) -> LeastSquaresState:
-        return self._at(start, None)
+        state = self._at(start, np.zeros_like(start.point), None, spare=False)
+        return replace(state, correction=state.correction + (self.equations.nearest(start.point) - start.point))
 
     def candidates(self, state: State) -> Array:
+        """(1, d), or (1, 2, d) with what rounding has cut off beneath."""
         assert isinstance(state, LeastSquaresState)
-        return self.equations.nearest(state.point + state.correction)[None, :]
+        following = self._following(state)
+        return following[None] if self.fine else following[:1]
 
     def step(self, state: State, evaluations: list[Evaluation]) -> LeastSquaresState:
         assert isinstance(state, LeastSquaresState)
-        found = self._at(evaluations[0], state.reach)
+        rest = self._following(state)[1] if self.fine else np.zeros_like(state.point)
+        found = self._at(evaluations[0], rest, state.reach, spare=state.spare)
         if found.status == STALLED and not found.gradient_max <= state.gradient_max:
             return replace(state, status=STALLED, reason=found.reason, step=0.0)
         return replace(found, step=1.0, products=state.products, products_rest=state.products_rest, lean=state.lean)
@@ -90,35 +110,45 @@ class LeastSquares:
     def result(self, state: State) -> Array:
         """The parameters, and beneath them what rounding has cut off, (2, d)."""
         assert isinstance(state, LeastSquaresState)
-        if state.status in (STALLED, DIVERGED):
+        if state.status == DIVERGED or (state.status == STALLED and not self.fine):
             return state.point
-        nearest = self.equations.nearest(state.point + state.correction)
-        if np.array_equal(nearest, state.point + state.correction):
-            return np.stack([state.point, state.correction])
-        return nearest
+        return self._following(state)
 
-    def _at(self, found: Evaluation, before: float | None) -> LeastSquaresState:
+    def _following(self, state: LeastSquaresState) -> Array:
+        """Where the next step leads, (2, d)."""
+        return self.equations.after(state.point, state.rest, state.correction)
+
+    def _at(self, found: Evaluation, rest: Array, before: float | None, *, spare: bool) -> LeastSquaresState:
         """Where a solve stands with an evaluation, after a step of a certain length, or none."""
-        correction = self.equations.step(found.gradient, found.gradient_rest)
+        gradient, still = found.gradient.copy(), self.equations.still
+        gradient[: len(still)][still] = 0.0  # it is rounding, that of their means
+        largest = float(np.abs(gradient).max(initial=0.0)) / self.objective.target_unit
+        correction = self.equations.step(gradient, found.gradient_rest)
         reach = relative_length(self.objective, found.point, correction)
-        outcome = self._outcome(found, reach, before)
-        return LeastSquaresState(
-            point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max, step=0.0,
-            status=outcome.status if outcome else "", reason=outcome.reason if outcome else "", correction=correction, reach=reach)
+        state = LeastSquaresState(
+            point=found.point, loss=found.loss, value=found.value, gradient=gradient, gradient_max=largest, step=0.0, status="", reason="",
+            correction=correction, reach=reach, rest=rest)
+        outcome = self._outcome(state, before, _FAR_BELOW if spare else _ROUNDING)
+        return state if outcome is None else replace(state, status=outcome.status, reason=outcome.reason)
 
-    def _outcome(self, found: Evaluation, reach: float, before: float | None) -> Outcome | None:
+    def _outcome(self, found: LeastSquaresState, before: float | None, negligible: float) -> Outcome | None:
         """Steps that have become shorter by some factor go on to do so; those that have not are rounding."""
+        reach = found.reach
         if not (np.isfinite(found.value) and np.isfinite(reach)):
             return Outcome(DIVERGED, "the objective is no longer finite; rescale the features or the target")
         within = found.gradient_max <= self.tolerance
         factor = reach if before is None else reach / before if before > 0 else 1.0
-        settled = reach <= _ROUNDING or (factor < _SHORTER and factor * reach <= _FAR_BELOW)
+        settled = reach <= _ROUNDING or (factor < _SHORTER and factor * reach <= negligible)
         if within and (settled or (before is not None and factor >= _SHORTER and reach <= _NEAR * self.tolerance)):
-            return Outcome(CONVERGED, f"the gradient is {found.gradient_max:.2g}, within the tolerance of {self.tolerance:g}")
-        if before is None or (factor < _SHORTER and reach > _ROUNDING):
+            return Outcome(CONVERGED, _within(found.gradient_max, self.tolerance))
+        if before is None or (factor < _SHORTER and (self.fine or reach > _ROUNDING)):
             return None
         return Outcome(STALLED, f"steps become no shorter any more, at a gradient of {found.gradient_max:.2g}: the tolerance of "
                        f"{self.tolerance:g} is below what rounding allows for these data")
+
+
+def _within(gradient_max: float, tolerance: float) -> str:
+    return f"the gradient is {gradient_max:.2g}, within the tolerance of {tolerance:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,19 +173,31 @@ class Judged:
         return self._judged(self.solver.init(objective, start))
 
     def candidates(self, state: State) -> Array:
-        return self.solver.candidates(state)
+        return self._led_on(state)[None, :] if self._is_near(state) else self.solver.candidates(state)
 
     def step(self, state: State, evaluations: list[Evaluation]) -> State:
-        return self._judged(self.solver.step(state, evaluations))
+        if not self._is_near(state):
+            return self._judged(self.solver.step(state, evaluations))
+        found = evaluations[0]
+        if not found.gradient_max <= self.tolerance:
+            return replace(state, status=CONVERGED, reason=_within(state.gradient_max, self.tolerance))
+        return replace(state, point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
+                       step=1.0, status=CONVERGED, reason=_within(found.gradient_max, self.tolerance))
 
     def result(self, state: State) -> Array:
-        """Where it has ended, with the step that is left, which costs nothing."""
-        found = self.solver.result(state)
-        return self.equations.nearest(found + self.equations.step(state.gradient) if state.status == CONVERGED else found)
+        return self.solver.result(state)
+
+    def _led_on(self, state: State) -> Array:
+        """Where those who know the Hessian would go."""
+        return self.equations.nearest(state.point + self.equations.step(state.gradient))
+
+    def _is_near(self, state: State) -> bool:
+        """Whether one step with the Hessian is all that is left."""
+        return not state.status and state.gradient_max <= self.tolerance and self._reach(state) <= _NEAR * self.tolerance
 
     def _judged(self, state: State) -> State:
         """A quadratic function has an optimum, however long the steps to it are; and it is reached when the last of them is short."""
-        if state.status == CONVERGED and self._reach(state) > _NEAR * self.tolerance:
+        if state.status == CONVERGED and self._reach(state) > _ROUNDING:
             return replace(state, status="", reason="")
         if state.status == DIVERGED and np.isfinite(state.value) and np.isfinite(state.gradient_max):
             return replace(state, status="", reason="")

@@ -1,0 +1,83 @@
+"""Addresses of other systems: how they are told from paths, and what may be shown of them.
+
+Stores are read from wherever an address leads. What is written, runs and models included, are local
+files: a path that begins like an address would else become a folder ``s3:`` here, and nobody would
+be told.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from streamlr.errors import ConfigError, RunDirectoryError
+
+HIDDEN = "***"
+"""What stands in files and messages for a part of a URL that may be secret."""
+_URL = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*::?)+/", re.IGNORECASE)  # a Path makes one slash of two
+_FILE = re.compile(r"file:(?://(?:localhost(?=/))?(?=.)|(?!//))(.+)", re.IGNORECASE | re.DOTALL)
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether a text is an address, such as ``s3://bucket/a``, and no path."""
+    return _URL.match(str(path)) is not None
+
+
+def local_path(path: str | Path) -> str:
+    """The path that a ``file://`` address names; anything else as it is."""
+    found = _FILE.fullmatch(str(path)) if is_url(path) else None
+    return str(path) if found is None else found[1]
+
+
+def local_output(path: str | Path, what: str) -> Path:
+    """Where something is to be written.
+
+    Parameters
+    ----------
+    path
+        A path, or a ``file://`` address.
+    what
+        How messages name it: an argument, an option or a key.
+
+    Raises
+    ------
+    ConfigError
+        For an address of another system.
+    """
+    local = local_path(path)
+    if not is_url(local):
+        return Path(local)
+    raise ConfigError(
+        f"{what}: {_shown(local)!r} is an address, and results are written to local files alone; "
+        "give a local path, and copy from there what is to be elsewhere")
+
+
+def local_run(path: str | Path) -> Path:
+    """Where a run or a model is to be read.
+
+    Raises
+    ------
+    RunDirectoryError
+        For an address of another system.
+    """
+    local = local_path(path)
+    if not is_url(local):
+        return Path(local)
+    raise RunDirectoryError(
+        f"no run at {_shown(local)!r}: it is an address, and a run is read from local files; copy it "
+        "here first")
+
+
+def _shown(url: str) -> str:
+    """An address without what may be secret, with the slash back that a Path has taken."""
+    return public_url(re.sub(r":/(?!/)", "://", url, count=1))
+
+
+def public_url(store: str) -> str:
+    """A path as it is; a URL without user, password and the values of its query."""
+    if "://" not in store:
+        return store
+    address, mark, query = re.match(r"([^?#]*)([?#]?)(.*)", store, re.DOTALL).groups()  # type: ignore[union-attr]
+    # a password may hold a slash; what is cut too much stays hidden, so everything up to the last @ goes where a colon comes before it
+    address = re.sub(r"://([^/@]*:.*|[^/@]*)@", f"://{HIDDEN}@", address)
+    return address + mark + re.sub(r"(=)[^&#;]*|(?<![^&;])[^=&#;]+(?![^&#;])", lambda found: (found[1] or "") + HIDDEN, query)
