@@ -57,6 +57,8 @@ class Cell:
     """Of a path, with 3 folds; 0: one model. With solver ``proximal`` half of the penalty is l1."""
     family: str = "logistic"
     """Of the model; of ``linear`` the target is noise, and of ``collinear`` the last feature repeats the first beside it."""
+    free: bool = False
+    """Whether the path begins beside an unpenalised feature, and its folds have spreads of their own."""
 
     @property
     def store_name(self) -> str:
@@ -69,6 +71,7 @@ class Cell:
         held += "" if self.classes == 2 else f" {self.classes} classes"
         held += "" if self.family == "logistic" else f" {self.family}"
         held += f" path of {self.strengths}" if self.strengths else ""
+        held += " beside a free feature" if self.free else ""
         return (f"{self.features} {self.dtype} chunk {self.chunk_mb:g} MB x {self.chunks} {self.codec} {self.layout} {self.solver} {self.kind} "
                 f"{self.workers}x{self.workers_threads}{held}")
 
@@ -112,10 +115,13 @@ def settings(cell: Cell, store: Path, run: Path, address: str | None) -> dict[st
     l1 = 0.5 if cell.solver == "proximal" else 0.0
     family = "logistic" if cell.family == "logistic" else "linear"
     path = {"path": {"count": cell.strengths, "folds": 3, "alpha": l1}} if cell.strengths else {}
+    penalty: dict[str, Any] = {"l2": 1e-4, "l1": l1 * 1e-3}
+    if path or cell.family == "collinear":
+        penalty = {"factors": {0: 0} if cell.free else None}
     return {
         **path,
         "data": {"store": str(store), "sample_axis": 1 if cell.layout == "axis 1" else 0, "weights": "w" if cell.layout == "weights" else None},
-        "model": {"family": family, "penalty": {} if path or cell.family == "collinear" else {"l2": 1e-4, "l1": l1 * 1e-3}},
+        "model": {"family": family, "penalty": penalty, "standardize": cell.free},
         "solver": {"name": "auto" if l1 else cell.solver, "max_passes": cell.max_passes, "learning_rate": 0.1},
         "validation": {"fraction": 0.2 if cell.layout == "held out" else 0.0},
         "cluster": {"kind": cell.kind, "workers": cell.workers, "threads_per_worker": cell.workers_threads, "address": address,
@@ -183,6 +189,8 @@ def grid() -> Iterator[Cell]:
         yield Cell(features, "float32", 16, solver="proximal", kind=kind)
         yield from (Cell(features, "float32", 16, solver=solver, kind=kind, strengths=strengths, max_passes=3)
                     for solver in ("auto", "proximal") for strengths in (4, 50))
+    for features, kind in itertools.product((10, 100, 1000), ("threads", "processes")):
+        yield from (Cell(features, "float32", 16, solver=solver, kind=kind, strengths=4, max_passes=3, free=True) for solver in ("auto", "proximal"))
     yield Cell(100, "float32", 16, classes=10, strengths=4, max_passes=3)
     for features, kind in itertools.product((10, 100, 1000, 4000), ("serial", "threads", "processes", "address")):
         yield Cell(features, "float32", 32, kind=kind, workers=1 if kind == "serial" else 2, family="linear", max_passes=3)
@@ -207,6 +215,7 @@ def subset() -> Iterator[Cell]:
     yield Cell(200, "float32", 16, "lz4", "lbfgs", layout="sharded", chunks=8, max_passes=2)
     yield Cell(100, "float32", 16, "lz4", "proximal", chunks=8, max_passes=2)
     yield Cell(100, "float32", 16, "lz4", "auto", chunks=8, max_passes=2, strengths=4)
+    yield Cell(100, "float32", 16, "lz4", "auto", chunks=8, max_passes=2, strengths=4, free=True)
     yield Cell(200, "float32", 32, "lz4", "lbfgs", layout="axis 1", chunks=3, max_passes=2)
     yield Cell(200, "float32", 32, "lz4", "lbfgs", layout="zip", chunks=3, max_passes=2)
     yield Cell(100, "float32", 16, "lz4", "auto", "processes", chunks=12, max_passes=2)

@@ -15,10 +15,14 @@ _MOST_LAMBDAS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class PathConfig:
-    """Models of many penalties ``lambda (alpha |W|_1 + (1 - alpha)/2 |W|^2)``, fitted together."""
+    """Models of many penalties ``lambda (alpha |W|_1 + (1 - alpha)/(2 s) |W|^2)``, fitted together.
+
+    s is 1, but of ``linear`` the standard deviation of the target, less the offset, as in glmnet.
+    """
 
     lambdas: tuple[float, ...] | None = None
-    """The strengths, in any order; null: ``count`` of them, from the one at which l1 leaves no coefficient down to ``ratio`` times that."""
+    """The strengths, in any order; null: ``count`` of them, from the smallest at which l1 leaves no
+    coefficient but of unpenalised features down to ``ratio`` times that."""
     count: int = 100
     """How many there are, where they are not given."""
     ratio: float | None = None
@@ -26,7 +30,7 @@ class PathConfig:
     alpha: float = 0.0
     """Share of l1."""
     folds: int = 0
-    """Folds by which the strengths are judged; 0: none, they are fitted to all rows alone."""
+    """Folds by which the strengths are judged, each a fit of its rows alone; 0: none."""
     choose: Literal["min", "1se"] = "min"
     """Which model is kept: that of the lowest held-out loss, or of the largest strength within one standard error of it."""
 

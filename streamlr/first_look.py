@@ -26,6 +26,7 @@ from streamlr.execution.scanner import Scanner
 from streamlr.kernels.alignment import Basis
 from streamlr.kernels.families import FAMILIES, family_of
 from streamlr.kernels.labels import LabelScan, LabelSums
+from streamlr.kernels.part_sums import PartScan
 from streamlr.kernels.strata import StrataScan, StrataSums, fractions_of, has_strata
 from streamlr.kernels.survey import SampledRows, SurveyScan, SurveySums
 from streamlr.objective import Moments
@@ -98,7 +99,7 @@ class FirstLook:
             self.strata = labels.row_counts
         self.use_classes(classes, factors)
         if self.strata is None and has_strata(self.model.family) and 0.0 < self.plan.sample_fraction < 1.0:
-            counts: StrataSums = self.scanner.run(StrataScan(self.model.family), "targets")
+            counts: StrataSums = self.scanner.run(StrataScan(self.model.family), "labels")
             self.strata = counts.row_counts
         return classes
 
@@ -117,10 +118,16 @@ class FirstLook:
             self._make_plan(len(classes))
             self.publish(Note(f"{len(classes)} classes, {self.plan.solver}: {self.plan.reason}"))
 
-    def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1", *, keyed: bool = False, products: bool = False) -> SurveySums:
-        """Moments, fingerprint and a sample of the rows, with the keys of their parts and the features' products where they are asked for: one pass."""
+    def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1", *,
+               keyed: bool = False, products: bool = False, parts: PartScan | None = None) -> SurveySums:
+        """Moments, fingerprint and a sample of the rows: one pass.
+
+        Where they are asked for, the sampled rows come with the keys of their parts, and with the moments
+        of all rows the features' products with one another, or the moments of parts.
+        """
         fractions = () if self.strata is None else fractions_of(self.strata, sample_fraction)
-        scan = SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family, self.split, keyed, products, fractions=fractions)
+        scan = SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family,
+                          self.split, keyed, products, fractions=fractions, parts=parts)
         sums: SurveySums = self.scanner.run(scan, title)
         return sums
 

@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.kernels.alignment import Basis
+from streamlr.kernels.part_sums import spread_of
 from streamlr.kernels.survey import SurveySums
 
 Array = NDArray[np.float64]
-
-_CONSTANT = 32 * np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +72,7 @@ class Moments:
 
     @classmethod
     def from_sums(cls, sums: SurveySums) -> Moments:
-        spread = np.sqrt(sums.square_sum / sums.weight_sum)
-        spread[spread <= _CONSTANT * np.abs(sums.mean)] = 0.0
-        held = sums.held_out
+        spread, held = spread_of(sums.mean, sums.square_sum, sums.weight_sum), sums.held_out
         known = cls(sums.n_rows, sums.weight_sum, sums.mean, spread, sums.target_mean, sums.comoment / sums.weight_sum,
                     sums.fingerprint.hex(), sums.target_square_sum / sums.weight_sum, sums.offset_mean, groups_digest=sums.groups_digest.hex(),
                     correlation=None if sums.cross is None else _correlation(sums.cross, spread))

@@ -82,10 +82,13 @@ class Objective:
     split, held_out
         The part of the rows that is left out of J, if any. Moments and coordinates may be those of all rows all the same, which changes no optimum but
         where the penalty is by the spreads.
+    penalty_spread
+        With ``standardize``, the spreads that the penalty is by, (n,); None: those of the moments.
     """
 
     def __init__(self, scanner: Scanner, model: ModelConfig, classes: NDArray[np.generic], moments: Moments,
-                 coordinates: Coordinates | None = None, split: Split | None = None, held_out: int = -1) -> None:
+                 coordinates: Coordinates | None = None, split: Split | None = None, held_out: int = -1,
+                 penalty_spread: Array | None = None) -> None:
         self.scanner = scanner
         self.split = split
         self.held_out = held_out
@@ -95,7 +98,8 @@ class Objective:
         self.family: Family = FAMILIES[model.family]
         self._standard = standard_coordinates(moments, model.fit_intercept, by_size=model.family != "linear")
         self.coordinates = coordinates or self._standard
-        spread_in_penalty = spreads_in_penalty(moments, model.fit_intercept) if model.standardize else np.ones_like(moments.mean)
+        self.penalty_spread = spreads_in_penalty(moments, model.fit_intercept) if penalty_spread is None else penalty_spread
+        spread_in_penalty = self.penalty_spread if model.standardize else np.ones_like(moments.mean)
         penalty = Penalty.of(model, len(moments.mean))
         self._penalty = penalty.per(self.coordinates.scale, spread_in_penalty)
         self._l2 = penalty.l2

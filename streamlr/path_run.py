@@ -23,14 +23,17 @@ from streamlr.kernels.split import Split
 from streamlr.kernels.split import folds as equal_folds
 from streamlr.kernels.survey import SampledRows
 from streamlr.model import Model
-from streamlr.objective import Evaluation, Moments, Objective
+from streamlr.objective import Moments, Objective
 from streamlr.path_checkpoint import pack_curvatures, pack_standings, unpack_curvatures, unpack_standings
-from streamlr.path_grid import Judgement, mean_and_error, nonzero, penalized, strengths
+from streamlr.path_folds import FoldMoments, parts_asked
+from streamlr.path_grid import given_strengths, penalized, strengths
+from streamlr.path_null import NullModel
 from streamlr.path_start import Curvatures, start_plain, start_together
+from streamlr.path_table import FoldVerdicts, Scores, path_table, penalties, state_of, worst
+from streamlr.plan import models_of
 from streamlr.run_directory import RunDirectory
 from streamlr.run_record import RunRecord
-from streamlr.solvers import Problem, Standing, State, minimize_together
-from streamlr.solvers.base import CONVERGED
+from streamlr.solvers import Problem, Standing, minimize_together
 from streamlr.training import Arrays, opened
 from streamlr.warm_start import join_sample
 
@@ -57,6 +60,8 @@ class PathResult:
     """(L, K, c)."""
     fold_scores: dict[str, Array]
     """``loss`` of the rows held out, and where the target is a class their ``accuracy`` and (of two) ``auc``, (L, K) each."""
+    fold_moments: FoldMoments
+    """What the folds leave and hold out, and which classes they lack."""
     table: list[dict[str, Any]]
     """A record for each strength, as in ``path.json``."""
     chosen: int
@@ -144,6 +149,7 @@ class _PathRun:
         if self.asked.folds:
             self.split = Split((), self.settings.run.seed, numbered=True) if numbered else equal_folds(self.asked.folds, self.settings.run.seed)
         self.fold_shares = [1.0] * self.asked.folds if fold_shares is None else list(fold_shares)
+        self.folds = FoldMoments.none()
 
     def finish(self, resume: bool) -> PathResult:
         self.look.tell_plan()
@@ -164,44 +170,63 @@ class _PathRun:
         """List the labels, survey the data (pass 1), and solve the sample for all models."""
         classes = self.look.list_labels()
         self.record.begin_pass()
-        survey = self.look.survey(classes, self.look.plan.sample_fraction, keyed=self.asked.folds > 0)
+        asked = parts_asked(self.look.model, self.asked.folds, self.split)
+        survey = self.look.survey(classes, self.look.plan.sample_fraction, keyed=self.asked.folds > 0,
+                                  parts=asked)
         moments = self.look.take(survey)
         self.record.tell_changed_data(moments)
+        if survey.parts is not None:
+            self.folds = FoldMoments.of(survey.parts, moments, self.look.model)
+        self._tell_of_folds(classes)
         parts = list(survey.sample)
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
-        unit = Objective(self.look.scanner, penalized(self.look.model, 1.0, 1.0), classes, moments)
-        self.lambdas = strengths(self.asked, unit, self._start(unit))
+        self.lambdas = self._strengths(classes, moments, sample)
         grid = self._objectives(classes, moments)
         curvatures, standings = start_plain(grid) if sample is None else start_together(grid, sample, self.look.plan.curvatures, self.look.plan.columns)
         models = _Models(grid, curvatures.problems(grid, self.settings.solver.tolerance), curvatures, _probe(sample, moments))
-        for number in range(1, self.look.scanner.passes + 1):
-            self._pass_done(standings, models if number == self.look.scanner.passes else None)
+        self._tell_passes(self.look.scanner.passes, standings, models)
         return models, standings
 
-    def _start(self, unit: Objective) -> Evaluation:
-        """Without features; with an offset, of which the survey knows too little, in a pass of its own, if the grid hangs on it."""
-        point = unit.start()
-        if self.look.source.has_offset and self.asked.lambdas is None:
-            return unit.evaluate(point[None, :], "pass 2")[0]
-        return unit.without_features(point)
+    def _tell_passes(self, last: int, standings: list[Standing], models: _Models | None) -> None:
+        """Tell of the passes up to that one that have not been told of."""
+        for number in range(len(self.record.history) + 1, last + 1):
+            self._pass_done(standings, models if number == last else None)
+
+    def _strengths(self, classes: NDArray[Any], moments: Moments, sample: SampledRows | None) -> Array:
+        """As they were given, or from the model without penalised features on, which may take passes."""
+        if self.asked.lambdas is not None:
+            return given_strengths(self.asked.lambdas)
+        unit = Objective(self.look.scanner, penalized(self.look.model, 1.0, 1.0), classes, moments)
+        none = [Standing(np.empty(0))] * models_of(self.settings)
+        null = NullModel(unit, self.look.plan)
+        return strengths(self.asked, unit, null.found(sample, lambda last: self._tell_passes(last, none, None)))
+
+    def _tell_of_folds(self, classes: NDArray[Any]) -> None:
+        for text in self.folds.warnings(self.look.model.family, classes.tolist()):
+            self.look.publish(Note(text, warning=True))
 
     def _objectives(self, classes: NDArray[Any], moments: Moments) -> list[list[Objective]]:
         """Of every strength that of all rows, then those of the folds."""
-        shares = [1.0, *self.fold_shares]
-        models = [[penalized(self.look.model, strength * share, self.asked.alpha) for share in shares] for strength in self.lambdas.tolist()]
-        return [[Objective(self.look.scanner, model, classes, moments, None, self.split, fold) for fold, model in enumerate(row, start=-1)] for row in models]
+        alpha, folds = self.asked.alpha, range(-1, self.asked.folds)
+        each = list(zip([1.0, *self.fold_shares], self.folds.target_spread.tolist(), strict=True))
+        models = [[penalized(self.look.model, strength * share, alpha, spread) for share, spread in each]
+                  for strength in self.lambdas.tolist()]
+        spreads = [self.folds.penalty_spread(fold) for fold in folds]
+        return [[Objective(self.look.scanner, model, classes, moments, None, self.split, fold, spread)
+                 for fold, model, spread in zip(folds, row, spreads, strict=True)] for row in models]
 
     def _continue(self, saved: Checkpoint) -> tuple[_Models, list[Standing]]:
         """Take everything from a checkpoint."""
         classes, moments = saved.arrays["classes"], unflatten(Moments, "moments.", saved)
         self.look.use_classes(classes, saved.arrays.get("class_factors"))
-        self.lambdas = saved.arrays["lambdas"]
+        self.lambdas, self.folds = saved.arrays["lambdas"], unflatten(FoldMoments, "folds.", saved)
         self.look.require_same_data(classes, moments, saved.values["modified"], keyed=self.asked.folds > 0)
         grid = self._objectives(classes, moments)
         curvatures = unpack_curvatures(saved, grid[0][0].coordinates)
         standings = unpack_standings(saved, curvatures.known)
         self.record.continue_from(saved)
+        self._tell_of_folds(classes)
         self.look.publish(Note(f"resuming after pass {saved.passes}, with {sum(not s.ended for s in standings)} of {len(standings)} models to go on"))
         return _Models(grid, curvatures.problems(grid, self.settings.solver.tolerance), curvatures, saved.arrays["probe"]), standings
 
@@ -224,12 +249,14 @@ class _PathRun:
         objective = models.grid[0][0]
         arrays: dict[str, NDArray[Any]] = {"classes": objective.classes, "lambdas": self.lambdas, "probe": models.probe}
         values: dict[str, Any] = {}
-        for some, others in (flatten(objective.moments, "moments."), pack_curvatures(models.curvatures), pack_standings(standings, models.curvatures.known)):
+        packed = (flatten(objective.moments, "moments."), flatten(self.folds, "folds."),
+                  pack_curvatures(models.curvatures), pack_standings(standings, models.curvatures.known))
+        for some, others in packed:
             arrays |= some
             values |= others
         return self.record.checkpoint(number, arrays, values)
 
-    def _judge(self, models: _Models, standings: list[Standing]) -> dict[str, tuple[Array, Array]]:
+    def _judge(self, models: _Models, standings: list[Standing]) -> Scores:
         """Values and weights of every score of the rows held out, (L, K) each; one pass where the target is a class."""
         L, K = len(self.lambdas), self.asked.folds
         if not K:
@@ -250,28 +277,21 @@ class _PathRun:
             area, bound = sums.areas()
             if not self.look.source.has_offset:
                 bound = np.where(coefficients.any(axis=(2, 3)), bound, 0.0)  # ties that are ties
-            scores["auc"] = area, sums.weight_sum
-            scores["auc_error_bound"] = bound, sums.weight_sum
+            ranked = np.where(np.isnan(area), 0.0, sums.weight_sum)  # of rows of one class there is no area
+            scores |= {"auc": (area, ranked), "auc_error_bound": (bound, ranked)}
         return scores
 
-    def _result(self, grid: list[list[Objective]], standings: list[Standing], scores: dict[str, tuple[Array, Array]]) -> PathResult:
-        L, K = len(self.lambdas), self.asked.folds
+    def _result(self, grid: list[list[Objective]], standings: list[Standing], scores: Scores) -> PathResult:
         W, b = _in_data_units(grid, standings)
         W = np.ascontiguousarray(np.swapaxes(W, 2, 3))
-        judged = Judgement.of(*scores["loss"]) if K else None
-        chosen = L - 1 if judged is None else judged.lowest if self.asked.choose == "min" else judged.within_one
-        if judged is not None and L > 1 and judged.lowest == L - 1:
-            smaller = "smaller path.lambdas" if self.asked.lambdas is not None else "a smaller path.ratio"
-            self.look.publish(Note(f"the held-out loss is lowest at the smallest strength, {self.lambdas[-1]:g}: {smaller} may find a lower one"))
-        objective = grid[0][0]
-        model = Model(W[chosen, 0], b[chosen, 0], objective.classes, self.look.source.feature_names,
-                      self.look.model.family, self.look.fitted_with)
-        table = self._table(standings, W[:, 0], scores)
-        status, reason = _worst(standings)
-        found = {"alpha": self.asked.alpha, "folds": K, "choose": self.asked.choose, "chosen": chosen, "lambda": float(self.lambdas[chosen]),
-                 "lambda_min": None if judged is None else float(self.lambdas[judged.lowest]),
-                 "lambda_1se": None if judged is None else float(self.lambdas[judged.within_one])}
-        state = _state(standings[chosen * (K + 1)])
+        family = self.look.model.family
+        out, unsolved = self.folds.left_out(family), self.folds.unsolved(family)
+        folds = FoldVerdicts(scores, out, unsolved, self.folds.least_loss)
+        found, chosen = self._found(grid, folds)
+        objective, state = grid[0][0], state_of(standings[chosen * (self.asked.folds + 1)])
+        model = Model(W[chosen, 0], b[chosen, 0], objective.classes, self.look.source.feature_names, family, self.look.fitted_with)
+        table = path_table(self.lambdas, grid, standings, W[:, 0], folds)
+        status, reason = worst(folds.solved(standings))
         summary = {
             "status": status, "reason": reason, "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
             "seconds": self.record.seconds, "solver": self.look.plan.solver, "classes": objective.classes.tolist(),
@@ -279,46 +299,37 @@ class _PathRun:
             **self.look.summary(self.record.history)}
         summary = {key: finite(value) for key, value in summary.items()}
         if self.directory is not None:
-            of_folds = {"fold_coef": W[:, 1:], "fold_intercept": b[:, 1:]} if K else {}
-            self.directory.write_path(found | {"path": table}, {"lambda": self.lambdas, "coef": W[:, 0], "intercept": b[:, 0], **of_folds})
+            of_folds = {"fold_coef": W[:, 1:], "fold_intercept": b[:, 1:]} if self.asked.folds else {}
+            kept = {"lambda": self.lambdas, **penalties(grid), "coef": W[:, 0], "intercept": b[:, 0]} | of_folds
+            self.directory.write_path(found | {"path": table}, kept)
             self.directory.write_results(model, summary)
-        return PathResult(model, self.lambdas, W[:, 0], b[:, 0], W[:, 1:], b[:, 1:], {name: values for name, (values, _) in scores.items()}, table, chosen,
-                          status, reason, len(self.record.history), self.record.history, summary, found)
+        values = {name: values for name, (values, _) in scores.items()}
+        return PathResult(model, self.lambdas, W[:, 0], b[:, 0], W[:, 1:], b[:, 1:], values, self.folds, table,
+                          chosen, status, reason, len(self.record.history), self.record.history, summary, found)
 
-    def _table(self, standings: list[Standing], W: Array, scores: dict[str, tuple[Array, Array]]) -> list[dict[str, Any]]:
-        every, alpha, counted = self.asked.folds + 1, self.asked.alpha, nonzero(W)
-        summed = {name: mean_and_error(*found) for name, found in scores.items()}
-        rows = []
-        for i, strength in enumerate(self.lambdas.tolist()):
-            here = standings[i * every : (i + 1) * every]
-            state, worst = _state(here[0]), _worst(here)[0]
-            row = {"lambda": strength, "l2": (1.0 - alpha) * strength, "l1": alpha * strength, "objective": state.value, "loss": state.loss,
-                   "gradient_max": max(_state(s).gradient_max for s in here), "status": worst, "passes": max(s.passes for s in here), "nonzero": counted[i]}
-            for name, (mean, error) in summed.items():
-                row |= {f"held_{name}": float(mean[i])} if name.endswith("bound") else {f"held_{name}": float(mean[i]), f"held_{name}_se": float(error[i])}
-            rows.append({key: finite(value) for key, value in row.items()})
-        return rows
+    def _found(self, grid: list[list[Objective]], folds: FoldVerdicts) -> tuple[dict[str, Any], int]:
+        """What ``path.json`` has beside the table, and the index of the chosen strength."""
+        L, judged = len(self.lambdas), folds.judgement
+        chosen = L - 1
+        if judged is not None:
+            chosen = judged.lowest if self.asked.choose == "min" else judged.within_one
+        if judged is not None and L > 1 and judged.lowest == L - 1:
+            smaller = "smaller path.lambdas" if self.asked.lambdas is not None else "a smaller path.ratio"
+            self.look.publish(Note(f"the held-out loss is lowest at the smallest strength, {self.lambdas[-1]:g}: {smaller} may find a lower one"))
+        penalty = grid[chosen][0].model.penalty
+        return {
+            "alpha": self.asked.alpha, "folds": self.asked.folds, "choose": self.asked.choose, "chosen": chosen,
+            "lambda": float(self.lambdas[chosen]), "l2": penalty.l2, "l1": penalty.l1,
+            "lambda_min": None if judged is None else float(self.lambdas[judged.lowest]),
+            "lambda_1se": None if judged is None else float(self.lambdas[judged.within_one]),
+            "folds_left_out": (np.flatnonzero(folds.left_out) + 1).tolist()}, chosen
 
 
 def _in_data_units(grid: list[list[Objective]], standings: Sequence[Standing]) -> tuple[Array, Array]:
     """W, (L, 1 + K, n, c), and b, (L, 1 + K, c), of all models."""
-    found = [objective.to_data_units(_state(s).point) for objective, s in zip((o for row in grid for o in row), standings, strict=True)]
+    found = [objective.to_data_units(state_of(s).point) for objective, s in zip((o for row in grid for o in row), standings, strict=True)]
     W, b = (np.stack(values) for values in zip(*found, strict=True))
     return W.reshape(len(grid), -1, *W.shape[1:]), b.reshape(len(grid), -1, *b.shape[1:])
-
-
-def _state(standing: Standing) -> State:
-    assert standing.state is not None
-    return standing.state
-
-
-def _worst(standings: Sequence[Standing]) -> tuple[str, str]:
-    """How all have ended: converged, or as the first that has not."""
-    outcomes = [standing.outcome for standing in standings]
-    bad = [outcome for outcome in outcomes if outcome.status != CONVERGED]
-    if not bad:
-        return CONVERGED, f"the gradients of all {len(outcomes)} models are within the tolerance"
-    return bad[0].status, f"{len(bad)} of {len(outcomes)} models did not converge; the first: {bad[0].reason}"
 
 
 def _probe(sample: SampledRows | None, moments: Moments) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from streamlr import projection
 from streamlr.config import ClusterConfig, TrainConfig
+from streamlr.config_penalty import FeatureValues
 from streamlr.data.partition import FEW_SUMS, Partition, with_held_slabs
 from streamlr.data.source import ArraySource, Source
 from streamlr.errors import MemoryLimitError
@@ -26,6 +27,9 @@ _MOST_CORRELATED_OF_SQUARES = 512
 """The same for least squares by a method that was asked for, whose verdict hangs on them."""
 _CANDIDATES = {"gradient_descent": 1, "least_squares": 1, "newton": 1}
 _MOST_CANDIDATES = 4
+MOST_SECANTS = 17
+"""Points of the model with which a path begins that are evaluated in one pass: they cost about as much
+as reading does."""
 _HEAVY_SUM_BYTES = 2**20
 """From this size on sums are added up two at a time: eight that wait for each other would need the memory of eight."""
 _NOMINAL_BYTES = 128 * 2**20
@@ -182,13 +186,13 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
 
 def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, threads: int) -> Demand:
     """What a run on so many threads in all asks for."""
-    models = models_of(config)
+    models, secants = models_of(config), MOST_SECANTS if solves_null_model(config) else 0
     partition = plan_slabs(source, threads, outputs * models)
     demand = Demand(
-        partition, source.n_features, source.dtype.itemsize, outputs, max(models, _CANDIDATES.get(solver, _MOST_CANDIDATES)), solver == "newton",
+        partition, source.n_features, source.dtype.itemsize, outputs, max(models, _CANDIDATES.get(solver, _MOST_CANDIDATES), secants), solver == "newton",
         math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
-        solver == "proximal", config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config),
-        _sums_products(config, source, solver), solver == "least_squares", _look_rows(config, source, solver))
+        solver == "proximal" or secants > 0, config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config),
+        *_parts_of(config), _sums_products(config, source, solver), solver == "least_squares", _look_rows(config, source, solver))
     if (demand.newton or demand.products) and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand
@@ -221,6 +225,29 @@ def strengths_of(config: TrainConfig) -> int:
     if config.path is None:
         return 1
     return config.path.count if config.path.lambdas is None else len(config.path.lambdas)
+
+
+def solves_null_model(config: TrainConfig) -> bool:
+    """Whether a path begins at a model that has coefficients: not all are penalised, or may be 0."""
+    if config.path is None or config.path.lambdas is not None:
+        return False
+    factors, bounds = config.model.penalty.factors, config.model.bounds
+    return (0.0 in _numbers(factors) or any(lower > 0 for lower in _numbers(bounds.lower))
+            or any(upper < 0 for upper in _numbers(bounds.upper)))
+
+
+def _numbers(values: FeatureValues) -> list[float]:
+    """All that are named."""
+    if values is None or isinstance(values, float):
+        return [] if values is None else [values]
+    return list(values.values()) if isinstance(values, dict) else values
+
+
+def _parts_of(config: TrainConfig) -> tuple[int, bool]:
+    """Parts of the rows whose moments the survey tells apart, and whether it tells those of the features."""
+    if config.path is None:
+        return 0, False
+    return config.path.folds + 1, config.model.standardize and config.path.folds > 0
 
 
 def _peaks(demand: Demand, workers: Workers, threads: int) -> tuple[int, int]:

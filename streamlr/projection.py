@@ -36,6 +36,8 @@ SURVEY_VECTORS = 3
 """Of several outputs: Y, what is left of its mean, and one product."""
 MOST_PACKED_BYTES = 8 * 2**20
 """Of a leaf that BLAS copies into an order of its own for a product, at most."""
+PART_NUMBERS = 8
+"""For each output of each part of the rows whose moments are told apart, about."""
 DRAW_BYTES = 17
 """Of each row of a block, while the hash of its number decides whether it belongs to the sample."""
 SPLIT_BYTES = 40
@@ -110,6 +112,10 @@ class Demand:
     """Models that are fitted together; 1 where there is no path."""
     strengths: int = 1
     """Penalties that they have between them: models that differ in their fold alone share their metric."""
+    parts: int = 0
+    """Parts of the rows whose moments the first pass tells apart; 0 for none."""
+    feature_parts: bool = False
+    """Whether that goes for the features too."""
     products: bool = False
     """Whether the survey sums the products of the features with one another."""
     squares: bool = False
@@ -186,6 +192,12 @@ class Demand:
         return 0 if self.models == 1 else max(bins, self.candidates * self.vector_bytes)
 
     @property
+    def part_bytes(self) -> int:
+        """Of the moments of all parts."""
+        by_feature = 2 * self.n_features * self.feature_parts
+        return 8 * self.parts * (by_feature + PART_NUMBERS * self.outputs)
+
+    @property
     def model_bytes(self) -> int:
         """Of what is computed between two passes."""
         newton = HESSIANS_OF_INVERSE * self.hessian_bytes * self.newton
@@ -202,6 +214,7 @@ def local_peak(demand: Demand, threads: int, base: int, cores: int = 1) -> int:
     """Bytes of a process that takes the sums itself, on so many threads, and held ``base`` before; some samples are solved on all cores nevertheless."""
     kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand)
     survey = threads * (_survey_bytes(demand) + _survey_vectors(demand)) + demand.drawn_bytes + _levels(demand.partition.n_slabs) * demand.products_bytes
+    survey += _parts_waiting(demand)
     solvers = max(threads, cores) if demand.proximal or not demand.dense_metric else threads
     solve = demand.drawn_bytes + _sample_solve(demand, threads, solvers - threads)
     if demand.sample_rows:
@@ -215,7 +228,7 @@ def worker_peak(demand: Demand, threads: int, processes: int, base: int, samples
     share = -(-demand.partition.held_slabs // processes) + TAKEN_OVER_SLABS * (processes > 1 and demand.partition.held_slabs > 0)
     held = share * demand.partition.slab_blocks * demand.partition.block_rows * demand.row_bytes
     kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand) + waiting * WAITING_THREAD_BYTES
-    survey = threads * (_survey_bytes(demand) + _survey_vectors(demand))
+    survey = threads * (_survey_bytes(demand) + _survey_vectors(demand)) + _parts_waiting(demand)
     passes = threads * _pass_bytes(demand) + _waiting(demand, threads)
     if demand.newton and demand.partition.n_slabs > 1:
         passes += round(ADDED_UP_HESSIANS * demand.hessian_bytes)
@@ -272,7 +285,17 @@ def _coupled_columns(demand: Demand, partition: Partition) -> int:
 
 
 def _survey_vectors(demand: Demand) -> int:
-    return SURVEY_VECTORS * demand.outputs * demand.partition.leaf_rows * 8 if demand.outputs > 1 else 0
+    several = SURVEY_VECTORS * demand.outputs * demand.partition.leaf_rows * 8 if demand.outputs > 1 else 0
+    if not demand.parts:
+        return several
+    of_row = SPLIT_BYTES + 8 * demand.outputs + demand.row_bytes * demand.feature_parts  # sorted by parts
+    before = math.ceil(math.log2(demand.partition.slab_blocks)) + SUMS_OF_THREAD
+    return several + of_row * demand.partition.leaf_rows + before * demand.part_bytes
+
+
+def _parts_waiting(demand: Demand) -> int:
+    """Moments of parts that wait for others to be added to."""
+    return _levels(demand.partition.n_slabs) * demand.part_bytes
 
 
 def _survey_bytes(demand: Demand) -> int:

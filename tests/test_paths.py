@@ -74,6 +74,11 @@ def alone(family: str, l1: float, l2: float, X: NDArray[Any], y: NDArray[Any], *
     return model.coef_, model.intercept_
 
 
+def spread_of(family: str, y: NDArray[Any], weight: NDArray[Any]) -> float:
+    """What the l2 of a strength is divided by: of least squares the standard deviation of the target, as in glmnet."""
+    return float(np.sqrt(np.cov(y, aweights=weight, ddof=0))) if family == "linear" else 1.0
+
+
 def centred(b: NDArray[Any]) -> NDArray[Any]:
     """Intercepts less what is common to those of several classes, which means nothing; with l1 it hangs on the means of the features."""
     return b - b.mean() * (len(b) > 1)
@@ -96,12 +101,12 @@ def test_every_model_of_a_path_and_of_its_folds_is_that_of_a_fit_of_its_own(fami
     near = {"rtol": 0, "atol": 2 * TOLERANCE * np.sqrt(3 * (N + 1)) / 1e-3 / 0.5}
     for i, strength in enumerate(lambdas):
         l1, l2 = alpha * strength, (1 - alpha) * strength
-        W, b = alone(family, l1, l2, X, y, sample_weight=weight)
+        W, b = alone(family, l1, l2 / spread_of(family, y, weight), X, y, sample_weight=weight)
         np.testing.assert_allclose(found.coefficients[i], W, **near)
         np.testing.assert_allclose(centred(found.intercepts[i]), centred(b), **near)
         for k in range(3):
             kept = parts != k
-            W, b = alone(family, l1, l2, X[kept], y[kept], sample_weight=weight[kept])
+            W, b = alone(family, l1, l2 / spread_of(family, y[kept], weight[kept]), X[kept], y[kept], sample_weight=weight[kept])
             np.testing.assert_allclose(found.fold_coefficients[i, k], W, **near)
             np.testing.assert_allclose(centred(found.fold_intercepts[i, k]), centred(b), **near)
             assert ((found.fold_coefficients[i, k] == 0) == (W == 0)).all()
@@ -124,8 +129,8 @@ def test_ridge_and_elastic_net_are_those_of_scikit_learn() -> None:
             assert ridge.fold_scores["auc_error_bound"][i, k] < 1e-3
     X, y = data("linear")
     net = streamlr.path(config_of("linear", lambdas=lambdas, alpha=0.4), X=X, y=y)
-    for i, strength in enumerate(lambdas):
-        theirs = ElasticNet(strength, l1_ratio=0.4, tol=1e-14, max_iter=100_000).fit(X, y)
+    for i, row in enumerate(net.table):  # whose l2 is by the spread of the target; scikit-learn's is not
+        theirs = ElasticNet(row["l1"] + row["l2"], l1_ratio=row["l1"] / (row["l1"] + row["l2"]), tol=1e-14, max_iter=100_000).fit(X, y)
         np.testing.assert_allclose(net.coefficients[i, 0], theirs.coef_, atol=1e-8)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -56,9 +57,14 @@ def path_lines(result: PathResult) -> list[str]:
         if i % step == 0 or i == len(rows) - 1 or row["lambda"] in marks:
             line = f"{row['lambda']:12.6g}{row['nonzero']:9}{row['loss']:14.9f}"
             if marks:
-                line += f"{row['held_loss']:16.9f}{row['held_loss_se']:10.2g}"
+                line += f"{_number(row['held_loss']):16.9f}{_number(row['held_loss_se']):10.2g}"
             if auc:
-                line += f"{float('nan') if row['held_auc'] is None else row['held_auc']:10.6f}"
+                line += f"{_number(row['held_auc']):10.6f}"
             lines.append(f"{line}  {marks.get(row['lambda'], '')}".rstrip())
     lines.append(f"{result.status} after {result.passes} passes in {result.summary['seconds']:.1f} s: {result.reason}")
     return lines
+
+
+def _number(value: float | None) -> float:
+    """As a table shows what JSON has no number for."""
+    return math.nan if value is None else value

@@ -23,6 +23,7 @@ from streamlr.estimator.classifier import LogisticRegression, classes_of
 from streamlr.estimator.held_out import HeldOut, Tried, naming_classes
 from streamlr.estimator.linear_model import Restraints
 from streamlr.model import Model
+from streamlr.path_folds import lacking
 from streamlr.path_run import PathResult, path
 from streamlr.reporting.console import Console
 
@@ -133,6 +134,7 @@ class LogisticRegressionCV(LogisticRegression):
         folds = _fold_of(self.cv, codes, for_split)
         order = np.argsort(Cs)
         found = [self._path(rows, codes, self._weights(codes, classes, given), folds, Cs[order], share) for share in ratios.tolist()]
+        self._tell_of_folds(found[0], classes)
         tried = Tried.of(found, Cs, ratios, np.argsort(order))
         if scorer is None:
             name, sign = _SCORES[self.scoring or "accuracy"]  # type: ignore[index]
@@ -218,14 +220,18 @@ class LogisticRegressionCV(LogisticRegression):
         return estimator
 
     def _choose(self, tried: Tried, scores: NDArray[np.float64], classes: NDArray[Any]) -> None:
-        """Keep the model of the best scores, (K, L, R)."""
-        K, *grid = scores.shape
+        """Keep the model of the best scores, (K, L, R); folds of which the scorer makes no number have no say."""
+        _, *grid = scores.shape
+        judging = np.flatnonzero(~np.isnan(scores).any(axis=(1, 2)))
+        if not len(judging):
+            raise ConfigError(f"scoring is {self.scoring!r}, and no fold has such a score for each of its models; give folds that hold out rows of each class")
+        scores = scores[judging]
         if self.refit:
             i, j = np.unravel_index(np.argmax(scores.sum(axis=0)), grid)
             coef, intercept = tried.coefficients[i, j], tried.intercepts[i, j]
         else:
-            i, j = np.unravel_index(np.argmax(scores.reshape(K, -1), axis=1), grid)
-            coef, intercept = (values[np.arange(K), i, j].mean(axis=0) for values in (tried.fold_coefficients, tried.fold_intercepts))
+            i, j = np.unravel_index(np.argmax(scores.reshape(len(judging), -1), axis=1), grid)
+            coef, intercept = (values[judging, i, j].mean(axis=0) for values in (tried.fold_coefficients, tried.fold_intercepts))
         self.model_ = self._named(coef, intercept, classes)
         self.coef_, self.intercept_, self.classes_ = coef.copy(), intercept.copy(), classes
         self.Cs_, self.l1_ratios_ = tried.Cs, tried.l1_ratios
@@ -248,6 +254,15 @@ class LogisticRegressionCV(LogisticRegression):
         shown = (classes[1:] if len(classes) == 2 else classes).tolist()
         self.coefs_paths_ = dict(zip(shown, np.moveaxis(paths, -2, 0), strict=True))
         self.scores_, self.n_iter_ = {label: scores.copy() for label in shown}, taken[None]
+
+    def _tell_of_folds(self, found: PathResult, classes: NDArray[Any]) -> None:
+        lacks = found.fold_moments
+        if lacks.unknown.any():
+            warnings.warn(f"cv: no row of a class (that weighs anything) is left to be fitted in {lacking(lacks.unknown, classes.tolist())}: the models "
+                          "there cannot know it, and their scores say little", stacklevel=3)
+        if self.scoring == "roc_auc" and lacks.unseen.any():
+            warnings.warn(f"cv: no row of a class (that weighs anything) is held out in {lacking(lacks.unseen, classes.tolist())}: there is no area under "
+                          "a curve there, and the others choose", stacklevel=3)
 
     def _tell_status(self, found: list[PathResult]) -> None:
         worst = next((result for result in found if result.status != "converged"), found[0])

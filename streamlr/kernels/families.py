@@ -56,6 +56,10 @@ class Family(Protocol):
         """Mean loss of targets with this mean and variance, (c,), when all examples have the same ``Z``, (c,)."""
         ...
 
+    def least_loss(self, Y: Array) -> Array:
+        """Smallest loss of each example at any ``Z``, (k,), of Y, (c, k): what is above is half the deviance."""
+        ...
+
     @property
     def certain_loss(self) -> float:
         """A loss below this value at *every* example proves the classes separable; -inf where that cannot be."""
@@ -90,6 +94,9 @@ class Linear:
 
     def mean_loss(self, mean: Array, Z: Array, variance: Array | float = 0.0) -> float:
         return float(0.5 * np.sum((Z - mean) ** 2 + variance))
+
+    def least_loss(self, Y: Array) -> Array:
+        return np.zeros(Y.shape[1])
 
 
 class Logistic:
@@ -126,6 +133,9 @@ class Logistic:
 
     def mean_loss(self, mean: Array, Z: Array, variance: Array | float = 0.0) -> float:
         return float(np.sum(np.log1p(np.exp(-np.abs(Z))) + np.maximum(Z, 0.0) - mean * Z))
+
+    def least_loss(self, Y: Array) -> Array:
+        return np.zeros(Y.shape[1])
 
     @property
     def certain_loss(self) -> float:
@@ -166,6 +176,9 @@ class Softmax:
     def mean_loss(self, mean: Array, Z: Array, variance: Array | float = 0.0) -> float:
         rest, _ = _softmax(Z[:, None])
         return float(np.log1p(rest[0, 0]) + np.sum(mean * (Z.max() - Z)))
+
+    def least_loss(self, Y: Array) -> Array:
+        return np.zeros(Y.shape[1])
 
     @property
     def certain_loss(self) -> float:
@@ -216,6 +229,10 @@ class Poisson:
 
     def mean_loss(self, mean: Array, Z: Array, variance: Array | float = 0.0) -> float:
         return float(np.sum(self.activate(Z) - mean * Z))
+
+    def least_loss(self, Y: Array) -> Array:
+        least: Array = (Y - Y * np.log(np.where(Y > 0, Y, 1.0))).sum(axis=0)  # at exp(Z) = Y
+        return least
 
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (Linear(), Logistic(), Softmax(), Poisson())}

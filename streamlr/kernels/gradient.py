@@ -137,9 +137,10 @@ class GradientScan:
                 by_candidate *= weights
             dW = X @ dZ.T
             db = dZ.sum(axis=1)
+            loss_sum, loss_max = _weighted(loss, weights), _largest(loss, weights)
         return GradientSums(
-            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), held_weight, held_loss, _weighted(loss, weights),
-            _largest(loss, weights), dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
+            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), held_weight, held_loss, loss_sum,
+            loss_max, dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
             None if A is None else hessian_of(X, A, family, self._counted(batch, leaf, weights)), margins)
 
     def _hold_out(self, parts: NDArray[np.intp], weights: Array | None, loss: Array, dZ: Array, held_weight: Array, held_loss: Array) -> None:

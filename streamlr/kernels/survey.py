@@ -21,6 +21,7 @@ from streamlr.kernels.alignment import Basis, aligned_features
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.hessian import hessian_leaf_rows
+from streamlr.kernels.part_sums import PartScan, PartSums
 from streamlr.kernels.split import Split, hashed, split_keys
 from streamlr.kernels.strata import strata_of
 
@@ -108,6 +109,8 @@ class SurveySums:
     """Of the groups that deal the rows out to folds, in the order of the rows; empty where none do."""
     cross: Array | None = None
     """Weighted sum of (X - mean)(X - mean)ᵀ, (n, n); None where it was not asked for."""
+    parts: PartSums | None = None
+    """Moments of the parts of the rows; None where nobody asks for them."""
 
     @property
     def probe(self) -> Array:
@@ -117,10 +120,12 @@ class SurveySums:
         weight = self.weight_sum + other.weight_sum
         held_out = None if self.held_out is None or other.held_out is None else self.held_out + other.held_out
         groups = digest(self.groups_digest, other.groups_digest) if self.groups_digest else b""
+        parts = None if self.parts is None or other.parts is None else self.parts + other.parts
         if self.weight_sum == 0 or other.weight_sum == 0:  # moments of no weight mean nothing, and must not cost the others digits
             known = other if self.weight_sum == 0 else self
             return replace(known, n_rows=self.n_rows + other.n_rows, weight_sum=weight, sample=self.sample + other.sample,
-                           fingerprint=digest(self.fingerprint, other.fingerprint), held_out=held_out, groups_digest=groups)
+                           fingerprint=digest(self.fingerprint, other.fingerprint), held_out=held_out, groups_digest=groups,
+                           parts=parts)
         share = other.weight_sum / weight
         common = self.weight_sum * share
         with np.errstate(invalid="ignore", over="ignore"):  # non-finite data show in the sums, and are looked for there
@@ -136,7 +141,7 @@ class SurveySums:
                 self.comoment + other.comoment + common * np.outer(by_feature, by_target), self.sample + other.sample,
                 digest(self.fingerprint, other.fingerprint),
                 self.target_square_sum + other.target_square_sum + common * by_target**2,
-                self.offset_mean + share * (other.offset_mean - self.offset_mean), held_out, groups, cross)
+                self.offset_mean + share * (other.offset_mean - self.offset_mean), held_out, groups, cross, parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +169,8 @@ class SurveyScan:
     """The features that the moments are to be of, less their shift, where they are not those of the data."""
     fractions: tuple[float, ...] = ()
     """Share of the rows of each stratum to draw, in the place of the same of all (see `streamlr.kernels.strata`)."""
+    parts: PartScan | None = None
+    """Asks for the moments of the parts, where somebody does."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> SurveySums:
         """The sums over a batch: its leaves, added from first to last."""
@@ -184,6 +191,7 @@ class SurveyScan:
             omega = np.where(out, 0.0, omega)
         weight_sum = float(omega.sum())
         with np.errstate(invalid="ignore", over="ignore"):  # non-finite data show in the sums, and are looked for there
+            parts = None if self.parts is None else self._part_sums(batch, leaf, Y, omega, workspace)
             target_mean = Y @ omega / weight_sum if weight_sum > 0 else np.zeros(len(Y))
             Y -= target_mean[:, None]
             block = batch.X[:, leaf]
@@ -204,7 +212,24 @@ class SurveyScan:
         offset_mean = 0.0 if beside is None or weight_sum == 0 else float(beside @ omega / weight_sum)
         groups = b"" if batch.groups is None or not self.keyed else check_sums(np.ascontiguousarray(batch.groups[leaf]).view(np.uint8))
         return SurveySums(k, weight_sum, mean, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), target_square_sum, offset_mean,
-                          held_out, groups, cross)
+                          held_out, groups, cross, parts)
+
+    def _part_sums(self, batch: Batch, leaf: slice, Y: Array, omega: Array,
+                   workspace: Workspace) -> PartSums:
+        """Of each part by itself: about what all rows share, what is constant in a part would not be."""
+        assert self.parts is not None
+        by_row = batch.X[:, leaf].T
+
+        def moments(rows: NDArray[np.intp]) -> tuple[Array, Array]:
+            X, ours, no_target = by_row[rows].T, omega[rows], np.empty((0, len(rows)))
+            found = None
+            if batch.weights is None:
+                found = _moments_about_zero(workspace.cast(X), no_target, ours)
+            if found is None:
+                found = _moments_about_a_row(workspace.cast(X), no_target, ours, float(ours.sum()))
+            return found[0], found[1]
+
+        return self.parts.sums(batch, leaf, Y, omega, FAMILIES[self.family], moments)
 
     def _draw(self, batch: Batch) -> tuple[SampledRows, ...]:
         assert batch.target is not None
