@@ -39,7 +39,7 @@ _FEW = 4.0
 """Counts up to which a mean is small."""
 _STILL = 1e-9
 """A margin along a direction whose largest entry is 1 that is nothing but rounding."""
-_AGAINST = 1e-12
+_AGAINST = 1e-11
 """A margin against an example's side, relative to the largest to some side, that counts as none."""
 
 

@@ -43,6 +43,14 @@ _FEW_PARAMETERS = 512
 """Of which a Hessian is cheap: it tells such a direction better than a metric that was had otherwise."""
 _FLAT = 1e-6
 """Curvature along such a direction, relative to the largest."""
+_PART_OF_POINT, _PART_OF_TRIED = 0.1, 0.5
+"""What is flat of a point or of a direction, relative to the whole, from which on it may be such a direction."""
+_ALL_FLAT = 0.99
+"""The same of a step that still is one of Newton's method along it, and not rounding of everything else."""
+_ROUNDED = 1e-11
+"""A gradient below which what is flat about it may be nothing but rounding."""
+_SAME = 1e-13
+"""How little two directions differ of which one has nothing to tell that the other has not."""
 
 ENDLESS = ("the coefficients grow without end while the gradient fades: some examples are separable by the features (quasi-complete separation), so "
            "there is no finite optimum; set model.penalty.l2 above 0")
@@ -247,7 +255,7 @@ def verdict(objective: Objective, tolerance: float, at: Evaluation, newton_step:
             -float(at.gradient @ newton_step) if decrement is None else decrement) > _NO_DECREMENT * objective.value_unit:
         reach = float(np.abs(newton_step).max())
     far = newton_step is not None and reach > _FAR * size
-    suspect = _suspect(objective, tolerance, at, newton_step if far else _flat_part(at.hessian, tried))
+    suspect = _suspect(objective, tolerance, at, _way_out(at, newton_step if far else None, tried))
     if at.gradient_max > tolerance or reach > _STEP_PER_TOLERANCE * tolerance * size:
         return None, suspect
     return Outcome(CONVERGED, f"the gradient is {at.gradient_max:.2g}, within the tolerance of {tolerance:g}"), None
@@ -263,14 +271,26 @@ def _suspect(objective: Objective, tolerance: float, at: Evaluation, direction: 
     return direction / size if size > 0 else None
 
 
-def _flat_part(hessian: Array | None, tried: Array | None) -> Array | None:
-    """What is left of a direction that was tried, (d,), without its parts along which there is curvature; None where that is little.
+def _way_out(at: Evaluation, newton_step: Array | None, tried: Array | None) -> Array | None:
+    """Direction along which the loss may fall for ever, (d,), if any: a step that is far, or where one was tried in vain, what is flat of others.
 
-    Where the loss has fallen so far that the curvature along it is rounding, no step of Newton's method tells it.
+    Where a loss falls for ever, the point is on the way there: what is flat about it moves the examples that are far on their side, and no others.
     """
-    if hessian is None or tried is None or len(tried) > _FEW_PARAMETERS or not np.isfinite(hessian).all():
-        return None
-    values, vectors = np.linalg.eigh(hessian)
+    if tried is None or at.hessian is None or len(tried) > _FEW_PARAMETERS or not np.isfinite(at.hessian).all():
+        return newton_step
+    values, vectors = np.linalg.eigh(at.hessian)
     flat = vectors[:, values <= _FLAT * values[-1]]
-    along: Array = flat @ (flat.T @ tried)
-    return along if np.linalg.norm(along) > 0.5 * np.linalg.norm(tried) else None
+    if newton_step is not None and at.gradient_max > _ROUNDED and _share(flat, newton_step) > _ALL_FLAT:
+        return newton_step
+    for whole, share in ((at.point, _PART_OF_POINT), (tried, _PART_OF_TRIED)):
+        along: Array = flat @ (flat.T @ whole)
+        beside = along - tried * (float(along @ tried) / float(tried @ tried))
+        if _share(flat, whole) > share and float(np.linalg.norm(beside)) > _SAME * float(np.linalg.norm(along)):
+            return along
+    return newton_step
+
+
+def _share(basis: Array, whole: Array) -> float:
+    """Length of a vector's part in an orthonormal basis, relative to its own."""
+    size = float(np.linalg.norm(whole))
+    return float(np.linalg.norm(basis.T @ whole)) / size if size > 0 else 0.0
