@@ -50,6 +50,10 @@ class DataConfig:
     """The axis of the feature array along which the examples lie."""
     missing_chunks: Literal["error", "fill"] = "error"
     """What a chunk that is absent from the store means: an error, or a chunk full of the fill value."""
+    fill_value: str | dict[str, str] | None = None
+    """What the fill value of a Zarr 2 array with named axes is, where it occurs: ``missing``, as xarray reads it, or a ``value``; null: missing,
+    and refused as ambiguous where it is 0 or an end of the range of the type. A mapping says of single arrays, by their names, that all of their
+    values are such, whatever attributes or conventions have."""
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """Options of the file system, for stores given by URL."""
 
@@ -257,6 +261,7 @@ def _check(config: TrainConfig) -> None:
         raise ConfigError(f"run.seed: {config.run.seed} is out of range; it must be 0 or above")
     check_penalty(config.model.penalty, config.model.bounds, config.solver.name)
     _check_family(config)
+    _check_fill_value(config)
     _check_validation(config.validation)
     if config.path is not None:
         check_path(config.path)
@@ -290,6 +295,16 @@ def _check_family(config: TrainConfig) -> None:
         raise ConfigError(f"data.exposure: only model.family: poisson has one, not {family}; give data.offset, or remove it")
     if config.data.offset is not None and family == "softmax":
         raise ConfigError("data.offset: an offset common to all classes changes nothing in a softmax; remove it")
+
+
+def _check_fill_value(config: TrainConfig) -> None:
+    """Names of arrays that no key mentions would be passed over without a word."""
+    data = config.data
+    named = [data.features, data.target, data.weights, data.offset, data.exposure, data.groups, config.validation.array]
+    for name in data.fill_value if isinstance(data.fill_value, dict) else ():
+        if name not in named:
+            known = ", ".join(str(array) for array in named if array is not None)
+            raise ConfigError(f"data.fill_value.{name}: no array of that name is read; those that are: {known}")
 
 
 def _check_validation(validation: ValidationConfig) -> None:

@@ -117,6 +117,13 @@ def _class_weight(value: Any, key: str) -> str | dict[Any, float] | None:
     return weights
 
 
+def _fill_value(value: Any, key: str) -> str | dict[str, str] | None:
+    """What fill values are: of all arrays, or of those that a mapping names."""
+    if isinstance(value, Mapping):
+        return {str(name): _choice(_FILL_VALUES, meant, f"{key}.{name}") for name, meant in value.items()}
+    return None if value is None else _choice(_FILL_VALUES, value, key)
+
+
 def _bytes(value: Any, key: str) -> int | None:
     """Bytes of ``2000000000``, ``2GB``, ``2 GiB`` or ``2e9``."""
     if value is None:
@@ -129,7 +136,8 @@ def _bytes(value: Any, key: str) -> int | None:
     return int(float(match[1]) * _BYTE_UNITS[match[2].lower()])
 
 
+_FILL_VALUES = ("missing", "value")
 _READERS: dict[str, Callable[[Any, str], Any]] = {
-    "model.class_weight": _class_weight, "cluster.memory_limit": _bytes, LAMBDAS: read_lambdas,
+    "data.fill_value": _fill_value, "model.class_weight": _class_weight, "cluster.memory_limit": _bytes, LAMBDAS: read_lambdas,
     **dict.fromkeys(OF_FEATURES, read_feature_values)}
 """Keys whose values have a form of their own, and what reads it."""

@@ -9,6 +9,7 @@
     |   |-- DtypeError (TypeError)          a data type outside the store contract
     |   |-- ChunkError (OSError)            a chunk that is missing, cut short or damaged
     |   |-- NonFiniteError (ValueError)     NaN or infinity among features or weights
+    |   |   `-- MissingValueError           values that stand for missing ones, by what their writer says
     |   |-- LabelError (ValueError)         labels that are not the classes of a model
     |   `-- IngestError (ValueError)        a source table that cannot become a store
     |-- MemoryLimitError (MemoryError)      a plan that needs more memory than its limit                exit status 2
@@ -57,6 +58,10 @@ class ChunkError(DataError, OSError):
 
 
 class NonFiniteError(DataError, ValueError):
+    pass
+
+
+class MissingValueError(NonFiniteError):
     pass
 
 

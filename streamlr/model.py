@@ -21,7 +21,7 @@ from streamlr.data.dask_rows import DaskArray, DaskFrame
 from streamlr.data.frames import in_order_of
 from streamlr.data.matching import named
 from streamlr.data.records import read_array, read_attributes, write_record
-from streamlr.data.rows import read_all_by_blocks, rows_of
+from streamlr.data.rows import in_memory, read_all_by_blocks, rows_of
 from streamlr.data.source import Rows, log_of_exposure, refuse_bad_offset
 from streamlr.data.sparse_rows import SparseMatrix, StoredMatrix
 from streamlr.errors import ConfigError, DataError, RunDirectoryError, ShapeError
@@ -117,7 +117,7 @@ class Model:
             log.warning("X has %d columns that the model does not know (%s): they are left out",
                         len(extra), named(extra))
         lazy = isinstance(chosen, DaskArray | DaskFrame | SparseMatrix | StoredMatrix)
-        rows: Any = rows_of(chosen) if lazy else np.asarray(chosen, dtype=np.float64)
+        rows: Any = rows_of(chosen) if lazy else np.asarray(in_memory(chosen, "X"), dtype=np.float64)
         if len(rows.shape) != 2 or rows.shape[1] != self.coef_.shape[1]:
             raise ShapeError(f"X has shape {rows.shape}; the model was fitted to {self.coef_.shape[1]} features: expected (rows, {self.coef_.shape[1]})")
         return rows
@@ -137,7 +137,7 @@ class Model:
             raise ConfigError("exposure: only a model of the family poisson has one, not "
                               f"{self.family}; give offset=")
         name, given = ("offset", offset) if exposure is None else ("exposure", exposure)
-        values = np.asarray(given, dtype=np.float64)
+        values = np.asarray(in_memory(given, name), dtype=np.float64)
         if values.shape not in ((), (m,)):
             raise ShapeError(f"{name} has shape {values.shape}, and X has {m} rows; expected "
                              f"({m},), or one number for all")

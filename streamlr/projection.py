@@ -212,7 +212,7 @@ class Demand:
 
 def local_peak(demand: Demand, threads: int, base: int, cores: int = 1) -> int:
     """Bytes of a process that takes the sums itself, on so many threads, and held ``base`` before; some samples are solved on all cores nevertheless."""
-    kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand)
+    kept = base + FIRST_USE_BYTES + demand.labels.shared_bytes + threads * _thread_bytes(demand)
     survey = threads * (_survey_bytes(demand) + _survey_vectors(demand)) + demand.drawn_bytes + _levels(demand.partition.n_slabs) * demand.products_bytes
     survey += _parts_waiting(demand)
     solvers = max(threads, cores) if demand.proximal or not demand.dense_metric else threads
@@ -227,7 +227,7 @@ def worker_peak(demand: Demand, threads: int, processes: int, base: int, samples
     """Bytes of one of several worker processes, on so many threads each, beside which others wait; one process has the sample so many times."""
     share = -(-demand.partition.held_slabs // processes) + TAKEN_OVER_SLABS * (processes > 1 and demand.partition.held_slabs > 0)
     held = share * demand.partition.slab_blocks * demand.partition.block_rows * demand.row_bytes
-    kept = base + FIRST_USE_BYTES + threads * _thread_bytes(demand) + waiting * WAITING_THREAD_BYTES
+    kept = base + FIRST_USE_BYTES + demand.labels.shared_bytes + threads * _thread_bytes(demand) + waiting * WAITING_THREAD_BYTES
     survey = threads * (_survey_bytes(demand) + _survey_vectors(demand)) + _parts_waiting(demand)
     passes = threads * _pass_bytes(demand) + _waiting(demand, threads)
     if demand.newton and demand.partition.n_slabs > 1:

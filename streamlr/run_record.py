@@ -19,7 +19,8 @@ from streamlr.run_directory import RunDirectory, remedy
 
 log = logging.getLogger(__name__)
 
-_BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options", "path.choose")
+_BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options",
+                          "data.fill_value", "path.choose")
 
 
 class RunRecord:

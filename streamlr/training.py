@@ -16,7 +16,7 @@ from streamlr.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.config import TrainConfig, load_config
 from streamlr.data.frames import column_names
 from streamlr.data.matching import match_names, named
-from streamlr.data.rows import labels_of, rows_of
+from streamlr.data.rows import in_memory, labels_of, rows_of
 from streamlr.data.source import ArraySource, Rows, Source
 from streamlr.data.validation import open_store
 from streamlr.equations import Equations
@@ -151,9 +151,16 @@ def _open_source(settings: TrainConfig, given: Arrays) -> Source:
         raise ConfigError("X and y go together: one was given without the other")
     if given.validation is None and settings.validation.array is not None:
         raise ConfigError(f"validation.array: {settings.validation.array!r} is an array of a store; with X and y give its values as validation=")
-    numbers = [None if values is None else np.asarray(values, dtype=np.float64) for values in (given.sample_weight, given.offset)]
+    fill_value = settings.data.fill_value
+    beside = {"sample_weight": given.sample_weight, "offset": given.offset}
+    numbers = [
+        None if values is None else np.asarray(in_memory(values, name, fill_value), dtype=np.float64)
+        for name, values in beside.items()
+    ]
     groups = given.groups if given.validation is None else given.validation
-    return ArraySource(rows_of(given.X), labels_of(given.y), numbers[0], column_names(given.X), offset=numbers[1],
+    groups = in_memory(groups, "groups" if given.validation is None else "validation", fill_value)
+    X, y = rows_of(given.X, fill_value), labels_of(given.y, fill_value)
+    return ArraySource(X, y, numbers[0], column_names(given.X), offset=numbers[1],
                        groups=None if groups is None else np.asarray(groups))
 
 

@@ -167,7 +167,9 @@ def test_synth_hands_every_flag_on(flags: list[str], spec: SynthSpec, overwrite:
     (["--target", "t"], IngestSpec(Columns("t")), False),
     (["--target", "t", "--weights", "w", "--features", "a,b", "--drop", "c", "--drop", "d", "--dtype", "float16", "--delimiter", ";", "--no-header",
       "--chunk-rows", "7", "--compressor", "zstd", "--overwrite"],
-     IngestSpec(Columns("t", "w", ("a", "b"), ("c", "d"), ";", False), "float16", 7, "zstd"), True)])
+     IngestSpec(Columns("t", "w", ("a", "b"), ("c", "d"), ";", False), "float16", 7, "zstd"), True),
+    (["--target", "t", "--keep", "id", "--keep", "", "--na", "-", "--na", "NA,-999", "--encoding", "latin-1", "--dtype", "int64"],
+     IngestSpec(Columns("t", keep=("id", ""), na=("-", "NA", "-999"), encoding="latin-1"), "int64"), False)])
 def test_ingest_hands_every_flag_on(flags: list[str], spec: IngestSpec, overwrite: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     made = calls_of(monkeypatch, cli_stores, "ingest", IngestResult(1, 1, 0), ["ingest", "one.csv", "two.csv", "S", *flags])
     assert made == ((("one.csv", "two.csv"), "S", spec), {"overwrite": overwrite})

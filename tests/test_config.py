@@ -18,7 +18,7 @@ TOP = Path(__file__).parents[1]
 
 CONTRACT: dict[str, Any] = {  # every key, and what it is where nothing is said; the store and the run directory have no value of their own
     "data.features": "X", "data.target": "y", "data.weights": None, "data.offset": None, "data.exposure": None, "data.groups": None,
-    "data.sample_axis": 0, "data.missing_chunks": "error",
+    "data.sample_axis": 0, "data.missing_chunks": "error", "data.fill_value": None,
     "model.family": "logistic", "model.fit_intercept": True, "model.standardize": False,
     "model.penalty.l2": 0.0, "model.penalty.l1": 0.0, "model.penalty.factors": None,
     "model.bounds.lower": None, "model.bounds.upper": None, "model.class_weight": None,
@@ -30,7 +30,8 @@ CONTRACT: dict[str, Any] = {  # every key, and what it is where nothing is said;
 }
 OTHER_VALUES: dict[str, Any] = {  # one allowed value of every key that is not its default
     "data.store": "there.zarr", "data.features": "counts", "data.target": "label", "data.weights": "w", "data.offset": "o", "data.groups": "g",
-    "data.sample_axis": 1, "data.missing_chunks": "fill", "model.fit_intercept": False, "model.standardize": True, "model.penalty.l2": 0.25,
+    "data.sample_axis": 1, "data.missing_chunks": "fill", "data.fill_value": "value",
+    "model.fit_intercept": False, "model.standardize": True, "model.penalty.l2": 0.25,
     "model.penalty.factors": [1.0, 0.5, 0.0], "model.bounds.lower": 0.0, "model.bounds.upper": {"age": 2.0, 1: 3.0}, "model.class_weight": {0: 1.5, "yes": 2.0},
     "validation.fraction": 0.25, "solver.name": "proximal", "solver.tolerance": 1e-5, "solver.max_passes": 7, "solver.learning_rate": 0.125,
     "cluster.kind": "processes", "cluster.workers": 3, "cluster.threads_per_worker": 2, "cluster.memory_limit": 2_000_000_000,
@@ -180,6 +181,7 @@ def test_keys_that_are_no_text_are_unknown_keys() -> None:
     ("data.store", 5, "expected text, got 5"), ("data.store", ["a"], "expected text"), ("data.store", None, "expected text, got None"),
     ("data.features", True, "expected text"), ("data.weights", 1, "expected text"), ("data.sample_axis", 2, "2 is none of 0, 1"),
     ("data.sample_axis", True, "True is none of 0, 1"), ("data.missing_chunks", "eror", "'eror' is none of error, fill.*did you mean 'error'"),
+    ("data.fill_value", "mising", "'mising' is none of missing, value; did you mean 'missing'"), ("data.fill_value", True, "True is none of missing, value"),
     ("data.storage_options", 3, "expected a mapping, got 3"), ("model.family", "gamma", "'gamma' is none of logistic"),
     ("model.fit_intercept", "yes", "expected true or false, got 'yes'"), ("model.fit_intercept", 1, "expected true or false, got 1"),
     ("model.standardize", None, "expected true or false"), ("model.penalty", 0.1, "expected a section with keys, got 0.1"),
@@ -195,6 +197,15 @@ def test_keys_that_are_no_text_are_unknown_keys() -> None:
 def test_a_value_of_the_wrong_kind_names_its_key_and_itself(key: str, value: Any, words: str) -> None:
     with pytest.raises(ConfigError, match=rf"{key}: .*{words}"):
         load_config(nested(key, value))
+
+
+def test_what_is_said_of_the_fill_values_of_single_arrays_is_checked() -> None:
+    said = {"X": "value", "w": "missing"}
+    assert load_config({"data": {"weights": "w", "fill_value": said}}).data.fill_value == said
+    with pytest.raises(ConfigError, match=r"data\.fill_value\.X: 0 is none of missing, value"):
+        load_config({"data": {"fill_value": {"X": 0}}})
+    with pytest.raises(ConfigError, match=r"data\.fill_value\.w: no array of that name is read; those that are: X, y"):
+        load_config({"data": {"fill_value": said}})
 
 
 @pytest.mark.parametrize("key", ["solver.tolerance", "solver.learning_rate", "model.penalty.l2"])

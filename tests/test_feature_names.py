@@ -114,7 +114,8 @@ def xarray(
         ("y", np.asarray(y), ("cell",)),
         (coordinate, np.asarray(names), ("gene",)),
     ):
-        labelled = {"dimension_names": dims} if zarr_format == 3 else {}
+        # of Zarr 2 xarray has a fill value where an encoding states one, for others a null
+        labelled = {"dimension_names": dims} if zarr_format == 3 else {"fill_value": None}
         array = put(root, name, values, every_chunk=False, **labelled)
         if zarr_format == 2:
             array.attrs["_ARRAY_DIMENSIONS"] = list(dims)

@@ -12,10 +12,11 @@ from streamlr.data.ingest import IngestSpec, ingest
 from streamlr.data.matching import named
 from streamlr.data.store import ZarrSource
 from streamlr.data.synth import DRAWS, DTYPES, SynthSpec, synthesize
-from streamlr.data.tables import Columns
+from streamlr.data.table_columns import Columns
 from streamlr.execution.local import available_cores
 from streamlr.reporting.console import RowCounter, json_text, plain
 
+INGEST_DTYPES = (*DTYPES, "int64", "uint16", "uint32", "uint64")
 _chunk_rows = click.option("--chunk-rows", type=int, help="Rows of a chunk [default: chunks of at most 8 MiB].")
 _compressor = click.option("--compressor", type=click.Choice(["lz4", "zstd", "none"]), default="lz4", show_default=True, help="Compression of the chunks.")
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace a store that stands there.")
@@ -53,21 +54,29 @@ def synth_command(store: str, rows: int, features: int, family: str, classes: in
 @click.option("--weights", metavar="COLUMN", help="Column of sample weights.")
 @click.option("--features", metavar="A,B,...", help="Columns to take as features [default: all others]; for .npz the name of the matrix.")
 @click.option("--drop", multiple=True, metavar="COLUMN", help="Column to leave out; may be repeated.")
-@click.option("--dtype", type=click.Choice(DTYPES), help="Type of the stored features [default: one that holds the source's values exactly].")
-@click.option("--delimiter", default=",", show_default=True, help="What separates the columns of a CSV file.")
+@click.option("--keep", multiple=True, metavar="COLUMN", help="Column to take though it looks like row numbers or identifiers; may be repeated.")
+@click.option("--na", multiple=True, metavar="TEXT,...",
+              help="What stands for a gap, in the place of NA, NaN, null, None, ? and the like; a cell with nothing in it always does. May be repeated.")
+@click.option("--dtype", type=click.Choice(INGEST_DTYPES), help="Type of the stored features [default: one that holds the source's values exactly].")
+@click.option("--delimiter", default=",", show_default=True, help="What separates the columns of a CSV file; a tab may be written \\t or tab.")
+@click.option("--encoding", default="utf-8", show_default=True, help="How a CSV file encodes its text, such as latin-1.")
 @click.option("--no-header", is_flag=True, help="The CSV file has no names: columns are f0, f1, ...")
 @_chunk_rows
 @_compressor
 @_overwrite
 @_quiet
 def ingest_command(sources: tuple[str, ...], store: str, target: str, weights: str | None, features: str | None, drop: tuple[str, ...],
-                   dtype: str | None, delimiter: str, no_header: bool, chunk_rows: int | None, compressor: Any, overwrite: bool, quiet: bool) -> None:
+                   keep: tuple[str, ...], na: tuple[str, ...], dtype: str | None, delimiter: str, encoding: str, no_header: bool,
+                   chunk_rows: int | None, compressor: Any, overwrite: bool, quiet: bool) -> None:
     """Make a STORE from tables (CSV, Parquet, .npy, .npz), streamed; an interrupted ingest goes on where it stopped."""
-    columns = Columns(target, weights, None if features is None else tuple(features.split(",")), drop, delimiter, not no_header)
+    columns = Columns(target, weights, None if features is None else tuple(features.split(",")), drop, delimiter, not no_header, keep,
+                      tuple(word for words in na for word in words.split(",")) if na else None, encoding)
     spec = IngestSpec(columns, dtype, chunk_rows, compressor)
     with RowCounter("ingest", None, quiet=quiet) as counter:
         result = ingest(sources, store, spec, overwrite=overwrite, rows_done=counter)
     if not quiet:
+        for note in result.notes:
+            click.echo(plain(note), err=True)
         again = f" ({result.resumed_rows:,} of them from an earlier attempt)" if result.resumed_rows else ""
         click.echo(f"{result.rows:,} rows of {result.features:,} features in {plain(store)}{again}", err=True)
 
@@ -94,7 +103,8 @@ def _info_text(found: dict[str, Any]) -> str:
     for array in found["arrays"]:
         shards = f" in shards of {tuple(array['shards'])}" if array["shards"] else ""
         lines.append(f"  {array['name']}: {tuple(array['shape'])} {array['dtype']}, {array['n_chunks']:,} chunks of {tuple(array['chunks'])}{shards}, "
-                     f"{' + '.join(array['codecs'])}, Zarr {array['zarr_format']}, read {array['read']}")
+                     f"{' + '.join(array['codecs'])}, Zarr {array['zarr_format']}, read {array['read']}"
+                     + f", missing where {' or '.join(repr(mark) for mark in array['missing'])}" * bool(array["missing"]))
     if found["feature_names"]:
         names, origin = named(found["feature_names"]), found["feature_names_from"]
         lines.append(f"  features named by {origin}: {names}")

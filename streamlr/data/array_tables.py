@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.data.tables import BATCH_BYTES, Columns, Rows
+from streamlr.data.cells import unlike_whole
+from streamlr.data.source import check_feature_dtype
+from streamlr.data.table_columns import Columns
+from streamlr.data.table_survey import Survey
+from streamlr.data.tables import BATCH_BYTES, Layout, Rows
 from streamlr.errors import IngestError
 
 
@@ -27,10 +31,46 @@ def _split_columns(path: Path, width: int, columns: Columns) -> tuple[int | None
     return target % width, [at for at in range(width) if at != target % width]
 
 
+def survey_arrays(tables: Sequence[NpyTable | NpzTable]) -> Survey:
+    """What becomes of arrays, whose types say it; nothing is read.
+
+    Raises
+    ------
+    IngestError
+        When they differ in their width, or in whether their labels are text.
+    """
+    first = tables[0]
+    for table in tables:
+        if table.n_features != first.n_features:
+            raise IngestError(f"{table.path} has {table.n_features} features and {first.path} has {first.n_features}; bring them to the same columns")
+        if table.dtype.kind not in "biuf":
+            check_feature_dtype(table.dtype, str(table.path))
+        if table.label_dtype.kind not in "biufUS":
+            raise IngestError(f"{table.paths[-1]}: the labels are {table.label_dtype}; they must be integers, bools, floats or text")
+        if (table.label_dtype.kind in "US") != (first.label_dtype.kind in "US"):
+            raise IngestError(f"{table.path}: labels are {table.label_dtype} here and {first.label_dtype} before; bring them to one type")
+    dtype, target = (np.result_type(*dtypes) for dtypes in ([table.dtype for table in tables], [table.label_dtype for table in tables]))
+    return Survey(Layout(None, first.n_features, dtype, target), tuple(table.n_rows for table in tables))
+
+
+def _as_labels(path: Path, labels: NDArray[Any], dtype: np.dtype[Any], first_row: int) -> NDArray[Any]:
+    """Labels, (k,), in the type of those of all tables, if that changes none."""
+    if dtype.kind in "US":
+        return labels
+    stored = labels.astype(dtype, copy=False)
+    bad = ~np.isfinite(stored) if dtype.kind == "f" else np.zeros(len(labels), dtype=bool)
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise IngestError(f"{path}: row {first_row + at} has no label, but {labels[at]}; drop such rows, then ingest again")
+    if labels.dtype.kind in "iu" and dtype.kind == "f" and (bad := unlike_whole(labels, stored)).any():
+        at = int(np.argmax(bad))
+        raise IngestError(f"{path}: row {first_row + at} has the label {labels[at]}, a whole number that {dtype} cannot hold exactly; bring the labels of "
+                          "all sources to one type")
+    return stored
+
+
 class NpyTable:
     """A .npy file with a matrix; labels are one of its columns, or a .npy file of their own (``--target y.npy``)."""
-
-    feature_names: tuple[str, ...] | None = None
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self.path = path
@@ -45,6 +85,11 @@ class NpyTable:
             if self._labels.shape != self._array.shape[:1]:
                 raise IngestError(f"{path} has {self._array.shape[0]} rows and {columns.target} has shape {self._labels.shape}; they must agree")
         self.dtype = self._array.dtype
+        self.label_dtype = self.dtype if self._labels is None else self._labels.dtype
+
+    @property
+    def n_rows(self) -> int:
+        return len(self._array)
 
     @property
     def n_features(self) -> int:
@@ -54,12 +99,13 @@ class NpyTable:
     def paths(self) -> tuple[Path, ...]:
         return (self.path,) if self._labels is None else (self.path, Path(self._columns.target))
 
-    def batches(self, skip: int) -> Iterator[Rows]:
+    def batches(self, skip: int, layout: Layout) -> Iterator[Rows]:
         step = max(1, BATCH_BYTES // max(1, self._array.itemsize * self._array.shape[1]))
         for start in range(skip, len(self._array), step):
             block = np.asarray(self._array[start : start + step])
             labels = block[:, self._target] if self._labels is None else np.asarray(self._labels[start : start + step])
-            yield Rows(start, block if self._labels is not None else block[:, self._features], labels, None)
+            features = block if self._labels is not None else block[:, self._features]
+            yield Rows(start, features, _as_labels(self.paths[-1], labels, layout.target, start), None)
 
 
 def _mapped(path: Path) -> NDArray[Any]:
@@ -73,8 +119,6 @@ def _mapped(path: Path) -> NDArray[Any]:
 
 class NpzTable:
     """A .npz file with a matrix and, under the name of ``--target``, its labels; unpacked as a stream."""
-
-    feature_names: tuple[str, ...] | None = None
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self.path = path
@@ -94,6 +138,11 @@ class NpzTable:
         (rows, _), self.dtype = self._shapes[self._name]
         if self._shapes[self._target][0] != (rows,):
             raise IngestError(f"{path}: {self._name} has {rows} rows and {self._target} has shape {self._shapes[self._target][0]}; they must agree")
+        self.label_dtype = self._shapes[self._target][1]
+
+    @property
+    def n_rows(self) -> int:
+        return self._shapes[self._name][0][0]
 
     @property
     def n_features(self) -> int:
@@ -103,9 +152,8 @@ class NpzTable:
     def paths(self) -> tuple[Path, ...]:
         return (self.path,)
 
-    def batches(self, skip: int) -> Iterator[Rows]:
+    def batches(self, skip: int, layout: Layout) -> Iterator[Rows]:
         (rows, width), dtype = self._shapes[self._name]
-        label_dtype = self._shapes[self._target][1]
         step = max(1, BATCH_BYTES // max(1, dtype.itemsize * width))
         with zipfile.ZipFile(self.path) as archive, archive.open(self._name + ".npy") as X, archive.open(self._target + ".npy") as y:
             _read_header(X)
@@ -113,10 +161,10 @@ class NpzTable:
             for start in range(0, rows, step):
                 count = min(step, rows - start)
                 block = _take(X, count * width, dtype, self.path).reshape(count, width)
-                labels = _take(y, count, label_dtype, self.path)
+                labels = _take(y, count, self.label_dtype, self.path)
                 fresh = max(0, skip - start)
                 if fresh < count:
-                    yield Rows(start + fresh, block[fresh:], labels[fresh:], None)
+                    yield Rows(start + fresh, block[fresh:], _as_labels(self.path, labels[fresh:], layout.target, start + fresh), None)
 
     def _header(self, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         with archive.open(name) as file:

@@ -14,44 +14,26 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
-from zarr.core.buffer import Buffer as ZarrBuffer
-from zarr.core.buffer import BufferPrototype, default_buffer_prototype
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
-from zarr.storage import LocalStore, WrapperStore
+from zarr.storage import LocalStore
 
+from streamlr.data.absent import wrapped_store
+from streamlr.data.checksums import zarr_checksums
 from streamlr.data.conventions import axes_of, refuse_encoded, refuse_odd_attributes
 from streamlr.data.decoding import DamagedChunkError
 from streamlr.data.files import NO_CHUNK, MissingChunkError, ShardLayout, chunk_files, read_shard_index, shard_layout
 from streamlr.data.footprint import STORED_SLACK, TEXT_LABEL_BYTES, ZARR_CHUNKS_IN_FLIGHT, Footprint
 from streamlr.data.retries import READ_ATTEMPTS, is_transient, retried
 from streamlr.data.source import Buffer
+from streamlr.data.texts import KEPT_BYTES, ChunkLabels, Coded, KeptTexts
 from streamlr.data.watch import FileWatch
 from streamlr.errors import ChunkError, ShapeError
 
 _LARGEST_WHOLE_BYTES = 32 * 2**20
 """A chunk of more bytes is taken in parts where it is stored as it is, whatever memory there is: what is summed together follows from the store alone."""
 _PART_BYTES = 16 * 2**20
-_METADATA_NAMES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
-
-
-class RefuseMissing(WrapperStore[Store]):
-    """A store that fails on an absent chunk, where Zarr would hand back the fill value in silence."""
-
-    @property
-    def wrapped(self) -> Store:
-        return self._store
-
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> ZarrBuffer | None:
-        value = await super().get(key, prototype, byte_range)
-        if value is None and key.rsplit("/", 1)[-1] not in _METADATA_NAMES:
-            raise MissingChunkError(key)
-        return value
-
-
-def text_of(label: Any) -> str:
-    """Text of a label or a name, which may be stored as bytes."""
-    return label.decode("utf-8", errors="backslashreplace") if isinstance(label, bytes) else str(label)
 
 
 class StoredArray:
@@ -82,12 +64,15 @@ class StoredArray:
         if min(self.chunk_shape, default=1) < 1:
             raise ShapeError(f"{self.name} has chunks of shape {self.chunk_shape}; restore its metadata (zarr.json or .zarray), or write the store again")
         refuse_odd_attributes(array, self.name or "the array")
-        refuse_encoded(array.attrs, self.name)
+        refuse_encoded(array.attrs, np.dtype(array.dtype), self.name)
         self.axes = axes_of(array)
         self._fill_missing = fill_missing
         self.dtype = np.dtype(array.dtype)
         self._files = None
-        store = array.store.wrapped if isinstance(array.store, RefuseMissing) else array.store
+        self.direct = direct
+        self.coded: ChunkLabels | None = None
+        self._texts = None if self.dtype.kind in "biuf" else KeptTexts()
+        store = wrapped_store(array)
         if direct and isinstance(store, LocalStore) and self.dtype.kind in "biuf":
             self._files = chunk_files(Path(store.root), array.path, array.metadata.to_dict(), self.shape)
         self._watch = FileWatch(store, array, self._files)
@@ -125,7 +110,7 @@ class StoredArray:
     @property
     def checksummed(self) -> bool | None:
         """Whether checksums cover the chunks; None where that is not known."""
-        return None if self._files is None else self._files.decoder.checksummed
+        return zarr_checksums(self._array.metadata.to_dict()) if self._files is None else self._files.decoder.checksummed
 
     def stored_bytes(self) -> int | None:
         """Bytes in storage; None where that would take a listing of a remote store."""
@@ -144,7 +129,7 @@ class StoredArray:
         per_row = self.dtype.itemsize * int(np.prod([size for axis, size in enumerate(self.shape) if axis != self.sample_axis]))
         chunk_bytes = self.dtype.itemsize * int(np.prod(self.chunk_shape))
         if self.dtype.kind not in "biuf":
-            return Footprint(rows * self.dtype.itemsize, 0, rows * TEXT_LABEL_BYTES)
+            return Footprint(rows * self.dtype.itemsize, 0, rows * TEXT_LABEL_BYTES, min(KEPT_BYTES, 2 * self.n_rows))
         if self._files is None:
             chunks = min(ZARR_CHUNKS_IN_FLIGHT, -(-rows // self.chunk_rows) * (self.n_chunks // -(-self.n_rows // self.chunk_rows)))
             codecs: Any = self._array.metadata.to_dict().get("codecs")  # of format 2 there are none: taken for encoded
@@ -303,10 +288,21 @@ class StoredArray:
         kept = getattr(self._last_chunk, "kept", None)
         if kept is None or kept[0] != chunk:
             start = chunk * self.chunk_rows
-            values = self.read(start, min(start + self.chunk_rows, self.n_rows), Buffer())
+            values = self._known_labels(chunk)
+            if values is None:
+                values = self.read(start, min(start + self.chunk_rows, self.n_rows), Buffer())
             kept = self._last_chunk.kept = (chunk, values)
         values_of_chunk: NDArray[Any] = kept[1]
         return values_of_chunk
+
+    def _known_labels(self, chunk: int) -> NDArray[np.str_] | None:
+        """Labels of a chunk of text that need not be decoded; None where it has to be."""
+        for known in (self.coded, self._texts):
+            labels = None if known is None else known.labels(chunk)
+            if labels is not None:
+                self._refuse_rewritten((chunk,))
+                return labels
+        return None
 
     def _read_through_zarr(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         try:
@@ -323,9 +319,11 @@ class StoredArray:
         selection = self._along(start, stop)
         self._refuse_missing_in_shards(start, stop)
         if self.dtype.kind not in "biuf":
-            texts = np.array([text_of(label) for label in np.asarray(self._array[selection]).tolist()], dtype=np.str_)
+            coded = Coded.of(np.asarray(self._array[selection]))
             self._refuse_rewritten_rows(start, stop)
-            return texts
+            if self._texts is not None and (start % self.chunk_rows, stop) == (0, min(start + self.chunk_rows, self.n_rows)):
+                self._texts.keep(start // self.chunk_rows, coded)
+            return coded.labels
         shape = tuple(stop - start if axis == self.sample_axis else size for axis, size in enumerate(self.shape))
         out = buffer.array(shape, self.dtype)
         self._array.get_basic_selection(selection, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))

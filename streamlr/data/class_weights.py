@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from streamlr.data.footprint import Footprint
 from streamlr.data.source import ArraySource, Buffer, Source
 from streamlr.errors import ConfigError
+from streamlr.kernels.gaps import Marks
 from streamlr.kernels.labels import LabelSums, codes_of
 
 
@@ -77,6 +78,14 @@ class WeightedByClass:
     @property
     def feature_names(self) -> tuple[str, ...] | None:
         return self.source.feature_names
+
+    @property
+    def marks(self) -> Marks | None:
+        return self.source.marks
+
+    @property
+    def mask(self) -> Source | None:
+        return self.source.mask
 
     @property
     def stored_bytes(self) -> int | None:

@@ -1,41 +1,39 @@
 """What xarray and others write beside an array, by which its values or axes mean something else than they seem to.
 
-The CF conventions keep a number as ``(value - add_offset) / scale_factor``, often in a small integer, and a missing one as ``_FillValue``.
-To train on what is stored would give a model of the codes, and nobody would be told.
+The CF conventions keep a number as ``(value - add_offset) / scale_factor``, often in a small integer, and an unsigned one as ``_Unsigned``.
+To train on what is stored would give a model of the codes, and nobody would be told. What stands for missing values: `streamlr.data.marks`.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import zarr
 
 from streamlr.errors import DtypeError, ShapeError
 
 _HARMLESS = {"scale_factor": 1.0, "add_offset": 0.0}
-_MISSING = ("_FillValue", "missing_value")
+_SIGN = "_Unsigned"
 
 
-def refuse_odd_attributes(array: zarr.Array[Any], name: str) -> None:
-    """Refuse an array whose attributes are no mapping, which Zarr opens and then cannot read.
+def refuse_odd_attributes(node: zarr.Array[Any] | zarr.Group, name: str) -> None:
+    """Refuse an array, or a group, whose attributes are no mapping, which Zarr opens and then cannot read.
 
     Raises
     ------
     DtypeError
         With what they are and the remedy.
     """
-    found: Any = array.metadata.attributes
+    found: Any = node.metadata.attributes
     if not isinstance(found, Mapping):
         raise DtypeError(
             f"the attributes of {name} are a {type(found).__name__} ({found!r:.40}), and must be a mapping of names to "
             "values; mend its metadata (zarr.json or .zattrs), or write the array again")
 
 
-def refuse_encoded(attributes: Mapping[str, Any], name: str) -> None:
+def refuse_encoded(attributes: Mapping[str, Any], dtype: np.dtype[Any], name: str) -> None:
     """Refuse an array whose attributes say that its values stand for others.
 
     Raises
@@ -47,12 +45,11 @@ def refuse_encoded(attributes: Mapping[str, Any], name: str) -> None:
         if key in attributes and _number(attributes[key]) != harmless:
             raise DtypeError(f"{name} has the attribute {key} {attributes[key]!r}, by which others decode its values; streamlr takes them as they are stored. "
                              "Write the array decoded, or remove the attribute if what is stored is what is meant")
-    for key in _MISSING:
-        values = attributes.get(key, [])
-        marks = [value for value in (values if isinstance(values, list) else [values]) if not _is_nan(value)]
-        if marks:
-            raise DtypeError(f"{name} has the attribute {key} {marks[0]!r}: values equal to it stand for missing ones, and streamlr would take them for data. "
-                             "Write the array without those rows, or remove the attribute if there are none")
+    told = str(attributes.get(_SIGN, "")).lower()
+    if (told, dtype.kind) in (("true", "i"), ("false", "u")):
+        raise DtypeError(f"{name} has the attribute {_SIGN} {attributes[_SIGN]!r} and the type {dtype}: others read its values as "
+                         f"{'un' * (told == 'true')}signed ones, and streamlr takes them as they are stored. Write the array decoded, or remove the attribute "
+                         "if what is stored is what is meant")
 
 
 def refuse_turned(features: Sequence[str], others: Mapping[str, Sequence[str]], sample_axis: int, name: str) -> None:
@@ -90,12 +87,3 @@ def _number(value: Any) -> Any:
     """The number in a list of one, as some writers have it; anything else as it is."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
-
-def _is_nan(value: Any) -> bool:
-    """Whether a mark of missing values is NaN, which is refused wherever it stands. In Zarr 3 xarray writes it as the base64 of a float64."""
-    if isinstance(value, str) and value.lower() != "nan":
-        try:
-            (value,) = struct.unpack("<d", base64.b64decode(value, validate=True))
-        except (binascii.Error, struct.error):
-            return False
-    return isinstance(value, str) or value != value

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.data.arrays import text_of
+from streamlr.data.texts import text_of
 
 _TIME_UNITS = {
     "days": "D", "hours": "h", "minutes": "m", "seconds": "s", "milliseconds": "ms",

@@ -22,6 +22,8 @@ class Footprint:
     """Kept: memory for the largest chunk as it is stored; 0 where bytes are read straight to their place."""
     passing_bytes: int
     """Gone again when the rows are there: what codecs hand over, chunks that do not lie where they will stand, Zarr's own copies."""
+    shared_bytes: int = 0
+    """Kept once in a process, for all of its threads: labels of text as codes."""
 
     @property
     def kept_bytes(self) -> int:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from streamlr.data.footprint import Footprint
 from streamlr.data.source import Buffer, Source
+from streamlr.kernels.gaps import Marks
 
 
 class HeldRows:
@@ -67,6 +68,14 @@ class HeldRows:
     @property
     def feature_names(self) -> tuple[str, ...] | None:
         return self._source.feature_names
+
+    @property
+    def marks(self) -> Marks | None:
+        return self._source.marks
+
+    @property
+    def mask(self) -> Source | None:
+        return self._source.mask
 
     @property
     def stored_bytes(self) -> int | None:

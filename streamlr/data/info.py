@@ -58,10 +58,20 @@ def describe_store(source: ZarrSource, family: str = "logistic") -> dict[str, An
     return {
         "store": source.config.shown_store, "rows": source.n_rows, "features": source.n_features, "dtype": str(source.dtype),
         "sample_axis": source.config.sample_axis, "data_bytes": source.n_rows * source.n_features * source.dtype.itemsize,
-        "stored_bytes": source.stored_bytes, "arrays": [array.describe() for array in source.arrays], "target": target, "classes": classes or [],
+        "stored_bytes": source.stored_bytes, "arrays": _arrays(source), "target": target, "classes": classes or [],
         "feature_names": None if source.named is None else list(source.named.names),
         "feature_names_from": None if source.named is None else source.named.origin, "problems": problems,
         "undetectable": _undetectable(source)}
+
+
+def _arrays(source: ZarrSource) -> list[dict[str, Any]]:
+    """A record of each array, with the values that stand for missing ones in it."""
+    marks = {source.features.name: source.marks, **{array.name: found for column in source.columns for array, found in column.checks}}
+    found = []
+    for array in source.arrays:
+        missing = marks.get(array.name)
+        found.append({**array.describe(), "missing": [] if missing is None else missing.values.tolist()})
+    return found
 
 
 def _undetectable(source: ZarrSource) -> list[str]:

@@ -7,6 +7,7 @@ many rows are safe, so that a second attempt with the same sources and options s
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -17,13 +18,19 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from streamlr.data.array_tables import NpyTable, NpzTable
+from streamlr.data.array_tables import NpyTable, NpzTable, survey_arrays
+from streamlr.data.cells import Mask, unlike_whole
+from streamlr.data.coded_text import write_codes
 from streamlr.data.records import commit_file, sync_path, writing
 from streamlr.data.source import check_feature_dtype
-from streamlr.data.tables import Columns, CsvTable, ParquetTable, Rows, Table, kind_of
+from streamlr.data.table_columns import Columns
+from streamlr.data.table_survey import Survey, survey_tables
+from streamlr.data.tables import CsvTable, ParquetTable, Rows, Table, kind_of
 from streamlr.data.writing import Compressor, StoreWriter, chunk_rows_for, create_array, write_names
 from streamlr.errors import IngestError
 from streamlr.urls import local_output
+
+log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 _JOURNAL = "ingest.json"
@@ -53,11 +60,13 @@ class IngestResult:
     """Its features."""
     resumed_rows: int
     """Rows that an earlier attempt had written."""
+    notes: tuple[str, ...] = ()
+    """What the user should know, such as which columns were left out."""
 
 
 def ingest(sources: Sequence[str | Path], path: str | Path, spec: IngestSpec, *, overwrite: bool = False,
            rows_done: Callable[[int], None] = lambda rows: None) -> IngestResult:
-    """Write a store from tables with the same columns, one after the other.
+    """Write a store from tables with the same columns, one after the other. Tables with names are read twice: to look, and to write.
 
     Parameters
     ----------
@@ -79,20 +88,22 @@ def ingest(sources: Sequence[str | Path], path: str | Path, spec: IngestSpec, *,
     """
     path = local_output(path, "STORE")
     tables = [open_table(Path(source), spec.columns) for source in sources]
-    _check_alike(tables)
-    dtype = np.dtype(spec.dtype) if spec.dtype is not None else np.result_type(*[table.dtype for table in tables])
-    check_feature_dtype(dtype, str(tables[0].path))
     with StoreWriter(path, overwrite=overwrite) as writer:
-        sink = _Sink(writer, spec, dtype, _identity(tables, spec))
+        survey = _survey(tables, spec)
+        for note in survey.notes:
+            log.info(note)
+        dtype = np.dtype(spec.dtype) if spec.dtype is not None else survey.layout.dtype
+        check_feature_dtype(dtype, str(tables[0].path))
+        sink = _Sink(writer, spec, dtype, survey.layout.features, _identity(tables, spec))
         resumed = sink.rows
         rows_done(resumed)
-        for table, rows in _all_rows(tables, resumed):
-            _check_rows(table, rows, dtype)
+        for table, rows in _all_rows(tables, survey, resumed):
+            _check_rows(table, rows, dtype, survey.layout.features)
             for count in sink.add(table, rows):
                 rows_done(count)
         rows_done(sink.finish())
         writer.commit(leave_out=_JOURNAL)
-        return IngestResult(sink.rows, sink.n_features, resumed)
+        return IngestResult(sink.rows, sink.n_features, resumed, survey.notes)
 
 
 def open_table(path: Path, columns: Columns) -> Table:
@@ -114,48 +125,40 @@ def open_table(path: Path, columns: Columns) -> Table:
     return table
 
 
-def _all_rows(tables: Sequence[Table], skip: int) -> Iterator[tuple[Table, Rows]]:
-    for table in tables:
-        held = 0
-        for rows in table.batches(skip):
-            held += len(rows.target)
-            yield table, rows
-        # a table that was skipped whole yields nothing: then it held at most `skip` rows, and which is found by counting
-        skip = 0 if held or skip == 0 else skip - _count(table, skip)
+def _survey(tables: Sequence[Table], spec: IngestSpec) -> Survey:
+    named = [table for table in tables if isinstance(table, CsvTable | ParquetTable)]
+    arrays = [table for table in tables if isinstance(table, NpyTable | NpzTable)]
+    if named and arrays:
+        raise IngestError(f"{named[0].path} has columns with names and {arrays[0].path} has none; bring them to the same columns")
+    return survey_tables(named, spec.columns, None if spec.dtype is None else np.dtype(spec.dtype)) if named else survey_arrays(arrays)
 
 
-def _count(table: Table, at_most: int) -> int:
-    count = sum(len(rows.target) for rows in table.batches(0))
-    if count > at_most:
-        raise IngestError(f"{table.path} has {count} rows, and had at most {at_most} when the ingest was interrupted; remove the unfinished store")
-    return count
+def _all_rows(tables: Sequence[Table], survey: Survey, skip: int) -> Iterator[tuple[Table, Rows]]:
+    for table, held in zip(tables, survey.rows, strict=True):
+        if skip < held:
+            for rows in table.batches(skip, survey.layout):
+                yield table, rows
+        skip = max(0, skip - held)
 
 
-def _check_alike(tables: Sequence[Table]) -> None:
-    for table in tables[1:]:
-        if table.n_features != tables[0].n_features:
-            raise IngestError(f"{table.path} has {table.n_features} features and {tables[0].path} has {tables[0].n_features}; bring them to the same columns")
-        if table.feature_names != tables[0].feature_names:
-            ours, first = set(table.feature_names or ()), set(tables[0].feature_names or ())
-            raise IngestError(f"{table.path} and {tables[0].path} differ in their columns: only the first has {sorted(ours - first)}, only the second "
-                              f"has {sorted(first - ours)}, or their order differs; bring them to the same columns")
-
-
-def _check_rows(table: Table, rows: Rows, dtype: np.dtype[Any]) -> None:
-    """Refuse values that are not finite, or that the stored type cannot hold."""
+def _check_rows(table: Table, rows: Rows, dtype: np.dtype[Any], names: Sequence[str] | None) -> None:
+    """Refuse values that are not finite, or that the stored type cannot hold; only float32 and float16, which were asked for, may round."""
     with np.errstate(over="ignore", invalid="ignore"):
         stored = rows.features.astype(dtype, copy=False)
-    if rows.features.dtype.kind == "f" and not np.isfinite(rows.features).all():
-        _refuse(table, rows, ~np.isfinite(rows.features), "is not finite; clean the source, then ingest again")
+    kind = rows.features.dtype.kind
+    if kind == "f" and not np.isfinite(rows.features).all():
+        _refuse(table, rows, ~np.isfinite(rows.features), "is not finite; clean the source, then ingest again", names)
     if dtype.kind == "f" and not np.isfinite(stored).all():
-        _refuse(table, rows, ~np.isfinite(stored), f"is too large for {dtype}; choose another --dtype")
+        _refuse(table, rows, ~np.isfinite(stored), f"is too large for {dtype}; choose another --dtype", names)
     if dtype.kind != "f" and not np.array_equal(stored, rows.features):
-        _refuse(table, rows, stored != rows.features, f"cannot be held by {dtype}; choose another --dtype")
+        _refuse(table, rows, stored != rows.features, f"cannot be held by {dtype}; choose another --dtype", names)
+    if rows.features.dtype.itemsize == 8 and kind in "iu" and dtype == np.float64 and (unlike := unlike_whole(rows.features, stored)).any():
+        _refuse(table, rows, unlike, f"is a whole number that {dtype} cannot hold exactly; choose another --dtype, or scale that column", names)
 
 
-def _refuse(table: Table, rows: Rows, bad: NDArray[np.bool_], what: str) -> None:
+def _refuse(table: Table, rows: Rows, bad: Mask, what: str, names: Sequence[str] | None) -> None:
     at, feature = (int(i) for i in np.argwhere(bad)[0])
-    name = table.feature_names[feature] if table.feature_names is not None else feature
+    name = names[feature] if names is not None else feature
     raise IngestError(f"{table.path}: the value {rows.features[at, feature].item()} in row {rows.first_row + at}, column {name!r}, {what}")
 
 
@@ -169,10 +172,12 @@ def _identity(tables: Sequence[Table], spec: IngestSpec) -> dict[str, Any]:
 class _Sink:
     """Collects rows into whole chunks and writes them."""
 
-    def __init__(self, writer: StoreWriter, spec: IngestSpec, dtype: np.dtype[Any], identity: dict[str, Any]) -> None:
+    def __init__(self, writer: StoreWriter, spec: IngestSpec, dtype: np.dtype[Any], names: tuple[str, ...] | None,
+                 identity: dict[str, Any]) -> None:
         self._writer = writer
         self._spec = spec
         self._dtype = dtype
+        self._names = names
         self._identity = identity
         self._group: zarr.Group | None = None
         self._held: list[Rows] = []
@@ -187,7 +192,7 @@ class _Sink:
     def add(self, table: Table, rows: Rows) -> Iterator[int]:
         """Take rows; yields the rows of every chunk that was written."""
         if self._group is None:
-            self._start(table, rows)
+            self._start(rows)
         self._check_labels(table, rows)
         self._held.append(rows)
         self._held_rows += len(rows.target)
@@ -198,14 +203,18 @@ class _Sink:
         """Write what is left and cut the arrays to their length."""
         if self._group is None or self.rows + self._held_rows == 0:
             raise IngestError("the sources hold no rows; nothing was written")
+        if self.rows == 0:
+            self._shrink_chunks(self._held_rows)
         count = self._write(self._held_rows) if self._held_rows else 0
         for name in ("X", "y", "weights"):
             if name in self._group:
                 array = self._array(name)
                 array.resize((self.rows, *array.shape[1:]))
+        if self._array("y").dtype.kind in "TUO":
+            write_codes(self._group, "y", self._spec.compressor)
         return count
 
-    def _start(self, table: Table, rows: Rows) -> None:
+    def _start(self, rows: Rows) -> None:
         self._group = self._writer.start({"made_by": "streamlr ingest"})
         self.n_features = rows.features.shape[1]
         self._chunk = self._spec.chunk_rows or chunk_rows_for(self.n_features, self._dtype.itemsize)
@@ -215,7 +224,21 @@ class _Sink:
         create_array(self._group, "y", (0,), (self._chunk,), labels, "none" if labels is str else how)
         if rows.weights is not None:
             create_array(self._group, "weights", (0,), (self._chunk,), np.float64, how)
-        write_names(self._group, list(table.feature_names or [f"f{j}" for j in range(self.n_features)]))
+        write_names(self._group, list(self._names or [f"f{j}" for j in range(self.n_features)]))
+
+    def _shrink_chunks(self, rows: int) -> None:
+        """Make the chunks of all arrays, of which none was written yet, no longer than the rows
+        that there are: a few labels of text would take megabytes."""
+        assert self._group is not None
+        self._chunk = rows
+        for name in ("X", "y", "weights"):
+            if name in self._group:
+                old = self._array(name)
+                text = old.dtype.kind in "TUO"
+                how = "none" if text else self._spec.compressor
+                chunks = (rows, *old.chunks[1:])
+                del self._group[name]
+                create_array(self._group, name, old.shape, chunks, str if text else old.dtype, how)
 
     def _check_labels(self, table: Table, rows: Rows) -> None:
         stored = np.dtype(self._array("y").dtype)

@@ -19,9 +19,12 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from streamlr.data.arrays import RefuseMissing
-from streamlr.data.conventions import axes_of
+from streamlr.data.absent import RefuseMissing
+from streamlr.data.arrays import StoredArray
+from streamlr.data.columns import Column, Node, Opener, is_column, open_column
+from streamlr.data.conventions import axes_of, refuse_odd_attributes
 from streamlr.data.coordinates import coordinate_texts, texts
+from streamlr.data.marks import Meaning
 from streamlr.data.records import holds_pickles
 from streamlr.data.retries import retried
 from streamlr.errors import ChunkError, DtypeError, ShapeError
@@ -33,8 +36,6 @@ _FRAMES: dict[str, tuple[str, str | None]] = {
 """AnnData's frames along the two axes of what lies in a folder; None where nothing names them."""
 _VCF_NAMES = {"variants": "variant_id", "samples": "sample_id"}
 _NO_IDENTIFIER = ("", ".")
-
-Node = zarr.Array[Any] | zarr.Group
 
 
 class FeatureNames(NamedTuple):
@@ -74,7 +75,7 @@ class NamedAxis:
     def node(self, path: str) -> Node | None:
         """What stands at a path of the store, if anything does."""
         try:
-            return retried(lambda: self.group[path], lambda: f"{path} of {self.store}")
+            node = retried(lambda: self.group[path], lambda: f"{path} of {self.store}")
         except KeyError:
             return None
         except Exception as error:  # of damaged metadata Zarr makes whatever it likes
@@ -83,6 +84,8 @@ class NamedAxis:
                 f"({type(error).__name__}: {self.scrub(str(error))}); restore its metadata "
                 "(zarr.json or .zarray), or remove it"
             ) from None
+        refuse_odd_attributes(node, f"{path!r} (names of the features) in {self.store!r}")
+        return node
 
     def values(self, array: zarr.Array[Any]) -> NDArray[Any]:
         """All of an array.
@@ -96,8 +99,7 @@ class NamedAxis:
                 f"{path} of {self.store}, which names the features, is stored as pickles, which "
                 "could execute anything; write it again as numbers or text, or remove it"
             )
-        if isinstance(array.store, RefuseMissing) and np.dtype(array.dtype).kind in "biufmM":
-            array = zarr.open_array(array.store.wrapped, path=array.path, mode="r")
+        array = _filled(array)
         try:
             return np.asarray(retried(lambda: array[...], lambda: f"{path} of {self.store}"))
         except Exception as error:  # codecs and stores raise whatever they like
@@ -105,6 +107,32 @@ class NamedAxis:
                 f"{path} of {self.store} cannot be read ({type(error).__name__}: "
                 f"{self.scrub(str(error))}); write that array again, or remove it"
             ) from None
+
+    def column(self, path: str) -> Column:
+        """A column of a frame of AnnData."""
+
+        def part(path: str) -> Node:
+            node = self.node(path)
+            if node is None:
+                raise ShapeError(
+                    f"{self.store!r} has no {path}, a part of a column that names the features; "
+                    "write the column again"
+                )
+            return node
+
+        def stored(array: zarr.Array[Any], *, filled: bool = False) -> StoredArray:
+            array = _filled(array)
+            fill = filled or not isinstance(array.store, RefuseMissing)
+            return StoredArray(array, fill_missing=fill, direct=False, scrub=self.scrub)
+
+        return open_column(path, Opener(part, self.node, stored, Meaning(where=f" of {self.store}")))
+
+
+def _filled(array: zarr.Array[Any]) -> zarr.Array[Any]:
+    """The same array, of whose numbers absent chunks hold the fill value."""
+    if isinstance(array.store, RefuseMissing) and np.dtype(array.dtype).kind in "biufmM":
+        return zarr.open_array(array.store.wrapped, path=array.path, mode="r")
+    return array
 
 
 def read_names(where: NamedAxis) -> FeatureNames | None:
@@ -169,24 +197,19 @@ def _index_of_frame(where: NamedAxis) -> FeatureNames | None:
 
 
 def _labels(where: NamedAxis, column: Node) -> tuple[str, ...]:
-    """Text, and AnnData's categoricals and masked text as what they mean; what is missing is ""."""
+    """Text, and AnnData's columns as what they mean; what is missing is ""."""
     if isinstance(column, zarr.Array):
         return texts(where.values(column).ravel())
-    members = {name: column.get(name) for name in ("codes", "categories", "values", "mask")}
-    arrays = {name: where.values(member).ravel() for name, member in members.items()
-              if isinstance(member, zarr.Array)}
-    if {"codes", "categories"} <= arrays.keys():
-        categories, codes = texts(arrays["categories"]), arrays["codes"].tolist()
-        if max(codes, default=-1) < len(categories):
-            return tuple(categories[code] if code >= 0 else "" for code in codes)
-    if {"values", "mask"} <= arrays.keys() and len(arrays["values"]) == len(arrays["mask"]):
-        known = zip(texts(arrays["values"]), arrays["mask"].tolist(), strict=True)
-        return tuple("" if masked else name for name, masked in known)
-    raise ShapeError(
-        f"{column.path} of {where.store!r}, which names the features, is neither an array nor a "
-        "categorical (codes, categories) nor text with a mask (values, mask); write it again as an "
-        "array of texts"
-    )
+    path = column.path.removeprefix(where.group.path).strip("/")
+    if not is_column(column):
+        raise ShapeError(
+            f"{path} of {where.store!r}, which names the features, is neither an array nor a "
+            "categorical (codes, categories) nor text with a mask (values, mask); write it again "
+            "as an array of texts"
+        )
+    values, missing = where.column(path).read_all()
+    named = zip(texts(values), missing.tolist(), strict=True)
+    return tuple("" if gap else name for name, gap in named)
 
 
 def _coordinate(where: NamedAxis) -> FeatureNames | None:

@@ -10,10 +10,11 @@ import zarr
 from numpy.typing import NDArray
 
 from streamlr.data.dask_rows import DaskArray, DaskFrame, DaskRows
+from streamlr.data.marks import FillValue, marks_of_given
 from streamlr.data.source import Buffer, Rows, rows_of_memory_chunk
 from streamlr.data.sparse_rows import SparseMatrix, SparseRows, StoredMatrix, StoredSparseRows
 from streamlr.data.zarr_rows import ZarrRows
-from streamlr.errors import DtypeError
+from streamlr.errors import DtypeError, LabelError
 
 Elsewhere = ZarrRows | DaskRows | StoredSparseRows
 """Rows that are not in memory."""
@@ -40,23 +41,92 @@ def stored_rows(X: Any) -> Elsewhere | None:
     return DaskRows.of_array(X) if isinstance(X, DaskArray) else None
 
 
-def rows_of(X: Any) -> NDArray[Any] | Rows:
-    """What features are read from: a plain array, or rows that are not one; those of Dask are counted where need be."""
+def rows_of(X: Any, fill_value: FillValue = None) -> NDArray[Any] | Rows:
+    """What features are read from: a plain array, or rows that are not one; those of Dask are counted where need be.
+
+    Of a Zarr array ``fill_value`` says what its fill value stands for.
+    """
+    if isinstance(X, zarr.Array):
+        return ZarrRows(X, fill_value=fill_value)
     rows = X if isinstance(X, SparseRows | Elsewhere) else stored_rows(X)
     if rows is None:
         return SparseRows(X.tocsr()) if isinstance(X, SparseMatrix) else np.asarray(X)
     return rows.counted() if isinstance(rows, DaskRows) and len(rows.shape) == 2 else rows
 
 
-def in_memory(values: Any) -> Any:
-    """Labels or weights, (m,), that Zarr or Dask hold elsewhere, brought here; anything else as it is."""
-    return np.asarray(values) if isinstance(values, zarr.Array | DaskArray | DaskFrame) else values
+def in_memory(given: Any, name: str, fill_value: FillValue = None) -> Any:
+    """What Zarr or Dask hold elsewhere, such as labels, (m,), brought here; anything else as it is.
+
+    Raises
+    ------
+    MissingValueError
+        For missing values in a Zarr array, with their number and the first.
+    """
+    if isinstance(given, DaskArray | DaskFrame):
+        return np.asarray(given)
+    if not isinstance(given, zarr.Array):
+        return given
+    values, marks = np.asarray(given[...]), marks_of_given(given, name, fill_value)
+    if marks is not None and values.ndim in (1, 2) and marks.where(values).any():
+        gaps = marks.gaps(np.atleast_2d(values.T), 0)
+        raise marks.refusal(gaps, given.chunks[0], of_features=values.ndim == 2)
+    return values
 
 
-def labels_of(y: Any) -> NDArray[Any]:
-    """Labels of a type that sorts and travels: Python objects become text or numbers."""
+def labels_of(y: Any, fill_value: FillValue = None) -> NDArray[Any]:
+    """Labels of a type that sorts and travels: Python objects become text or numbers.
+
+    Raises
+    ------
+    LabelError
+        When one of them is None, NaN or pandas' NA among objects.
+    DtypeError
+        When they are neither numbers nor text.
+    """
+    labels = without_gaps(in_memory(y, "y", fill_value))
+    if labels.dtype.kind in "Mm":
+        raise _unusable(labels.dtype)
+    if labels.dtype.kind not in "OT":
+        return labels
+    values = labels.tolist()
+    try:
+        plain = np.array(values)
+        return plain if plain.dtype.kind != "O" else plain.astype(np.float64)  # decimals, fractions
+    except (TypeError, ValueError) as error:
+        raise _unusable(f"objects of the type {type(values[0]).__name__}") from error
+
+
+def _unusable(what: object) -> DtypeError:
+    return DtypeError(f"y holds {what}; labels must be integers, bools, floats or text")
+
+
+def without_gaps(y: Any) -> NDArray[Any]:
+    """Labels as NumPy has them, none of which is missing; else ``nan`` would be a class.
+
+    Raises
+    ------
+    LabelError
+        When objects or texts among them stand for no label; with their number, and the first.
+    """
     labels = np.asarray(y)
-    return np.array(labels.tolist()) if labels.dtype.kind in "OT" else labels
+    if labels.dtype.kind == "U" and isinstance(y, list | tuple):
+        labels = np.asarray(y, dtype=object)  # NumPy has made text of a NaN among texts
+    if labels.dtype.kind not in "OT":
+        return labels
+    values = labels.ravel().tolist()
+    gaps = [row for row, value in enumerate(values) if _is_gap(value)]
+    if gaps:
+        raise LabelError(
+            f"y holds {len(gaps)} missing label{'s' * (len(gaps) > 1)} (first: {values[gaps[0]]} at "
+            f"row {gaps[0]}); drop or label those rows"
+        )
+    return labels
+
+
+def _is_gap(value: Any) -> bool:
+    """Whether an object equals nothing: None, NaN, or pandas' NA, whose comparisons are NA."""
+    same = value == value  # which NaN does not
+    return value is None or not (isinstance(same, bool | np.bool_) and same)
 
 
 def read_all_by_blocks(X: NDArray[Any] | Rows, function: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:

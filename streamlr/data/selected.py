@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from streamlr.data.footprint import Footprint
 from streamlr.data.source import Buffer, Source
+from streamlr.kernels.gaps import Marks
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,15 @@ class SelectedFeatures:
         return None if names is None else tuple(names[j] for j in self.columns.tolist())
 
     @property
+    def marks(self) -> Marks | None:
+        return self.source.marks
+
+    @property
+    def mask(self) -> Source | None:
+        mask = self.source.mask
+        return None if mask is None else SelectedFeatures(mask, self.columns)
+
+    @property
     def stored_bytes(self) -> int | None:
         return self.source.stored_bytes
 
@@ -72,6 +82,7 @@ class SelectedFeatures:
             whole.decoded_bytes + rows * self.n_features * self.dtype.itemsize,
             whole.stored_bytes,
             whole.passing_bytes,
+            whole.shared_bytes,
         )
 
     def label_footprint(self, rows: int) -> Footprint:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from streamlr.data.footprint import IN_MEMORY, Footprint
 from streamlr.data.group_keys import group_keys
 from streamlr.errors import DtypeError, NonFiniteError, ShapeError
+from streamlr.kernels.gaps import Marks
 from streamlr.kernels.memory import page_memory
 
 _MEMORY_CHUNK_BYTES = 16 * 2**20
@@ -52,6 +53,16 @@ class Source(Protocol):
 
     @property
     def feature_names(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def marks(self) -> Marks | None:
+        """Values of the features that stand for missing ones; None where none do."""
+        ...
+
+    @property
+    def mask(self) -> Source | None:
+        """What is true where a feature is missing, in the place of the features; None where there is no such array."""
+        ...
 
     @property
     def stored_bytes(self) -> int | None:
@@ -256,6 +267,14 @@ class ArraySource:
     @property
     def has_offset(self) -> bool:
         return self.offset is not None
+
+    @property
+    def marks(self) -> Marks | None:
+        return None  # what reads a Zarr array looks for them itself
+
+    @property
+    def mask(self) -> Source | None:
+        return None
 
     @property
     def stored_bytes(self) -> int | None:

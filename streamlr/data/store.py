@@ -17,20 +17,23 @@ from zarr.abc.store import Store
 from zarr.storage import ZipStore
 
 from streamlr.config import HIDDEN, NOT_KEPT, DataConfig
-from streamlr.data.arrays import RefuseMissing, StoredArray
-from streamlr.data.conventions import refuse_odd_attributes, refuse_turned
+from streamlr.data import nodes
+from streamlr.data.absent import RefuseMissing
+from streamlr.data.arrays import StoredArray
+from streamlr.data.columns import Column
+from streamlr.data.conventions import refuse_turned
 from streamlr.data.footprint import Footprint
 from streamlr.data.group_keys import group_keys
 from streamlr.data.lazy import LazySource
+from streamlr.data.marks import marks_of, masked, meaning_of, shape_hint
 from streamlr.data.names import FeatureNames, NamedAxis, read_names
-from streamlr.data.records import holds_pickles, local_store
+from streamlr.data.records import local_store
 from streamlr.data.retries import retried
 from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
 from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
 from streamlr.urls import local_path
 
 _MISSING_NAMED = 3
-_NAMED = 20
 MISSING_COUNTED = 1000
 """Missing chunks that are looked for: damaged metadata may claim any number of chunks."""
 
@@ -60,31 +63,28 @@ class ZarrSource:
         self.config = config
         self._options = (direct, labelled, listed)  # as `_opened` takes them
         group = open_group(config)
-        how: Any = {"fill_missing": config.missing_chunks == "fill", "direct": direct, "scrub": config.without_secrets}
-        features = _member(group, config.features, "data.features", config)
+        features = nodes.member(group, config.features, "data.features", config)
         if features.ndim != 2:
             raise ShapeError(f"{config.features} in {config.shown_store} has shape {features.shape}; features must have two axes, rows and features: "
-                             "write it again so, or name another array in data.features")
+                             f"{shape_hint(features, config.features)}")
         check_feature_dtype(np.dtype(features.dtype), f"{config.features} in {config.shown_store}")
-        self.features = StoredArray(features, config.sample_axis, **how)
-        self.target = self.weights = None
-        if labelled:
-            self.target = StoredArray(_member(group, config.target, "data.target", config), **how)
-        if labelled and config.weights is not None:
-            self.weights = StoredArray(_member(group, config.weights, "data.weights", config), **how)
-        offset = config.offset or config.exposure
-        self.offset = None
-        if offset is not None:
-            key = "data.offset" if config.offset else "data.exposure"
-            self.offset = StoredArray(_member(group, offset, key, config), **how)
-        self.groups = None
+        self._meaning = meaning = meaning_of(group, features, config)
+        self.marks = marks_of(features, config.features, meaning)
+        self._mask_name = nodes.mask_of(group, features, meaning, config)
+        self.features = self._stored(features, config.sample_axis)
+
+        def column(name: str | None, key: str) -> Column | None:
+            return None if name is None else nodes.column(group, name, key, config, meaning, self._stored)
+
         self._groups_name = listed or config.groups
-        if labelled and self._groups_name is not None:
-            self.groups = StoredArray(_member(group, self._groups_name, "validation.array" if listed else "data.groups", config), **how)
+        self.target = column(config.target if labelled else None, "data.target")
+        self.weights = column(config.weights if labelled else None, "data.weights")
+        self.offset = column(config.offset or config.exposure, "data.offset" if config.offset else "data.exposure")
+        self.groups = column(self._groups_name if labelled else None, "validation.array" if listed else "data.groups")
         self._check_shapes()
         self._check_dtypes()
-        refuse_turned(self.features.axes, {array.name: array.axes for array in self.arrays[1:]}, config.sample_axis, self.describe("features"))
-        self._identity = tuple(array.identity for array in self.arrays)
+        refuse_turned(self.features.axes, {column.name: column.axes for column in self.columns}, config.sample_axis, self.describe("features"))
+        self._identity = (self.features.identity, *(column.identity for column in self.columns))
         self._newest: tuple[int | None, ...] = (None,) * len(self.arrays)
         self._group = group
         self.attributes: dict[str, Any] = dict(group.attrs)
@@ -156,9 +156,25 @@ class ZarrSource:
         return None if None in sizes else sum(size for size in sizes if size is not None)
 
     @property
+    def columns(self) -> list[Column]:
+        """Target, weights, offset and groups, where they are read."""
+        return [column for column in (self.target, self.weights, self.offset, self.groups) if column is not None]
+
+    @property
     def arrays(self) -> list[StoredArray]:
-        """Features and, where they are read, target, weights, offset and groups."""
-        return [array for array in (self.features, self.target, self.weights, self.offset, self.groups) if array is not None]
+        """Features and all arrays of the columns."""
+        return [self.features, *(array for column in self.columns for array in column.arrays)]
+
+    @functools.cached_property
+    def mask(self) -> ZarrSource | None:
+        """What is true where a feature is missing, in the place of the features."""
+        if self._mask_name is None:
+            return None
+        config = dataclasses.replace(self.config, features=self._mask_name, offset=None, exposure=None,
+                                     fill_value=None, missing_chunks="fill")  # left out: not missing
+        source = ZarrSource(config, direct=self._options[0], labelled=False)
+        source.marks = masked(self.config.features, self._mask_name, self._meaning)
+        return source
 
     def describe(self, what: str) -> str:
         name = {"features": self.config.features, "target": self.config.target, "weights": self.config.weights,
@@ -192,9 +208,9 @@ class ZarrSource:
 
     def label_footprint(self, rows: int) -> Footprint:
         """A thread keeps the last chunk of labels and of weights, and reads a whole one at a time."""
-        parts = [array.footprint(max(rows, min(array.chunk_rows, array.n_rows))) for array in self.arrays[1:]]
-        passing = max((part.stored_bytes + part.passing_bytes for part in parts), default=0)
-        return Footprint(sum(part.decoded_bytes for part in parts), 0, passing + (8 * rows if self.weighted else 0))
+        parts = [column.footprint(rows) for column in self.columns]
+        passing = max((part.passing_bytes for part in parts), default=0) + 8 * rows * self.weighted
+        return Footprint(sum(part.decoded_bytes for part in parts), 0, passing, sum(part.shared_bytes for part in parts))
 
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         rows = self.features.read(start, stop, buffer)
@@ -218,10 +234,17 @@ class ZarrSource:
     def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
         return None if self.groups is None else group_keys(self.groups.read_labels(start, stop), start, self.describe("groups"))
 
+    def _stored(self, array: zarr.Array[Any], sample_axis: int = 0, *, filled: bool = False) -> StoredArray:
+        """What reads an array; ``filled`` where an absent chunk stands for the fill value, whatever the configuration says."""
+        fill = filled or self.config.missing_chunks == "fill"
+        if filled and isinstance(array.store, RefuseMissing):
+            array = zarr.open_array(array.store.wrapped, path=array.path, mode="r")
+        return StoredArray(array, sample_axis, fill_missing=fill, direct=self._options[0], scrub=self.config.without_secrets)
+
     def _check_shapes(self) -> None:
         if 0 in self.features.shape:
             raise ShapeError(f"{self.describe('features')} has shape {self.features.shape}: there is nothing to train on")
-        for array in self.arrays[1:]:
+        for array in self.columns:
             if array.shape != (self.n_rows,):
                 hint = "; name the array that goes with them, or write it again"
                 if array.shape == (self.n_rows, 1):
@@ -339,31 +362,3 @@ def _node_type(metadata: Path) -> str | None:
         return None
 
 
-def _member(group: zarr.Group, name: str, key: str, config: DataConfig) -> zarr.Array[Any]:
-    store = config.shown_store
-    try:
-        member = retried(lambda: group[name], lambda: f"{name!r} in {store!r}")
-    except KeyError:
-        raise StoreNotFoundError(f"{store!r} has no array {name!r} ({key}); it holds {_contents(group, '', key)}") from None
-    except Exception as error:  # of damaged metadata Zarr makes whatever it likes
-        raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} cannot be opened ({type(error).__name__}: {config.without_secrets(str(error))}); "
-                                 "restore its metadata (zarr.json or .zarray), or write the store again") from None
-    if not isinstance(member, zarr.Array):
-        raise StoreNotFoundError(f"{name!r} ({key}) in {store!r} is a group, not an array; it holds {_contents(member, f'{name}/', key)}")
-    if holds_pickles(member):
-        raise DtypeError(f"{name!r} ({key}) in {store!r} is stored as pickles, which could execute anything; write it again as numbers or text")
-    refuse_odd_attributes(member, f"{name!r} ({key}) in {store!r}")
-    return member
-
-
-def _contents(group: zarr.Group, below: str, key: str) -> str:
-    """The arrays of a group, by the path that finds them, or else its groups, with what to do about it."""
-    arrays = [f"{below}{name}" for name in sorted(group.array_keys())]
-    groups = [f"{below}{name}" for name in sorted(group.group_keys())]
-    if arrays or not groups:
-        return _first(arrays) or "no arrays"
-    return f"no arrays, but groups ({_first(groups)}): set {key}: {groups[0]}/NAME for an array in one of them"
-
-
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,28 +14,15 @@ import pyarrow.csv
 import pyarrow.parquet
 from numpy.typing import NDArray
 
+from streamlr.data.cells import GapWords
+from streamlr.data.column_facts import ColumnFacts, facts_of_text, facts_of_typed, is_text
+from streamlr.data.table_columns import Choice, Columns, choose, delimiter_of
+from streamlr.data.table_values import labels_of, numbers_of, plain
+from streamlr.data.text_encoding import find_undecodable, python_encoding
 from streamlr.errors import IngestError
 
 BATCH_BYTES = 16 * 2**20
 """Of what is read at a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Which columns are what."""
-
-    target: str
-    """Name of the labels' column; for arrays its number, or the path of a .npy file, or the name of an array in a .npz file."""
-    weights: str | None = None
-    """Name of the weights' column."""
-    features: tuple[str, ...] | None = None
-    """Names of the features' columns; None: all others."""
-    drop: tuple[str, ...] = ()
-    """Names of columns to leave out."""
-    delimiter: str = ","
-    """What separates the columns of a CSV file."""
-    header: bool = True
-    """Whether a CSV file begins with the names of its columns; else they are called f0, f1, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,171 +39,172 @@ class Rows:
     """(k,)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What the rows of all tables become; decided before the first one is written."""
+
+    features: tuple[str, ...] | None
+    """Names of the features, in their order; arrays have none."""
+    n_features: int
+    """How many there are."""
+    dtype: np.dtype[Any]
+    """Type that holds the features of all tables exactly."""
+    target: np.dtype[Any]
+    """The same of the labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a column says of itself."""
+
+    shown: str
+    """Name of its type."""
+    dtype: np.dtype[Any] | None
+    """NumPy's type; None where the values have to be looked at, as with text and decimals."""
+    readable: bool = True
+    """Whether it can hold numbers or text."""
+
+
 class Table(Protocol):
     """A file of rows."""
 
     path: Path
-    feature_names: tuple[str, ...] | None
-    dtype: np.dtype[Any]
-
-    @property
-    def n_features(self) -> int: ...
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """All files that it is read from."""
         ...
 
-    def batches(self, skip: int) -> Iterator[Rows]:
+    def batches(self, skip: int, layout: Layout) -> Iterator[Rows]:
         """Rows from number ``skip`` on."""
+        ...
+
+
+class NamedTable(Table, Protocol):
+    """A table whose columns have names."""
+
+    @property
+    def choice(self) -> Choice:
+        """What the names of its columns say."""
+        ...
+
+    @property
+    def kinds(self) -> Mapping[str, Kind]:
+        """What each of its columns says of itself."""
+        ...
+
+    def blocks(self, names: Sequence[str], skip: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        """First row, and columns by their names, of one batch of rows after the other."""
+        ...
+
+    def facts(self, column: Any, first_row: int, closely: bool) -> ColumnFacts:
+        """Facts of a column of a block."""
         ...
 
 
 def kind_of(path: Path) -> str:
     """Ending of a name, less that of a compression, in lower case."""
     endings = [ending.lower() for ending in path.suffixes]
-    return endings[-2] if len(endings) > 1 and endings[-1] in (".gz", ".bz2", ".zst") else (endings[-1] if endings else "")
+    return (
+        endings[-2]
+        if len(endings) > 1 and endings[-1] in (".gz", ".bz2", ".zst")
+        else (endings[-1] if endings else "")
+    )
 
 
-def _select(path: Path, present: Sequence[str], columns: Columns) -> tuple[str, ...]:
-    """Names of the features' columns."""
-    repeated = {name for name in present if list(present).count(name) > 1}
-    if repeated:
-        raise IngestError(f"{path}: the column {sorted(repeated)[0]!r} occurs more than once; rename one")
-    for name in (columns.target, columns.weights, *(columns.features or ()), *columns.drop):
-        if name is not None and name not in present:
-            shown = ", ".join(present[:12]) + (", ..." if len(present) > 12 else "")
-            raise IngestError(f"{path} has no column {name!r}; it has {shown}")
-    taken = {columns.target, columns.weights, *columns.drop}
-    chosen = columns.features or tuple(name for name in present if name not in taken)
-    if columns.target in chosen or columns.weights in chosen:
-        raise IngestError(f"{path}: --features names {columns.target if columns.target in chosen else columns.weights!r}, which is the target or the weights; "
-                          "a model would be told its answer")
-    if not chosen:
-        raise IngestError(f"{path} has no column left to be a feature")
-    return tuple(chosen)
-
-
-def _check_types(path: Path, schema: Any, names: Sequence[str]) -> None:
-    for name in names:
-        kind = schema.field(name).type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind)
-                or pa.types.is_decimal(kind)):
-            raise IngestError(f"{path}: the column {name!r} holds {kind}, not numbers; leave it out with --drop {name!r}, or encode it "
-                              "(one column for each category) before")
-
-
-def _numbers(path: Path, batch: Any, names: Sequence[str], dtype: np.dtype[Any], first_row: int,
-             whole: frozenset[int] = frozenset()) -> NDArray[Any]:
-    """Columns as a matrix, (k, n); ``whole`` are those that hold integers in the source though they were read as floats."""
-    out = np.empty((batch.num_rows, len(names)), dtype=dtype)
-    for at, name in enumerate(names):
-        column = batch.column(name)
-        if column.null_count:
-            row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-            raise IngestError(f"{path}: row {first_row + row} has no value in the column {name!r} ({column.null_count} missing nearby); fill or drop "
-                              "such rows, then ingest again")
-        values = (column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column).to_numpy(zero_copy_only=False)
-        out[:, at] = values
-        if at in whole and np.abs(values).max(initial=0.0) > 2**53:
-            row = int(np.argmax(np.abs(values) > 2**53))
-            raise IngestError(f"{path}: row {first_row + row} holds a whole number beyond 2**53 in the column {name!r}, which float64 cannot hold exactly; "
-                              "scale that column, or leave it out with --drop")
-        if values.dtype.kind in "iu" and dtype.kind == "f" and not _exact(values, out[:, at]):
-            row = int(np.argmax(out[:, at].astype(object) != values.astype(object)))
-            raise IngestError(f"{path}: row {first_row + row} holds {values[row]} in the column {name!r}, a whole number that {dtype} cannot hold exactly; "
-                              "scale that column, or leave it out with --drop")
-    return out
-
-
-def _exact(whole: NDArray[Any], stored: NDArray[Any]) -> bool:
-    """Whether all these integers survived the conversion to floating point."""
-    limit = 2 ** (np.finfo(stored.dtype).nmant + 1)
-    small = whole.size == 0 or (int(whole.max()) <= limit and int(whole.min()) >= -limit)
-    return small or [int(value) for value in stored] == whole.tolist()
-
-
-def _labels(path: Path, batch: Any, name: str, first_row: int) -> NDArray[Any]:
-    column = batch.column(name)
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if column.null_count:
-        row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-        raise IngestError(f"{path}: row {first_row + row} has no label in the column {name!r}; drop such rows, then ingest again")
-    values = column.to_numpy(zero_copy_only=False)
-    values = values.astype(np.str_) if values.dtype == object else values
-    if values.dtype.kind not in "biufU":
-        raise IngestError(f"{path}: the column {name!r} holds {column.type}; labels must be integers, bools, floats or text")
-    empty = values == "" if values.dtype.kind == "U" else ~np.isfinite(values)
-    if empty.any():
-        raise IngestError(f"{path}: row {first_row + int(np.argmax(empty))} has no label in the column {name!r}; drop such rows, then ingest again")
-    return values
-
-
-def _rows(path: Path, batch: Any, names: Sequence[str], columns: Columns, dtype: np.dtype[Any], first_row: int,
-          whole: frozenset[int] = frozenset()) -> Rows:
-    weights = None
-    if columns.weights is not None:
-        weights = _numbers(path, batch, [columns.weights], np.dtype(np.float64), first_row)[:, 0]
-    return Rows(first_row, _numbers(path, batch, names, dtype, first_row, whole), _labels(path, batch, columns.target, first_row), weights)
+def _rows(table: NamedTable, skip: int, columns: Columns, layout: Layout) -> Iterator[Rows]:
+    names, gaps = layout.features, GapWords.of(columns.na)
+    assert names is not None
+    wanted = [*names, columns.target, *([columns.weights] if columns.weights is not None else [])]
+    for first_row, block in table.blocks(wanted, skip):
+        target = block[columns.target]
+        if target.null_count:
+            raise IngestError(
+                f"{table.path} has other rows from number {first_row} on than it had when it was "
+                "looked through; ingest again"
+            )
+        features = np.empty((len(target), len(names)), dtype=layout.dtype)
+        for at, name in enumerate(names):
+            features[:, at] = numbers_of(block[name], layout.dtype, gaps)
+        weights = (
+            None
+            if columns.weights is None
+            else numbers_of(block[columns.weights], np.dtype(np.float64), gaps)
+        )
+        yield Rows(first_row, features, labels_of(target, layout.target, gaps), weights)
 
 
 class CsvTable:
-    """A CSV file, plain or compressed; numbers are read as float64."""
-
-    dtype = np.dtype(np.float64)
+    """A CSV file, plain or compressed; read as text, so no type hangs on where a block ends."""
 
     def __init__(self, path: Path, columns: Columns) -> None:
         self.path = path
         self._columns = columns
-        tabs = kind_of(path) == ".tsv" and columns.delimiter == ","
-        delimiter = "\t" if tabs else columns.delimiter
+        self._gaps = GapWords.of(columns.na)
+        self._encoding = python_encoding(columns.encoding)
+        delimiter = delimiter_of(columns, "\t" if kind_of(path) == ".tsv" else ",")
         self._parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-        self._read = pyarrow.csv.ReadOptions(block_size=BATCH_BYTES, autogenerate_column_names=not columns.header)
-        with self._open(pyarrow.csv.ConvertOptions()) as reader:
-            schema = reader.schema
-        self.feature_names = _select(path, schema.names, columns)
-        _check_types(path, schema, self.feature_names)
-        numbers = [*self.feature_names] + ([columns.weights] if columns.weights is not None else [])
-        self._whole = frozenset(at for at, name in enumerate(self.feature_names) if pa.types.is_integer(schema.field(name).type))
-        types = {name: _csv_type(schema.field(name).type) for name in numbers}
-        types[columns.target] = schema.field(columns.target).type
-        if pa.types.is_null(types[columns.target]):
-            raise IngestError(f"{path}: the column {columns.target!r} begins without labels; drop rows without one, then ingest again")
-        self._convert = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types), strings_can_be_null=False)
-
-    @property
-    def n_features(self) -> int:
-        return len(self.feature_names)
+        self._read = pyarrow.csv.ReadOptions(
+            block_size=BATCH_BYTES,
+            autogenerate_column_names=not columns.header,
+            encoding=self._encoding,
+        )
+        try:
+            with self._open(pyarrow.csv.ConvertOptions()) as reader:
+                present = reader.schema.names
+        except (pa.ArrowInvalid, OSError, UnicodeError) as error:
+            raise self._unreadable(error) or IngestError(
+                f"{path} cannot be read as CSV: {error}"
+            ) from error
+        if any("\0" in name for name in present):
+            raise find_undecodable(path, self._encoding) or IngestError(
+                f"{path} has a zero byte among the names of its columns; mend the file"
+            )
+        self.choice = choose(path, present, columns)
+        self.kinds = dict.fromkeys(present, Kind("string", None))
 
     @property
     def paths(self) -> tuple[Path, ...]:
         return (self.path,)
 
-    def batches(self, skip: int) -> Iterator[Rows]:
+    def batches(self, skip: int, layout: Layout) -> Iterator[Rows]:
+        return _rows(self, skip, self._columns, layout)
+
+    def facts(self, column: Any, first_row: int, closely: bool) -> ColumnFacts:
+        return facts_of_text(column, first_row, self._gaps, closely)
+
+    def blocks(self, names: Sequence[str], skip: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        convert = pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()),
+            include_columns=list(names),
+            null_values=self._gaps.bare,
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        )
         row = 0
-        assert self.feature_names is not None
-        with self._open(self._convert) as reader:
-            try:
+        try:
+            with self._open(convert) as reader:
                 for batch in reader:
                     fresh = batch.slice(max(0, skip - row))
-                    first = row + batch.num_rows - fresh.num_rows
+                    first_row = row + batch.num_rows - fresh.num_rows
                     row += batch.num_rows
                     if fresh.num_rows:
-                        yield _rows(self.path, fresh, self.feature_names, self._columns, self.dtype, first, self._whole)
-            except (pa.ArrowInvalid, OSError) as error:
-                raise IngestError(f"{self.path}, after row {row}: {error}; mend the file, or leave the column out with --drop") from error
+                        yield first_row, {name: fresh.column(name) for name in names}
+        except (pa.ArrowInvalid, OSError, UnicodeError) as error:
+            raise self._unreadable(error) or IngestError(
+                f"{self.path}, after row {row}: {error}; mend the file"
+            ) from error
 
     def _open(self, convert: Any) -> Any:
-        try:
-            return pyarrow.csv.open_csv(self.path, read_options=self._read, parse_options=self._parse, convert_options=convert)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise IngestError(f"{self.path} cannot be read as CSV: {error}") from error
+        return pyarrow.csv.open_csv(
+            self.path, read_options=self._read, parse_options=self._parse, convert_options=convert
+        )
 
-
-def _csv_type(inferred: Any) -> Any:
-    """Whole numbers and truth values are checked on their way to float64; a column that begins empty is a number."""
-    return inferred if pa.types.is_boolean(inferred) else pa.float64()
+    def _unreadable(self, error: Exception) -> IngestError | None:
+        """The error for text in another encoding, where that is what is wrong."""
+        said = str(error)
+        suspect = isinstance(error, UnicodeError) or "UTF8" in said or "Expected" in said
+        return find_undecodable(self.path, self._encoding) if suspect else None
 
 
 class ParquetTable:
@@ -224,43 +213,66 @@ class ParquetTable:
     def __init__(self, path: Path, columns: Columns) -> None:
         self.path = path
         self._columns = columns
+        self._gaps = GapWords.of(columns.na)
         try:
             schema = pyarrow.parquet.read_schema(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise IngestError(f"{path} cannot be read as Parquet: {error}") from error
-        present = [name for name in schema.names if not name.startswith("__index_level_")]
-        self.feature_names = _select(path, present, columns)
-        _check_types(path, schema, self.feature_names)
-        kinds = [schema.field(name).type for name in self.feature_names]
-        self.dtype = np.result_type(*[np.float64 if pa.types.is_decimal(kind) or pa.types.is_null(kind) else kind.to_pandas_dtype()
-                                      for kind in kinds])
-
-    @property
-    def n_features(self) -> int:
-        return len(self.feature_names)
+        self.choice = choose(path, schema.names, columns, _index_names(schema))
+        self.kinds = {column.name: _kind(column.type) for column in schema}
 
     @property
     def paths(self) -> tuple[Path, ...]:
         return (self.path,)
 
-    def batches(self, skip: int) -> Iterator[Rows]:
-        columns, names = self._columns, self.feature_names
-        assert names is not None
-        wanted = [*names, columns.target] + ([columns.weights] if columns.weights is not None else [])
-        batch_rows = max(1, BATCH_BYTES // (8 * len(wanted)))
+    def batches(self, skip: int, layout: Layout) -> Iterator[Rows]:
+        return _rows(self, skip, self._columns, layout)
+
+    def facts(self, column: Any, first_row: int, closely: bool) -> ColumnFacts:
+        del closely  # a column with a type says itself whether it holds whole numbers
+        return facts_of_typed(column, first_row, self._gaps)
+
+    def blocks(self, names: Sequence[str], skip: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        batch_rows = max(1, BATCH_BYTES // (8 * len(names)))
+        # no reading ahead of a small buffer: else a whole row group is held, often the whole file
+        buffer_bytes = max(2**14, min(2**18, BATCH_BYTES // len(names)))
         row = 0
         try:
-            with pyarrow.parquet.ParquetFile(self.path) as file:
+            with pyarrow.parquet.ParquetFile(
+                self.path, buffer_size=buffer_bytes, pre_buffer=False
+            ) as file:
                 for group in range(file.num_row_groups):
                     held = file.metadata.row_group(group).num_rows
                     if row + held <= skip:
                         row += held
                         continue
-                    for batch in file.iter_batches(batch_rows, row_groups=[group], columns=wanted):
+                    for batch in file.iter_batches(
+                        batch_rows, row_groups=[group], columns=list(names)
+                    ):
                         fresh = batch.slice(max(0, skip - row))
-                        first = row + batch.num_rows - fresh.num_rows
+                        first_row = row + batch.num_rows - fresh.num_rows
                         row += batch.num_rows
                         if fresh.num_rows:
-                            yield _rows(self.path, fresh, names, columns, self.dtype, first)
+                            yield first_row, {name: plain(fresh.column(name)) for name in names}
         except (pa.ArrowInvalid, OSError) as error:
             raise IngestError(f"{self.path}, after row {row}, cannot be read: {error}") from error
+
+
+def _index_names(schema: Any) -> set[str]:
+    """Columns that pandas, whose metadata these are, had for an index."""
+    try:
+        found = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))["index_columns"]
+        # else an index of running numbers, which is no column
+        return {name for name in found if isinstance(name, str)}
+    except (ValueError, KeyError, TypeError):
+        return set()
+
+
+def _kind(kind: Any) -> Kind:
+    if pa.types.is_dictionary(kind):
+        return _kind(kind.value_type)
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        return Kind(str(kind), np.dtype(kind.to_pandas_dtype()))
+    return Kind(
+        str(kind), None, pa.types.is_decimal(kind) or pa.types.is_null(kind) or is_text(kind)
+    )

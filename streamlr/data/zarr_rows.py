@@ -14,9 +14,12 @@ from zarr.storage import LocalStore, MemoryStore
 
 from streamlr.config import public_url
 from streamlr.data.arrays import StoredArray
+from streamlr.data.columns import count_gaps
+from streamlr.data.marks import FillValue, marks_of_given
 from streamlr.data.records import local_store
 from streamlr.data.source import Buffer, Rows
 from streamlr.errors import ShapeError, StoreNotFoundError
+from streamlr.kernels.gaps import Marks
 
 
 class ZarrRows:
@@ -28,6 +31,8 @@ class ZarrRows:
         The opened array, (m, n).
     start, stop
         The rows that are meant.
+    fill_value
+        What a fill value of Zarr 2 stands for (see `streamlr.data.marks`).
     travelled
         Whether it was opened in another process, so that it may not be there.
     """
@@ -37,24 +42,31 @@ class ZarrRows:
         array: zarr.Array[Any],
         start: int = 0,
         stop: int | None = None,
+        fill_value: FillValue = None,
         *,
         travelled: bool = False,
     ) -> None:
         self._array = array if travelled else seen_from_anywhere(array)
+        self._fill_value = fill_value
         self._travelled = travelled
         self._start = start
         self._stop = array.shape[0] if stop is None else stop
         if not travelled:
-            _ = self._stored  # what cannot be read is refused here
+            _ = self._stored, self._marks  # what cannot be read is refused here
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return functools.partial(ZarrRows, travelled=True), (self._array, self._start, self._stop)
+        known = self._array, self._start, self._stop, self._fill_value
+        return functools.partial(ZarrRows, travelled=True), known
 
     @functools.cached_property
     def _stored(self) -> StoredArray:
         if self._travelled:
             return _stored_there(_Place.of(self._array))
         return StoredArray(self._array, fill_missing=True)
+
+    @functools.cached_property
+    def _marks(self) -> Marks | None:
+        return marks_of_given(self._array, "X", self._fill_value)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -77,11 +89,13 @@ class ZarrRows:
         return 0
 
     def part(self, start: int, stop: int) -> Rows:
-        return ZarrRows(self._array, self._start + start, self._start + stop)
+        return ZarrRows(self._array, self._start + start, self._start + stop, self._fill_value)
 
     def read(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         first, last = self._start + start, self._start + stop
         rows = self._stored.read(first, last, buffer)
+        if self._marks is not None and self._marks.where(rows).any():
+            raise self._marks.refusal(count_gaps(self._stored, self._marks), self.chunk_rows)
         self._stored.prefetch(last, min(last + stop - start, self._stop))
         return rows
 

@@ -12,7 +12,7 @@ from sklearn.utils.validation import column_or_1d
 
 from streamlr.data.dask_rows import DaskFrame
 from streamlr.data.frames import column_names
-from streamlr.data.rows import in_memory, rows_of, stored_rows
+from streamlr.data.rows import in_memory, rows_of, stored_rows, without_gaps
 from streamlr.data.source import Rows
 from streamlr.errors import ShapeError
 
@@ -92,7 +92,10 @@ def target_of(estimator: Any, y: Any, *, numeric: bool, outputs: bool = False) -
     name = type(estimator).__name__
     if y is None:
         raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
-    given = in_memory(y)
+    given = in_memory(y, "y")
+    labels = without_gaps(given)
+    if labels.dtype.kind == "T":
+        given = np.array(labels.tolist())  # scikit-learn does not know the type yet
     checked = check_array(given, ensure_2d=False, dtype="numeric" if numeric else None, input_name="y", estimator=name)
     if outputs and checked.ndim == 2:
         return np.asarray(checked)
@@ -106,7 +109,7 @@ def weights_of(estimator: Any, sample_weight: ArrayLike | None, n_rows: int) -> 
         return None
     if np.isscalar(sample_weight):
         return np.full(n_rows, sample_weight, dtype=np.float64)
-    given = in_memory(sample_weight)
+    given = in_memory(sample_weight, "sample_weight")
     weights: NDArray[np.float64] = check_array(given, ensure_2d=False, dtype=np.float64, input_name="sample_weight", estimator=type(estimator).__name__)
     if weights.shape != (n_rows,):
         raise ShapeError(f"sample_weight has shape {weights.shape}, and there are {n_rows} rows; expected ({n_rows},)")

@@ -17,6 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from streamlr.config import ClusterConfig
+from streamlr.data.rows import in_memory
 from streamlr.errors import ConfigError, LabelError
 from streamlr.estimator.checks import features_of, target_of, weights_of
 from streamlr.estimator.linear_model import LinearModel, Restraints, shown
@@ -192,7 +193,7 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         """Accuracy."""
         predicted = np.asarray(self.predict(X))
         if len(self.classes_) > 2:
-            return float(accuracy_score(np.asarray(y), predicted, sample_weight=sample_weight))
+            return float(accuracy_score(np.asarray(in_memory(y, "y")), predicted, sample_weight=sample_weight))
         right = target_of(self, y, numeric=False) == predicted  # scikit-learn refuses labels that are numbers but no integers
         return float(accuracy_score(np.ones(len(right), dtype=bool), right, sample_weight=sample_weight))
 

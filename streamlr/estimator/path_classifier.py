@@ -153,7 +153,7 @@ class LogisticRegressionCV(LogisticRegression):
         for_score = self._routed("score", {"sample_weight": sample_weight, **params})[1]
         if self.scoring is None or self.scoring == "accuracy":
             return super().score(X, y, **for_score)
-        return float(self._get_scorer()(self, X, in_memory(y), **for_score))
+        return float(self._get_scorer()(self, X, in_memory(y, "y"), **for_score))
 
     def get_metadata_routing(self) -> MetadataRouter:
         """Where scikit-learn's metadata routing leads weights, groups and the like: to the splitter and to the scorer."""

@@ -13,6 +13,7 @@ from sklearn.metrics import d2_tweedie_score, r2_score
 from sklearn.utils.validation import check_is_fitted
 
 from streamlr.config import ClusterConfig
+from streamlr.data.rows import in_memory
 from streamlr.data.source import Rows
 from streamlr.errors import ConfigError, LabelError
 from streamlr.estimator.checks import features_of, target_of, weights_of
@@ -135,7 +136,7 @@ class LinearRegression(_Regressor):
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
         """R², the share of the variance that is explained."""
-        return float(r2_score(np.asarray(y), np.asarray(self.predict(X)), sample_weight=sample_weight))
+        return float(r2_score(np.asarray(in_memory(y, "y")), np.asarray(self.predict(X)), sample_weight=sample_weight))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -211,7 +212,7 @@ class PoissonRegressor(_Regressor):
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
         """D², the share of the deviance that is explained."""
-        return float(d2_tweedie_score(np.asarray(y), np.asarray(self.predict(X)), sample_weight=sample_weight, power=1))
+        return float(d2_tweedie_score(np.asarray(in_memory(y, "y")), np.asarray(self.predict(X)), sample_weight=sample_weight, power=1))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -9,6 +9,7 @@ from streamlr.data.partition import Partition, partition_rows, with_slabs_for
 from streamlr.data.source import Source
 from streamlr.events import ScanFinished, ScanStarted, SlabFinished, Subscriber
 from streamlr.execution.engine import Engine, Scan
+from streamlr.kernels.gaps import GapScan, GapSums
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Scanner:
         self.passes = 0
         self.bytes_read = 0
         self._publish = publish
+        self._without_gaps = False
 
     @property
     def data_bytes(self) -> int:
@@ -48,7 +50,32 @@ class Scanner:
             What is asked of every row.
         title
             What a person is told meanwhile.
+
+        Raises
+        ------
+        DataError
+            For what cannot be read; for missing values with their number, at the end of the first read of the features.
         """
+        if not scan.reads_features or self._without_gaps:
+            return self._run(scan, title)
+        mask = self.source.mask
+        if mask is not None and mask.marks is not None:
+            marked = Scanner(self.engine, mask, self._publish)
+            marked._refuse_gaps(marked._run(GapScan(mask.marks), "missing values"))
+        sums = self._run(scan if self.source.marks is None else GapScan(self.source.marks, scan), title)
+        self._without_gaps = True
+        return self._refuse_gaps(sums)
+
+    def _refuse_gaps(self, sums: Any) -> Any:
+        """What else was asked for where marks were counted and there are none."""
+        if not isinstance(sums, GapSums):
+            return sums
+        if sums.gaps.first is not None:
+            assert self.source.marks is not None
+            raise self.source.marks.refusal(sums.gaps, self.source.chunk_rows, self.source.feature_names)
+        return sums.sums
+
+    def _run(self, scan: Scan, title: str) -> Any:
         row_bytes = self.source.n_features * self.source.dtype.itemsize if scan.reads_features else _LABEL_BYTES
         self._publish(ScanStarted(title, self.partition.n_slabs, self.source.n_rows * row_bytes))
 
