@@ -22,9 +22,9 @@ from streamlr.kernels.collinearity import (
     NEARLY,
     Extent,
     extent_of,
+    extent_of_rows,
     pivots_of,
     products_of,
-    products_of_rows,
     sharpened,
     units_of,
 )
@@ -107,7 +107,7 @@ def _extent(moments: Moments, sample: SampledRows | None, unit: Array, centered:
         return extent_of(products_of(moments.correlation, moments.spread, moments.mean, centered))
     if sample is None or n > MOST_FEATURES or len(sample.X) < min(_ROWS_OF_FEATURE * n, moments.n_rows):
         return None
-    return extent_of(products_of_rows(sample.X, sample.weights, moments.mean, unit, centered))
+    return extent_of_rows(sample.X, sample.weights, moments.mean, unit, centered)
 
 
 def _measured(look: FirstLook, classes: NDArray[Any], moments: Moments, sample: SampledRows | None, unit: Array, extent: Extent, *, centered: bool,

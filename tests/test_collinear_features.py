@@ -135,3 +135,29 @@ def test_a_penalty_says_what_the_data_do_not(family: str, solver: str) -> None:
     mean = {"linear": Z, "logistic": 1 / (1 + np.exp(-Z)), "poisson": np.exp(Z)}[family]
     assert result.status == "converged"
     assert np.abs(X.T @ (mean - y) / len(X) + 1e-2 * W).max() <= 1e-9
+
+
+@pytest.mark.parametrize("solver", ["auto", "newton", "lbfgs"])
+@pytest.mark.parametrize("family", ["logistic", "poisson"])
+def test_some_of_the_rows_tell_what_all_of_many_features_repeat(family: str, solver: str) -> None:
+    """Two combinations that hardly vary among more features than are multiplied with one another in the first pass."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(4000, 70)) * np.logspace(-2, 2, 70)
+    X = np.column_stack([x, x[:, 0] + x[:, 1] + 1e-7 * rng.normal(size=4000), x[:, 2] - 3 * x[:, 3] + 1e-5 * rng.normal(size=4000)])
+    eta = (X / X.std(axis=0))[:, :3] @ [0.5, -0.3, 0.2]
+    y = rng.poisson(np.exp(eta)) if family == "poisson" else (rng.random(len(X)) < 1 / (1 + np.exp(-eta))).astype(int)
+    result = fit(X, y, family, solver)
+    plain = X.copy()  # the same models, by features that do not repeat one another
+    plain[:, 70] = in_its_own_units(X[:, 70] - x[:, 0] - x[:, 1])
+    plain[:, 71] = in_its_own_units(X[:, 71] - x[:, 2] + 3 * x[:, 3])
+    want = fit(plain, y, family, solver)
+    assert (result.status, want.status) == ("converged", "converged")
+    assert result.summary["objective"] == pytest.approx(want.summary["objective"], abs=1e-9)
+    sizes = np.linalg.svd((X - X.mean(axis=0)) / X.std(axis=0), compute_uv=False)
+    # from the largest sigma among some of the rows
+    assert result.summary["condition_number"] == pytest.approx(sizes[0] / sizes[-1], rel=0.2)
+
+
+def in_its_own_units(noise: Array) -> Array:
+    """In units of its own spread."""
+    return np.asarray((noise - noise.mean()) / noise.std())

@@ -8,7 +8,7 @@ rounding of a row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,8 +63,24 @@ def products_of(correlation: Array, spread: Array, mean: Array, centered: bool) 
     return correlation * np.outer(spread / unit, spread / unit) + np.outer(mean / unit, mean / unit)
 
 
-def products_of_rows(X: NDArray[np.generic], weights: Array | None, mean: Array, unit: Array, centered: bool) -> Array:
-    """The same from some of the rows, (s, n), in units of their own spread among these; 0 for a feature that does not vary there."""
+def extent_of_rows(X: NDArray[np.generic], weights: Array | None, mean: Array, unit: Array, centered: bool) -> Extent | None:
+    """The extent of features, (n,), by some of their rows, (s, n); None where none varies there.
+
+    Products are taken in units of the spread among these rows, in which the most is told, and the
+    directions from there to those of all rows.
+    """
+    products, own = _products_of_rows(X, weights, mean, unit, centered)
+    found = extent_of(products)
+    if found is None or not found.weak.shape[1]:
+        return found
+    return replace(found, weak=np.linalg.qr(found.weak / own[:, None])[0])
+
+
+def _products_of_rows(X: NDArray[np.generic], weights: Array | None, mean: Array, unit: Array, centered: bool) -> tuple[Array, Array]:
+    """Mean products, (n, n), in units of the spread among some of the rows, (s, n), and these in the given ones, (n,).
+
+    Of a feature that does not vary there they are 0 and infinity.
+    """
     rows, n = X.shape
     step = max(1, int(rows * n**2 / max(_CHEAP_PRODUCTS, _LEAST_ROWS_PER_FEATURE * float(n) ** 3)))
     total, sums, weight = np.zeros((n, n)), np.zeros(n), 0.0
@@ -82,7 +98,7 @@ def products_of_rows(X: NDArray[np.generic], weights: Array | None, mean: Array,
         total -= np.outer(sums / weight, sums)
     square = np.diag(total) / (weight or 1.0)
     own = np.sqrt(np.where(square > EXACTLY**2, square, np.inf))
-    return total / (weight or 1.0) / own[:, None] / own
+    return total / (weight or 1.0) / own[:, None] / own, own
 
 
 def standardized(X: NDArray[np.generic], mean: Array, unit: Array, centered: bool) -> Array:
