@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_a_tighter_tolerance_never_gives_a_worse_answer(base: float, span: float
         result = fit(X, y, family, solver, tolerance, weights=weights, fit_intercept=intercept)
         assert result.status == "converged", (tolerance, result.reason)
         far.append(float(np.abs((np.asarray(result.model.coef_)[0] - W) * unit).max() / np.abs(W * unit).max()))
-    for before, after in zip(far, far[1:], strict=False):
+    for before, after in itertools.pairwise(far):
         assert after <= before + max(ROUNDED, worst), far
     assert far[-1] <= max(ROUNDED, worst), far
 
