@@ -196,6 +196,8 @@ def grid() -> Iterator[Cell]:
         yield Cell(features, "float32", 32, kind=kind, workers=1 if kind == "serial" else 2, family="linear", max_passes=3)
     for features, family, chunk_mb in itertools.product((10, 100, 500, 600, 2000), ("linear", "collinear"), (8, 64)):
         yield Cell(features, "float32", chunk_mb, family=family, max_passes=3)
+    yield from (Cell(20_000, "float32", 8, chunks=chunks, kind=kind, family="collinear", max_passes=2)
+                for chunks, kind in itertools.product((1, 6, 12), ("serial", "threads", "processes")))
     yield from (Cell(features, "float64", 16, solver="lbfgs", family="linear") for features in (50, 500, 2000))
     yield Cell(100, "float32", 32, solver="lbfgs", kind="processes", workers=1, workers_threads=2)
     yield Cell(100, "float32", 64, solver="lbfgs", workers=4, limit_mb=450, chunks=8)
@@ -211,6 +213,7 @@ def subset() -> Iterator[Cell]:
     yield Cell(600, "float32", 16, "lz4", "auto", chunks=8, max_passes=2)
     yield Cell(600, "float32", 16, "lz4", "auto", chunks=8, max_passes=2, family="linear")
     yield Cell(200, "float32", 16, "lz4", "auto", chunks=8, max_passes=3, family="collinear")
+    yield Cell(20_000, "float32", 8, "lz4", "auto", max_passes=2, family="collinear")
     yield Cell(1000, "float32", 32, "lz4", "newton", chunks=4, max_passes=2)
     yield Cell(200, "float32", 16, "lz4", "lbfgs", layout="sharded", chunks=8, max_passes=2)
     yield Cell(100, "float32", 16, "lz4", "proximal", chunks=8, max_passes=2)

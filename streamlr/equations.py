@@ -8,7 +8,8 @@ L is (n, r). Every solution of H V = h has Lᵀ T V = f with f from the pivots' 
     W = Q R⁻ᵀ f,   S T L = Q R           (Golub and Van Loan, "Matrix Computations", 4th ed., 5.6.2)
 
 the minimum-norm solution in the units of the data, as LAPACK has it. H is float64, or a pair where that many digits are needed: then L is
-computed in pairs and the steps are refined with H, so that they are exact though H may be singular to float64.
+computed in pairs and the steps are refined with H, so that they are exact though H may be singular to float64. Where there are too many
+features for H and few rows, L and Q are had from the rows.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Equations:
     rows: Index
     """Features of the pivots, (r,)."""
     dependent: Index
-    """Features that vary and are combinations of those, (q,)."""
+    """Features that vary and are combinations of those, (q,); of few rows as many as there are too many."""
     into: Array
     """What makes f of the pivots' entries of h, (r, r)."""
     out_of: Array
@@ -151,6 +152,36 @@ def factored_pairs(H: Pair, design: Design) -> Equations:
     noise = (_EPS * max(design.n_rows, len(T))) ** 2
     order, L = _cholesky_of_pairs(H.scaled(1.0 / T).scaled(1.0 / T[:, None]), max(noise, _NOISE_OF_PAIRS), min(design.most_rank, len(varying)))
     return replace(_of_factor(L, order, T, design), dependent=np.setdiff1d(varying, order), matrix=H)
+
+
+def factored_rows(A: Array, design: Design) -> Equations:
+    """The equations of H = Aᵀ A by the singular values of A, (m, n), m < n: the rows less their means, times the root of their share of the weight."""
+    varying, scale, unit = A.any(axis=0), design.scale, design.scale
+    rows = np.flatnonzero(varying)
+    standardised = np.linalg.svd(np.linalg.qr((A / scale).T, mode="r"), compute_uv=False)
+    rank = _rank(standardised, A)
+    condition = float(standardised[0] / standardised[rank - 1]) if rank else 1.0
+    singular, span = _singular(A)
+    if len(singular) and not singular[0] <= _USABLE * singular[-1]:
+        unit = np.ones(len(scale))
+        singular, span = _singular(A / scale)
+    span[~varying] = 0.0
+    out_of = unit[:, None] * span / singular
+    into = out_of.T if varying.all() else out_of[rows].T
+    return Equations(scale, design.lean, rows, rows[len(singular) :], into, out_of, span, unit, condition, True)
+
+
+def _singular(A: Array) -> tuple[Array, Array]:
+    """Singular values of (m, n), (r,), without those that are rounding, and the vectors that span its rows, (n, r)."""
+    Q, R = np.linalg.qr(A.T)
+    U, singular, _ = np.linalg.svd(R)
+    rank = _rank(singular, A)
+    return singular[:rank], Q @ U[:, :rank]
+
+
+def _rank(singular: Array, A: Array) -> int:
+    """How many singular values of A are more than rounding, as LAPACK has it."""
+    return int(np.count_nonzero(singular > _EPS * max(A.shape) * singular[0]))
 
 
 def _near_roots(H: Array) -> Array:

@@ -25,6 +25,10 @@ _MOST_CORRELATED = 64
 """Features up to which the first pass sums their products with one another for any family: that costs it less than one more pass."""
 _MOST_CORRELATED_OF_SQUARES = 512
 """The same for least squares by a method that was asked for, whose verdict hangs on them."""
+_FEW_ROWS = 1024
+"""Of least squares with too many features for their products: rows that take their place."""
+_MOST_VALUES_OF_ROWS = 2**25
+"""Of these rows."""
 _CANDIDATES = {"gradient_descent": 1, "least_squares": 1, "newton": 1}
 _MOST_CANDIDATES = 4
 MOST_SECANTS = 17
@@ -154,9 +158,9 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     limit = config.cluster.memory_limit
     name, fraction, reason = choose_solver(config, source, outputs)
     fitted = []
-    if name == "least_squares" and limit is not None and not _fits(_demand(config, source, name, 0.0, outputs, 1), limit):
+    if name == "least_squares" and limit is not None and not _fits(_demand(config, source, name, fraction, outputs, 1), limit):
+        fitted.append("not all rows at once" if fraction else "no products of the features")
         name, fraction, reason = choose_solver(config, source, outputs, squares=False)
-        fitted.append("no products of the features")
     if fraction and limit is not None:
         smaller = _fitting_sample(config, source, name, fraction, outputs, limit)
         if smaller != fraction:
@@ -192,7 +196,7 @@ def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, o
         partition, source.n_features, source.dtype.itemsize, outputs, max(models, _CANDIDATES.get(solver, _MOST_CANDIDATES), secants), solver == "newton",
         math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
         solver == "proximal" or secants > 0, config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config),
-        *_parts_of(config), _sums_products(config, source, solver), solver == "least_squares", _look_rows(config, source, solver))
+        *_parts_of(config), _sums_products(config, source, solver, fraction), solver == "least_squares", _look_rows(config, source, solver))
     if (demand.newton or demand.products) and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand
@@ -205,10 +209,10 @@ def _look_rows(config: TrainConfig, source: Source, solver: str) -> int:
     return math.ceil(look_fraction(source.n_rows, source.n_features, source.n_features * source.dtype.itemsize) * source.n_rows)
 
 
-def _sums_products(config: TrainConfig, source: Source, solver: str) -> bool:
+def _sums_products(config: TrainConfig, source: Source, solver: str, fraction: float) -> bool:
     """Whether the survey is to sum the products of the features: where the solver hangs on them, and else where they cost little."""
     most = _MOST_CORRELATED_OF_SQUARES if _is_quadratic(config) else _MOST_CORRELATED
-    return solver == "least_squares" or source.n_features <= most
+    return (solver == "least_squares" and not fraction) or source.n_features <= most
 
 
 def _is_quadratic(config: TrainConfig) -> bool:
@@ -318,8 +322,11 @@ def check_plan(plan: Plan) -> None:
 def choose_solver(config: TrainConfig, source: Source, outputs: int = 1, *, squares: bool = True) -> tuple[str, float, str]:
     """The method, the share of rows to sample for it, and why; with ``squares`` least squares by their products where these are not too many."""
     name = config.solver.name
-    if squares and name in ("auto", "newton") and _is_quadratic(config) and source.n_features + config.model.fit_intercept <= MOST_PARAMETERS:
-        return "least_squares", 0.0, f"{source.n_features} features: least squares, with the Hessian from the first pass"
+    if squares and name in ("auto", "newton") and _is_quadratic(config):
+        if source.n_features + config.model.fit_intercept <= MOST_PARAMETERS:
+            return "least_squares", 0.0, f"{source.n_features} features: least squares, with the Hessian from the first pass"
+        if config.model.penalty.l2 == 0 and source.n_rows <= _FEW_ROWS and source.n_rows * source.n_features <= _MOST_VALUES_OF_ROWS:
+            return "least_squares", 1.0, f"{source.n_rows} rows of {source.n_features} features: least squares, with all rows from the first pass"
     if name != "auto":
         return name, 0.0, "solver.name asks for it"
     n_features = source.n_features + config.model.fit_intercept

@@ -48,6 +48,10 @@ HESSIANS_OF_INVERSE = 5
 """A Hessian, its Cholesky factor, the factor's inverse, and two copies that LAPACK works on."""
 PRODUCTS_KEPT = 2
 """Of least squares: the features' products and the inverse of their factor."""
+ROWS_KEPT = 2
+"""Of least squares with few rows: what spans them, and the steps."""
+COPIES_OF_ROWS = 6
+"""While these are made."""
 COPIES_OF_RESIDUALS = 12
 """Of a leaf whose residuals are had in twice the working precision: it as a pair and in five slices, and what these are made with."""
 COPIES_OF_PAIRS = 12
@@ -147,6 +151,11 @@ class Demand:
         return self.products * 8 * self.n_features**2
 
     @property
+    def rows_bytes(self) -> int:
+        """Of all rows of least squares, where they take the place of these products."""
+        return self.squares * 8 * self.sample_rows * self.n_features
+
+    @property
     def dense_metric(self) -> bool:
         """Whether the sample's curvature is written down as a matrix."""
         parameters = (self.n_features + 1) * self.outputs
@@ -177,7 +186,7 @@ class Demand:
     def state_bytes(self) -> int:
         metric = self.metric_bytes if self.sample_rows else 0
         if self.squares:
-            metric = PRODUCTS_KEPT * self.products_bytes
+            metric = PRODUCTS_KEPT * self.products_bytes + ROWS_KEPT * self.rows_bytes
         return self.curvatures * metric + self.models * STATE_VECTORS * self.vector_bytes
 
     @property
@@ -340,7 +349,7 @@ def _sample_partition(demand: Demand) -> Partition:
 
 def _sample_leaf(demand: Demand) -> int:
     """A leaf of the sample in float64, of a pass that sums a Hessian."""
-    if not demand.sample_rows:
+    if not demand.sample_rows or demand.squares:
         return 0
     partition = _sample_partition(demand)
     return min(max(partition.leaf_rows, demand.n_features), partition.block_rows, demand.sample_rows) * demand.n_features * 8
@@ -361,6 +370,8 @@ def _sample_solve(demand: Demand, threads: int, others: int = 0) -> int:
     """
     if not demand.sample_rows:
         return 0
+    if demand.squares:
+        return COPIES_OF_ROWS * demand.rows_bytes
     partition = _sample_partition(demand)
     busy = min(threads + others, partition.n_blocks)
     tree = HESSIANS_OF_THREAD * busy + _levels(partition.n_blocks)

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.equations import Design, Equations, factored, factored_pairs
+from streamlr.equations import Design, Equations, factored, factored_pairs, factored_rows
 from streamlr.kernels.pairs import Pair, power_above, two_product
 from streamlr.kernels.residuals import MOST_FEATURES_OF_PRODUCTS, ResidualScan, ResidualSums
+from streamlr.kernels.survey import SampledRows
 from streamlr.objective import Evaluation, Objective
 from streamlr.solvers import LeastSquares
 from streamlr.solvers.least_squares import LeastSquaresState
@@ -27,6 +28,9 @@ _SMALL = 2**20
 _ILL = 1e8
 """Condition of the features from which on a person is told: of the digits of the data less than half are left in the coefficients."""
 _MOST_NAMED = 5
+MANY_OPTIMA = ("there are fewer rows than features, and nothing holds these, so there are many optima; that to which the steps of the solver lead from 0 is "
+               "taken, with L-BFGS the one whose coefficients have the smallest norm in units of their spreads; solver.name: auto takes that in units of the "
+               "data, of up to 1,024 rows if there are more than 4,095 features")
 _FAR = 1e9
 """Spreads from 0 to a mean that rounding moves by more than steps can do with."""
 _FAR_TARGET = 1e6
@@ -35,16 +39,33 @@ _CONDITION = 100.0
 """Of the features, from which on rounding of the residuals would show in what a solver of the data themselves would find."""
 
 
-def equations_of(objective: Objective) -> Equations:
-    """The equations that the survey's products make."""
+def equations_of(objective: Objective, rows: SampledRows | None = None) -> Equations:
+    """The equations that the survey's products make, or where there are none all rows of the data."""
     correlation, at = objective.moments.correlation, objective.coordinates
-    assert correlation is not None
+    if correlation is None:
+        assert rows is not None
+        return _equations_of_rows(objective, rows)
     H = correlation.copy()
     if not at.fit_intercept:
         means = objective.moments.mean / at.scale
         H += np.outer(means, means)
     H[np.diag_indices_from(H)] += objective.penalty_scale
     return factored(H, _design(objective, np.zeros(len(H))))
+
+
+def _equations_of_rows(objective: Objective, rows: SampledRows) -> Equations:
+    """Those of all rows in memory. What rounding has left of their means goes too, or it would pass for one more direction of the features."""
+    moments, at = objective.moments, objective.coordinates
+    omega = np.ones(len(rows.X)) if rows.weights is None else rows.weights
+    share = omega / moments.weight_sum
+    A = rows.X.astype(np.float64)
+    A -= at.center
+    left = share @ A if at.fit_intercept else np.zeros(A.shape[1])
+    A -= left
+    A *= np.sqrt(share)[:, None]
+    if at.fit_intercept:
+        A[:, moments.spread == 0] = 0.0  # but for rounding
+    return factored_rows(A, _design(objective, left / at.scale))
 
 
 def _is_far(objective: Objective) -> bool:
@@ -62,6 +83,7 @@ def _design(objective: Objective, lean: Array) -> Design:
     at, n = objective.coordinates, len(lean)
     rank = objective.moments.n_rows - at.fit_intercept
     return Design(at.scale, lean, n if objective.penalty_scale.any() else max(0, min(n, rank)), objective.moments.n_rows)
+
 
 class FineSquares:
     """Evaluates an objective of least squares in twice the working precision; each call is one pass over the data.
@@ -145,19 +167,21 @@ class Start:
     """Those of the solver."""
 
 
-def start_squares(objective: Objective, point: Array, tolerance: float, *, known: bool, most_passes: int) -> Start:
+def start_squares(objective: Objective, point: Array, tolerance: float, equations: Equations, *, known: bool, most_passes: int) -> Start:
     """The solver and its state at a point.
 
     Parameters
     ----------
     objective, point, tolerance
         What is minimised, from where, and up to what gradient.
+    equations
+        Those that the survey makes.
     known
         Whether the survey tells the objective there.
     most_passes
         Most passes, with that of the survey.
     """
-    equations, title = equations_of(objective), f"pass {objective.scanner.passes + 1}"
+    title = f"pass {objective.scanner.passes + 1}"
     pairs = (not equations.certain or _is_far(objective)) and len(equations.scale) <= MOST_FEATURES_OF_PRODUCTS and most_passes > 1
     fine = pairs or is_fine(objective, equations.condition)
     if pairs:
@@ -178,6 +202,12 @@ def resumed(objective: Objective, solver: LeastSquares, state: LeastSquaresState
     if state.products is None or state.products_rest is None or state.lean is None:
         return replace(solver, fine=is_fine(objective, solver.equations.condition))
     return replace(solver, equations=equations_of_pairs(objective, Pair(state.products, state.products_rest), state.lean), fine=True)
+
+
+def are_many_optima(objective: Objective) -> bool:
+    """Whether there are fewer rows than features of least squares, and nothing holds these."""
+    n_rows, n_features = objective.moments.n_rows - objective.coordinates.fit_intercept, len(objective.moments.mean)
+    return objective.model.family == "linear" and objective.smooth and not objective.penalty_scale.any() and n_rows < n_features
 
 
 def findings(equations: Equations, n_rows: int, names: Sequence[str] | None) -> list[str]:

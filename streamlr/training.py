@@ -27,6 +27,7 @@ from streamlr.execution.engine import one_blas_thread
 from streamlr.first_look import FirstLook
 from streamlr.kernels.collinearity import NEARLY, UNTOLD
 from streamlr.kernels.split import HELD_OUT
+from streamlr.kernels.survey import SampledRows
 from streamlr.model import Model
 from streamlr.objective import Moments, Objective, data_coordinates
 from streamlr.run_directory import RunDirectory
@@ -38,7 +39,7 @@ from streamlr.solvers.lbfgs import LbfgsState
 from streamlr.solvers.least_squares import LeastSquaresState
 from streamlr.solvers.newton import NewtonState
 from streamlr.solvers.proximal import ProximalState
-from streamlr.squares import equations_of, evaluator, findings, is_fine, resumed, start_squares
+from streamlr.squares import MANY_OPTIMA, are_many_optima, equations_of, evaluator, findings, is_fine, resumed, start_squares
 from streamlr.warm_start import join_sample, sampled_metric, start_from_sample
 
 _STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "least_squares": LeastSquaresState,
@@ -220,7 +221,7 @@ class _Run:
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
         moments = align(self.look, self.look.model, classes, moments, sample, self._apart(moments))
-        problem = self._problem(classes, moments)
+        problem = self._problem(classes, moments, sample if self.sample_fraction else None)
         point = _start_point(problem, self.start)
         unknown = self.look.source.has_offset or self.start is not None or bool(problem.objective.coordinates.split(point)[0].any())
         if isinstance(problem.solver, LeastSquares):
@@ -229,6 +230,8 @@ class _Run:
             self._tell(problem.equations)
         elif moments.collinearity:
             self.look.publish(Note(moments.collinearity, warning=True))
+        elif are_many_optima(problem.objective):
+            self.look.publish(Note(MANY_OPTIMA, warning=True))
         start = problem.objective.evaluate(point[None, :], "pass 2")[0] if unknown else problem.objective.without_features(point)
         if isinstance(problem.solver, Lbfgs | Proximal) and sample is not None and self.sample_fraction:
             solver, state = start_from_sample(problem.objective, problem.solver, sample, start)
@@ -238,7 +241,9 @@ class _Run:
 
     def _begin_squares(self, problem: _Problem, point: NDArray[np.float64], *, known: bool) -> tuple[_Problem, State]:
         """What is quadratic has its Hessian from the survey, or from a second pass."""
-        start = start_squares(problem.objective, point, self.settings.solver.tolerance, known=known, most_passes=self.settings.solver.max_passes)
+        assert problem.equations is not None
+        wanted = self.settings.solver
+        start = start_squares(problem.objective, point, wanted.tolerance, problem.equations, known=known, most_passes=wanted.max_passes)
         self._tell(start.equations)
         problem = replace(problem, solver=start.solver)
         return problem, self._watched(problem).begun(start.state, start.found)
@@ -256,7 +261,7 @@ class _Run:
         for text in findings(equations, self.look.source.n_rows, self.look.source.feature_names):
             self.look.publish(Note(text, warning=True))
 
-    def _problem(self, classes: NDArray[Any], moments: Moments) -> _Problem:
+    def _problem(self, classes: NDArray[Any], moments: Moments, sample: SampledRows | None = None) -> _Problem:
         """The objective in the coordinates of the solver that was asked for; ``auto`` is what the plan says, which `_begin` gives a sample to start from."""
         wanted, model = self.settings.solver, self.look.model
         if wanted.name == "gradient_descent":
@@ -264,7 +269,7 @@ class _Run:
             return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, bool(objective.penalty_scale.any())))
         objective = Objective(self.look.scanner, model, classes, moments, split=self.look.split, held_out=HELD_OUT)
         if self.look.plan.solver == "least_squares":
-            equations = equations_of(objective)
+            equations = equations_of(objective, sample)
             return _Problem(objective, LeastSquares(objective, wanted.tolerance, equations), equations)
         solver = _SOLVERS[self.look.plan.solver](objective, wanted.tolerance)
         if self.look.plan.solver == "lbfgs" and wanted.name == "lbfgs" and model.family == "linear" and objective.smooth and moments.correlation is not None:
@@ -293,10 +298,11 @@ class _Run:
         classes = saved.arrays["classes"]
         self.look.use_classes(classes, saved.arrays.get("class_factors"))
         self.look.strata = saved.arrays.get("strata")
-        problem = self._problem(classes, moments)
-        state = unflatten(_STATES[problem.solver.name], "state.", saved)
         self.look.require_same_data(classes, moments, saved.values["modified"])
         self.sample_fraction = float(saved.values["sample_fraction"])
+        few_rows = self.look.plan.solver == "least_squares" and self.sample_fraction > 0
+        problem = self._problem(classes, moments, self._drawn_again(classes) if few_rows else None)
+        state = unflatten(_STATES[problem.solver.name], "state.", saved)
         problem = self._with_sample(problem, state)
         self.record.continue_from(saved)
         self.look.publish(Note(f"resuming after pass {saved.passes}, at a gradient of {state.gradient_max:.3g}"))
@@ -308,12 +314,16 @@ class _Run:
             return replace(problem, solver=resumed(problem.objective, problem.solver, state))
         if not (isinstance(problem.solver, Lbfgs) and isinstance(state, LbfgsState) and len(state.curvature_at)):
             return problem
-        survey = self.look.survey(problem.objective.classes, self.sample_fraction, "sample")
+        sample = self._drawn_again(problem.objective.classes)
+        return replace(problem, solver=replace(problem.solver, sampled=sampled_metric(problem.objective, sample, state.curvature_at)))
+
+    def _drawn_again(self, classes: NDArray[Any]) -> SampledRows:
+        survey = self.look.survey(classes, self.sample_fraction, "sample")
         parts = list(survey.sample)
         del survey
         sample = join_sample(parts)
         assert sample is not None
-        return replace(problem, solver=replace(problem.solver, sampled=sampled_metric(problem.objective, sample, state.curvature_at)))
+        return sample
 
     def _result(self, problem: _Problem, state: State, outcome: Outcome) -> TrainResult:
         objective, solver = problem.objective, self._watched(problem)

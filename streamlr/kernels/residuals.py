@@ -12,6 +12,8 @@ Rounding of residuals moves the solution by the condition of the features, round
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,7 +136,9 @@ class ResidualScan:
 def _dots(cut: Array, x: Pair) -> Pair:
     """Aᵀ x, (p,), of a matrix in slices, (5, K, p), whose entries are at most 1, and a vector, (K,)."""
     size = power_above(np.abs(x.hi).max(initial=0.0))
-    found = product(cut.swapaxes(1, 2), slices(x.scaled(1.0 / size))[:, :, None])
+    by = slices(x.scaled(1.0 / size))[:, :, None]
+    parts = [slice(first, first + MOST_TERMS) for first in range(0, cut.shape[1], MOST_TERMS)]
+    found = reduce(add, (product(cut[:, part].swapaxes(1, 2), by[:, part]) for part in parts))
     return found[:, 0].scaled(size)
 
 
