@@ -229,7 +229,7 @@ class _Run:
         if problem.equations is not None:
             self._tell(problem.equations)
         elif moments.collinearity:
-            self.look.publish(Note(moments.collinearity, warning=True))
+            self.look.publish(Note(f"{moments.collinearity} (condition number {moments.condition_number:.2g})", warning=True))
         elif are_many_optima(problem.objective):
             self.look.publish(Note(MANY_OPTIMA, warning=True))
         start = problem.objective.evaluate(point[None, :], "pass 2")[0] if unknown else problem.objective.without_features(point)
