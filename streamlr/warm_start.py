@@ -59,6 +59,8 @@ _TOLERANCE = 1e-6
 _TOLERANCE_OF_MANY = 1e-5
 _TOLERANCE_OF_WHOLE = 1e-10
 _MOST_SAMPLE_PASSES = 60
+_MOST_PASSES_OF_FEW = 400
+"""Of fewer rows than parameters, which cost next to nothing; the steps are short where classes are nearly separable."""
 _FEW_SAMPLE_PASSES = 10
 _RIDGE = 1e-8
 _UNSEEN = 0.01
@@ -188,7 +190,7 @@ def _solve_proximal(objective: Objective, sample: SampledRows, engine: Engine, s
     if hessian is None:
         hessian = on_sample.diagonal() if plain else loss_hessian(on_sample, first)
     state, outcome = minimize(on_sample, solver, solver.init_with(first, hessian, None, FIRST_STEPS if plain else np.ones(1)), 0,
-                              _MOST_SAMPLE_PASSES, lambda *_: None)
+                              _MOST_PASSES_OF_FEW if few else _MOST_SAMPLE_PASSES, lambda *_: None)
     log.info("sample of %d rows, proximal: %s at a gradient of %.2g", n_rows, outcome.status, state.gradient_max)
     if plain:
         return state.point, None
