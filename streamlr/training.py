@@ -300,6 +300,7 @@ class _Run:
         self.look.strata = saved.arrays.get("strata")
         self.look.require_same_data(classes, moments, saved.values["modified"])
         self.sample_fraction = float(saved.values["sample_fraction"])
+        self._go_on_by(saved.values["solver"])
         few_rows = self.look.plan.solver == "least_squares" and self.sample_fraction > 0
         problem = self._problem(classes, moments, self._drawn_again(classes) if few_rows else None)
         state = unflatten(_STATES[problem.solver.name], "state.", saved)
@@ -307,6 +308,16 @@ class _Run:
         self.record.continue_from(saved)
         self.look.publish(Note(f"resuming after pass {saved.passes}, at a gradient of {state.gradient_max:.3g}"))
         return problem, state
+
+    def _go_on_by(self, method: str) -> None:
+        """With another limit of memory the plan may have another method than the run had: its own goes on, where there is room for it."""
+        plan = self.look.plan
+        if method == "least_squares" and plan.solver != method:
+            limit = plan.memory_limit or 0
+            raise RunDirectoryError(
+                f"the run solves least squares by its normal equations, for which a cluster.memory_limit of {limit / 1e6:.0f} MB has no room; "
+                "raise it to what the run began with, or start anew with --overwrite")
+        self.look.plan = replace(plan, solver=method)
 
     def _with_sample(self, problem: _Problem, state: State) -> _Problem:
         """Draw the sample again where its curvature is the metric, which no checkpoint holds: one more read of the data."""

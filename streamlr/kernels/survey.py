@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -174,10 +175,23 @@ class SurveyScan:
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> SurveySums:
         """The sums over a batch: its leaves, added from first to last."""
-        if self.products:
-            leaf_rows = hessian_leaf_rows(leaf_rows, batch.X.shape[0], 1)
-        total = sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
+        rows = hessian_leaf_rows(leaf_rows, batch.X.shape[0], 1) if self.products else leaf_rows
+        total = sum_over_leaves(batch, rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
+        if rows != leaf_rows:
+            total = self._with_digests(total, batch, leaf_rows)
         return replace(total, sample=self._draw(batch))
+
+    def _with_digests(self, total: SurveySums, batch: Batch, leaf_rows: int) -> SurveySums:
+        """With the digests that there are without products, whose leaves are others: who compares data need not know how they were fitted."""
+        leaves = list(batch.leaves(leaf_rows))
+        held_out = total.held_out
+        if held_out is not None and self.split is not None:
+            held_out = replace(held_out, digest=reduce(digest, (check_sums(np.packbits(self.split.held_out(batch, leaf))) for leaf in leaves)))
+        return replace(total, fingerprint=reduce(digest, (_fingerprint(batch, leaf) for leaf in leaves)), held_out=held_out,
+                       groups_digest=reduce(digest, (self._groups_digest(batch, leaf) for leaf in leaves)) if total.groups_digest else b"")
+
+    def _groups_digest(self, batch: Batch, leaf: slice) -> bytes:
+        return b"" if batch.groups is None or not self.keyed else check_sums(np.ascontiguousarray(batch.groups[leaf]).view(np.uint8))
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> SurveySums:
         assert batch.target is not None
@@ -210,9 +224,8 @@ class SurveyScan:
                 square_sum = np.diag(cross).copy() if self.family == "linear" else square_sum
             target_square_sum = Y**2 @ omega
         offset_mean = 0.0 if beside is None or weight_sum == 0 else float(beside @ omega / weight_sum)
-        groups = b"" if batch.groups is None or not self.keyed else check_sums(np.ascontiguousarray(batch.groups[leaf]).view(np.uint8))
         return SurveySums(k, weight_sum, mean, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), target_square_sum, offset_mean,
-                          held_out, groups, cross, parts)
+                          held_out, self._groups_digest(batch, leaf), cross, parts)
 
     def _part_sums(self, batch: Batch, leaf: slice, Y: Array, omega: Array,
                    workspace: Workspace) -> PartSums:
