@@ -20,6 +20,7 @@ from streamlr.kernels.alignment import Basis
 from streamlr.kernels.collinearity import (
     EXACTLY,
     NEARLY,
+    UNTOLD,
     Extent,
     extent_of,
     extent_of_rows,
@@ -98,6 +99,19 @@ def align(look: FirstLook, model: ModelConfig, classes: NDArray[Any], moments: M
     moments = replace(moments, condition_number=min(extent.largest / smallest, _LARGEST_CONDITION), collinearity=told)
     near = weak.some(~weak.exact)
     return _in_basis(moments, near, unit) if extent.smallest < apart and 0 < len(near.sizes) <= _MOST_DIRECTIONS else moments
+
+
+def apart_of(look: FirstLook, moments: Moments) -> float:
+    """How little combinations of features vary that stand in their place.
+
+    That is where the solver's coordinates are its own, and the penalty allows it; where products of the
+    features are its Hessian, only what these do not tell.
+    """
+    model, solver, wanted = look.model, look.plan.solver, look.settings.solver.name
+    held = model.penalty.l1 > 0 or model.bounds.given or (model.penalty.l2 > 0 and (model.standardize or solver == "proximal"))
+    if held or wanted == "gradient_descent" or solver == "least_squares":
+        return 0.0
+    return UNTOLD if model.family == "linear" and wanted == "lbfgs" and moments.correlation is not None else NEARLY
 
 
 def _extent(moments: Moments, sample: SampledRows | None, unit: Array, centered: bool) -> Extent | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamlr.alignment import align
+from streamlr.alignment import align, apart_of
 from streamlr.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.config import TrainConfig, load_config
 from streamlr.data.frames import column_names
@@ -25,7 +25,6 @@ from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import one_blas_thread
 from streamlr.first_look import FirstLook
-from streamlr.kernels.collinearity import NEARLY, UNTOLD
 from streamlr.kernels.split import HELD_OUT
 from streamlr.kernels.survey import SampledRows
 from streamlr.model import Model
@@ -220,7 +219,7 @@ class _Run:
         parts = list(survey.sample)
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
-        moments = align(self.look, self.look.model, classes, moments, sample, self._apart(moments))
+        moments = align(self.look, self.look.model, classes, moments, sample, apart_of(self.look, moments))
         problem = self._problem(classes, moments, sample if self.sample_fraction else None)
         point = _start_point(problem, self.start)
         unknown = self.look.source.has_offset or self.start is not None or bool(problem.objective.coordinates.split(point)[0].any())
@@ -247,15 +246,6 @@ class _Run:
         self._tell(start.equations)
         problem = replace(problem, solver=start.solver)
         return problem, self._watched(problem).begun(start.state, start.found)
-
-    def _apart(self, moments: Moments) -> float:
-        """How little combinations of features vary that stand in their place: where the solver's coordinates are its own, and the penalty allows it; where
-        products of the features are its Hessian, only what these do not tell."""
-        model, plan, wanted = self.look.model, self.look.plan, self.settings.solver.name
-        held = model.penalty.l1 > 0 or model.bounds.given or (model.penalty.l2 > 0 and (model.standardize or plan.solver == "proximal"))
-        if held or wanted == "gradient_descent" or plan.solver == "least_squares":
-            return 0.0
-        return UNTOLD if model.family == "linear" and wanted == "lbfgs" and moments.correlation is not None else NEARLY
 
     def _tell(self, equations: Equations) -> None:
         for text in findings(equations, self.look.source.n_rows, self.look.source.feature_names):
