@@ -162,3 +162,24 @@ def test_some_of_the_rows_tell_what_all_of_many_features_repeat(family: str, sol
 def in_its_own_units(noise: Array) -> Array:
     """In units of its own spread."""
     return np.asarray((noise - noise.mean()) / noise.std())
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("more", [0, 68])
+@pytest.mark.parametrize("family", ["logistic", "poisson"])
+def test_a_run_goes_on_to_the_bit_where_it_was_broken_off(family: str, more: int, solver: str, tmp_path: Path) -> None:
+    X = features(5000, None)
+    y = target(X, family)
+    X = np.column_stack([np.random.default_rng(5).normal(size=(5000, more)), X])
+
+    def run(name: str, passes: int, *, resume: bool = False) -> TrainResult:
+        return streamlr.train(
+            {"model": {"family": family}, "solver": {"name": solver, "max_passes": passes}, "cluster": {"kind": "serial"},
+             "run": {"directory": str(tmp_path / name)}}, X=X, y=y, resume=resume)
+
+    whole = run("whole", 100)
+    run("parts", whole.passes - 1)
+    again = run("parts", 100, resume=True)
+    assert (again.status, again.passes) == (whole.status, whole.passes)
+    for known in ("coefficients_sha256", "condition_number", "collinearity"):
+        assert again.summary[known] == whole.summary[known]
