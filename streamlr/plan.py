@@ -17,7 +17,7 @@ from streamlr.errors import MemoryLimitError
 from streamlr.execution.engine import tree_tasks
 from streamlr.execution.scanner import plan_slabs
 from streamlr.projection import Demand, local_peak, worker_peak
-from streamlr.warm_start import MOST_PARAMETERS, sample_fraction
+from streamlr.warm_start import MOST_PARAMETERS, look_fraction, sample_fraction
 from streamlr.workforce import Excess, Room, Workers, peaks_of
 
 _MOST_CORRELATED = 64
@@ -83,6 +83,8 @@ class Plan:
     """Hessians of the sample that are kept for them."""
     products: bool = False
     """Whether the first pass sums the products of the features with one another."""
+    look_fraction: float = 0.0
+    """Share drawn where there is no sample, to learn whether features repeat one another."""
     fitted: str = ""
     """What was made smaller to keep to the limit, and why; empty where nothing was."""
 
@@ -158,7 +160,7 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     return Plan(name, reason, demand.partition, source.n_features, str(source.dtype), threads * workers.processes, source.n_rows * demand.row_bytes,
                 source.stored_bytes, fraction, demand.row_bytes, peaks.largest, None if least is None else least.nbytes,
                 "" if least is None else least.source, room.excess(peaks), peaks.worker, demand.models, demand.candidates, demand.curvatures,
-                demand.products, why)
+                demand.products, demand.look_rows / source.n_rows, why)
 
 
 def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, threads: int) -> Demand:
@@ -169,10 +171,17 @@ def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, o
         partition, source.n_features, source.dtype.itemsize, outputs, max(models, _CANDIDATES.get(solver, _MOST_CANDIDATES), secants), solver == "newton",
         math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
         solver == "proximal" or secants > 0, config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config),
-        *_parts_of(config), _sums_products(config, source, solver, fraction), solver == "least_squares")
+        *_parts_of(config), _sums_products(config, source, solver, fraction), solver == "least_squares", _look_rows(config, source, solver))
     if (demand.newton or demand.products) and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand
+
+
+def _look_rows(config: TrainConfig, source: Source, solver: str) -> int:
+    """Rows drawn where there is no sample: where a solver was asked for by its name, and for least squares."""
+    if config.solver.name == "auto" and solver != "least_squares":
+        return 0
+    return math.ceil(look_fraction(source.n_rows, source.n_features, source.n_features * source.dtype.itemsize) * source.n_rows)
 
 
 def _sums_products(config: TrainConfig, source: Source, solver: str, fraction: float) -> bool:

@@ -112,9 +112,10 @@ class RunRecord:
 
     def checkpoint(self, passes: int, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> Checkpoint:
         """One with these arrays and values, and with what every run needs beside them."""
-        factors = {} if self.look.class_factors is None else {"class_factors": self.look.class_factors}
+        known = {"class_factors": self.look.class_factors, "strata": self.look.strata}
+        arrays = {**arrays, **{name: array for name, array in known.items() if array is not None}}
         values = {**values, "history": self.history[:passes], "modified": self.look.source.modified, "seconds": self.seconds}
-        return Checkpoint(passes, run_fingerprint(self.look.settings, self.look.source), {**arrays, **factors}, values)
+        return Checkpoint(passes, run_fingerprint(self.look.settings, self.look.source), arrays, values)
 
     def commit_finished(self) -> None:
         """The run ends before its time: commit the last finished pass, where ``run.checkpoint_every`` has not done so."""

@@ -100,11 +100,10 @@ def test_lbfgs_does_not_say_that_it_converged_far_from_the_optimum(name: str) ->
     data = DATASETS[name]
     events: list[Event] = []
     result = fit(data.X, data.y, events, solver={"name": "lbfgs"}, fit_intercept=data.intercept)
-    assert result.status == ("pass_limit" if name == "Filip" else "converged")
-    if name == "Filip":
-        assert "condition number" in " ".join(warnings_of(events))
-    else:
-        assert data.digits(result.model.coef_[0], float(result.model.intercept_[0])).min() >= min(by_qr(data).min(), 13.0)
+    assert result.status == "converged"
+    found = data.digits(result.model.coef_[0], float(result.model.intercept_[0]))
+    assert found.min() >= min(by_qr(data).min(), 13.0)  # combinations of features stand in the place of some of Filip's
+    assert ("condition number" in " ".join(warnings_of(events))) == (name == "Filip")
 
 
 def unix_seconds(spread: float, rows: int = 400) -> tuple[Array, Array]:
