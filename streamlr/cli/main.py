@@ -7,8 +7,13 @@ command is called.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 import click
@@ -24,9 +29,11 @@ from streamlr.cli.predict import predict_command
 from streamlr.cli.summary import summary_command
 from streamlr.cli.synth import synth_command
 from streamlr.cli.train import train_command
+from streamlr.data.reads import may_wait_for_ever
 from streamlr.errors import StreamlrError
 from streamlr.reporting.console import plain
 
+_END_SECONDS = 2.0
 COMMANDS = (
     synth_command,
     ingest_command,
@@ -63,11 +70,44 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
+@contextmanager
+def _memory_told() -> Iterator[None]:
+    """As `streamlr.execution.limits.memory_told`, which is imported when there is something to tell."""
+    try:
+        yield
+    except (MemoryError, OSError, RuntimeError):
+        from streamlr.execution.limits import memory_told
+
+        with memory_told():
+            raise
+
+
 def main() -> None:
-    """Entry point: errors that streamlr raises on purpose end in one line and their exit status."""
+    """Entry point: ends even where a thread waits for a server that never answers, for which Python
+    would wait."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        _main()
+    except SystemExit as end:
+        if may_wait_for_ever():
+            status = end.code if isinstance(end.code, int) else 1
+            try:
+                threading.Thread(target=_end_anyway, args=(status,), daemon=True).start()
+            except RuntimeError:  # there is no room for one more thread
+                os._exit(status)
+        raise
+
+
+def _end_anyway(status: int) -> None:
+    time.sleep(_END_SECONDS)
+    os._exit(status)
+
+
+def _main() -> None:
+    """Errors that streamlr raises on purpose end in one line and their exit status."""
+    try:
+        with _memory_told():
+            sys.exit(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

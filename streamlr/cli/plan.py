@@ -16,12 +16,15 @@ def plan_command(config_path: str, overrides: tuple[str, ...], as_json: bool) ->
     """Show what a run would do and need; trains nothing."""
     from streamlr.config import load_config
     from streamlr.data.validation import open_store
-    from streamlr.execution import count_threads
-    from streamlr.plan import make_plan, workers_of
+    from streamlr.execution import told_of_engine
+    from streamlr.plan import make_plan
+    from streamlr.workforce import workers_of
 
     config = load_config(config_path, overrides, with_path=None)
-    workers = workers_of(config.cluster, count_threads(config.cluster))
-    plan = make_plan(config, open_store(config), workers).to_dict()
+    source = open_store(config)
+    threads, worker_limit = told_of_engine(config.cluster)
+    workers = workers_of(config.cluster, threads, worker_found=worker_limit)
+    plan = make_plan(config, source, workers).to_dict()
     if as_json:
         click.echo(json_text(plan))
         return
