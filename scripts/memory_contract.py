@@ -55,18 +55,21 @@ class Cell:
     classes: int = 2
     strengths: int = 0
     """Of a path, with 3 folds; 0: one model. With solver ``proximal`` half of the penalty is l1."""
+    family: str = "logistic"
+    """Of the model; of ``linear`` the target is noise, and of ``collinear`` the last feature repeats the first beside it."""
     free: bool = False
     """Whether the path begins beside an unpenalised feature, and its folds have spreads of their own."""
 
     @property
     def store_name(self) -> str:
-        name = f"{self.features}-{self.dtype}-{self.chunk_mb:g}-{self.codec}-{self.layout}-{self.chunks}-{self.classes}".replace(" ", "")
+        name = f"{self.features}-{self.dtype}-{self.chunk_mb:g}-{self.codec}-{self.layout}-{self.chunks}-{self.classes}-{self.family}".replace(" ", "")
         return name + ".zip" * (self.layout == "zip")
 
     @property
     def title(self) -> str:
         held = "" if self.limit_mb is None else f" limit {self.limit_mb:g} MB"
         held += "" if self.classes == 2 else f" {self.classes} classes"
+        held += "" if self.family == "logistic" else f" {self.family}"
         held += f" path of {self.strengths}" if self.strengths else ""
         held += " beside a free feature" if self.free else ""
         return (f"{self.features} {self.dtype} chunk {self.chunk_mb:g} MB x {self.chunks} {self.codec} {self.layout} {self.solver} {self.kind} "
@@ -79,6 +82,8 @@ def write(path: Path, cell: Cell) -> None:
     rows = max(1, round(cell.chunk_mb * MB / (cell.features * dtype.itemsize)))
     block = rng.standard_normal((min(rows, max(1, 8 * MB // cell.features)), cell.features), dtype=np.float32)
     block = block.astype(dtype) if dtype.kind == "f" else np.clip(np.rint(block * 20), -100, 100).astype(dtype)
+    if cell.family == "collinear":
+        block[:, -1] = block[:, 0]
     chunk = np.concatenate([block] * -(-rows // len(block)))[:rows]
     zipped = cell.layout == "zip"
     store: Any = zarr.storage.ZipStore(path, mode="w") if zipped else str(path)
@@ -95,7 +100,9 @@ def write(path: Path, cell: Cell) -> None:
             X[:, start : start + len(part)] = part.T
         else:
             X[start : start + len(part)] = part
-    labels = (rng.random(m) < 0.4).astype(np.int8) if cell.classes == 2 else rng.integers(0, cell.classes, m).astype(np.int8)
+    labels: Any = (rng.random(m) < 0.4).astype(np.int8) if cell.classes == 2 else rng.integers(0, cell.classes, m).astype(np.int8)
+    if cell.family != "logistic":
+        labels = rng.standard_normal(m)
     group.create_array("y", data=labels, chunks=(min(m, 4 * rows),))
     if cell.layout == "weights":
         group.create_array("w", data=rng.random(m), chunks=(min(m, rows),))
@@ -106,11 +113,15 @@ def write(path: Path, cell: Cell) -> None:
 def settings(cell: Cell, store: Path, run: Path, address: str | None) -> dict[str, Any]:
     """The configuration of a cell."""
     l1 = 0.5 if cell.solver == "proximal" else 0.0
+    family = "logistic" if cell.family == "logistic" else "linear"
     path = {"path": {"count": cell.strengths, "folds": 3, "alpha": l1}} if cell.strengths else {}
+    penalty: dict[str, Any] = {"l2": 1e-4, "l1": l1 * 1e-3}
+    if path or cell.family == "collinear":
+        penalty = {"factors": {0: 0} if cell.free else None}
     return {
         **path,
         "data": {"store": str(store), "sample_axis": 1 if cell.layout == "axis 1" else 0, "weights": "w" if cell.layout == "weights" else None},
-        "model": {"penalty": {"factors": {0: 0} if cell.free else None} if path else {"l2": 1e-4, "l1": l1 * 1e-3}, "standardize": cell.free},
+        "model": {"family": family, "penalty": penalty, "standardize": cell.free},
         "solver": {"name": "auto" if l1 else cell.solver, "max_passes": cell.max_passes, "learning_rate": 0.1},
         "validation": {"fraction": 0.2 if cell.layout == "held out" else 0.0},
         "cluster": {"kind": cell.kind, "workers": cell.workers, "threads_per_worker": cell.workers_threads, "address": address,
@@ -181,6 +192,13 @@ def grid() -> Iterator[Cell]:
     for features, kind in itertools.product((10, 100, 1000), ("threads", "processes")):
         yield from (Cell(features, "float32", 16, solver=solver, kind=kind, strengths=4, max_passes=3, free=True) for solver in ("auto", "proximal"))
     yield Cell(100, "float32", 16, classes=10, strengths=4, max_passes=3)
+    for features, kind in itertools.product((10, 100, 1000, 4000), ("serial", "threads", "processes", "address")):
+        yield Cell(features, "float32", 32, kind=kind, workers=1 if kind == "serial" else 2, family="linear", max_passes=3)
+    for features, family, chunk_mb in itertools.product((10, 100, 500, 600, 2000), ("linear", "collinear"), (8, 64)):
+        yield Cell(features, "float32", chunk_mb, family=family, max_passes=3)
+    yield from (Cell(20_000, "float32", 8, chunks=chunks, kind=kind, family="collinear", max_passes=2)
+                for chunks, kind in itertools.product((1, 6, 12), ("serial", "threads", "processes")))
+    yield from (Cell(features, "float64", 16, solver="lbfgs", family="linear") for features in (50, 500, 2000))
     yield Cell(100, "float32", 32, solver="lbfgs", kind="processes", workers=1, workers_threads=2)
     yield Cell(100, "float32", 64, solver="lbfgs", workers=4, limit_mb=450, chunks=8)
     yield Cell(100, "float32", 64, solver="lbfgs", kind="processes", workers=1, workers_threads=4, limit_mb=450, chunks=8)
@@ -193,6 +211,9 @@ def subset() -> Iterator[Cell]:
     yield Cell(100, "float64", 100, "raw", "lbfgs", chunks=3, max_passes=2)
     yield Cell(100, "int16", 64, "zstd", "gradient_descent", chunks=3, max_passes=2)
     yield Cell(600, "float32", 16, "lz4", "auto", chunks=8, max_passes=2)
+    yield Cell(600, "float32", 16, "lz4", "auto", chunks=8, max_passes=2, family="linear")
+    yield Cell(200, "float32", 16, "lz4", "auto", chunks=8, max_passes=3, family="collinear")
+    yield Cell(20_000, "float32", 8, "lz4", "auto", max_passes=2, family="collinear")
     yield Cell(1000, "float32", 32, "lz4", "newton", chunks=4, max_passes=2)
     yield Cell(200, "float32", 16, "lz4", "lbfgs", layout="sharded", chunks=8, max_passes=2)
     yield Cell(100, "float32", 16, "lz4", "proximal", chunks=8, max_passes=2)

@@ -109,14 +109,14 @@ class FirstLook:
             self.publish(Note(f"{len(classes)} classes, {self.plan.solver}: {self.plan.reason}"))
 
     def survey(self, classes: NDArray[Any], sample_fraction: float, title: str = "pass 1", *,
-               keyed: bool = False, parts: PartScan | None = None) -> SurveySums:
+               keyed: bool = False, products: bool = False, parts: PartScan | None = None) -> SurveySums:
         """Moments, fingerprint and a sample of the rows: one pass.
 
-        Where they are asked for, the sampled rows come with the keys of their parts, and the moments of
-        parts with those of all rows.
+        Where they are asked for, the sampled rows come with the keys of their parts, and with the moments
+        of all rows the features' products with one another, or the moments of parts.
         """
         scan = SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family,
-                          self.split, keyed, parts)
+                          self.split, keyed, products, parts=parts)
         sums: SurveySums = self.scanner.run(scan, title)
         return sums
 

@@ -57,6 +57,7 @@ _MOVES = 0.1
 """A step that changes a Z by more is no rest of a solve that has converged."""
 _FAR_FROM_OPTIMUM = 0.1
 """Standard errors between a model and the optimum from which on the one tells nothing of the other."""
+_ROUNDING = 16.0 * float(np.finfo(np.float64).eps)
 _NOT_NEAR_OPTIMUM = 1e-3
 """The same from which on a person is told."""
 
@@ -277,6 +278,9 @@ class _Inference:
         same = moments.fingerprint == self.facts.get("data_fingerprint")
         if same and self.model.family != "linear":
             self._refuse_separated(step, moments)
+        moves = float(np.sqrt(np.abs(step @ sums.score[: len(step)]) / sums.weight_sum))  # a Z, in the root of the mean square
+        if moves <= self._rounding(moments):  # where a fit is perfect, rounding is all that is left, in errors and in steps
+            return
         with np.errstate(divide="ignore", invalid="ignore"):
             away = np.abs(step) / np.sqrt(self._dispersion(sums) * bread.variances_of_centered())
         worst = int(np.argmax(away))
@@ -286,6 +290,14 @@ class _Inference:
         if away[worst] > _NOT_NEAR_OPTIMUM:
             self._note(f"the coefficient of {self.layout.name(worst)} is {away[worst]:.1g} standard errors away from the optimum; train with a smaller "
                        "solver.tolerance for more digits", warning=True)
+
+    def _rounding(self, moments: Moments) -> float:
+        """What rounding may do to a Z of least squares: that of the target, and of the terms that it is the sum of; 0 for other families."""
+        if self.model.family != "linear":
+            return 0.0
+        terms = np.abs(self.model.coef_[0]) @ (moments.spread + np.abs(moments.mean)) + np.abs(self.model.intercept_).max()
+        target = float(np.sqrt(moments.target_variance.max())) + float(np.abs(moments.target_mean).max())
+        return _ROUNDING * (float(terms) + target)
 
     def _refuse_separated(self, step: Array, moments: Moments) -> None:
         """Where classes are separated, or nearly so, score and information vanish together: the step stays large however small the gradient.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +21,9 @@ from streamlr.errors import ShapeError
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.gradient import GradientScan, GradientSums
-from streamlr.kernels.part_sums import spread_of
+from streamlr.kernels.pairs import Pair, two_sum
 from streamlr.kernels.split import Split
-from streamlr.kernels.survey import SurveySums
+from streamlr.moments import Moments as Moments  # part of what an objective is made of
 from streamlr.penalty import Nonsmooth, Penalty
 
 log = logging.getLogger(__name__)
@@ -31,52 +31,6 @@ log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
 _FAR_FROM_ZERO = 1e4
-
-
-@dataclass(frozen=True, slots=True)
-class Moments:
-    """What the survey tells of the data, but for the rows that it was told to hold out."""
-
-    n_rows: int
-    """Rows."""
-    weight_sum: float
-    """Their weight."""
-    mean: Array
-    """Weighted mean of the features, (n,)."""
-    spread: Array
-    """Weighted standard deviation of the features (divisor: the weight), (n,); 0 for a constant feature."""
-    target_mean: Array
-    """Weighted mean of Y, (c,)."""
-    comoment: Array
-    """Weighted mean of (X - mean)(Y - target_mean)ᵀ, (n, c)."""
-    fingerprint: str
-    """Digest of every bit of the data."""
-    target_variance: Array
-    """Weighted variance of Y (divisor: the weight), (c,)."""
-    offset_mean: float = 0.0
-    """Weighted mean of the offset; 0 where there is none."""
-    held_rows: int = 0
-    """Rows that are held out."""
-    held_weight_sum: float = 0.0
-    """Their weight."""
-    held_target_mean: Array | None = None
-    """Weighted mean of their Y, (c,); None where none are held out."""
-    held_target_variance: Array | None = None
-    """Weighted variance of their Y, (c,); None where none are held out."""
-    held_digest: str = ""
-    """Of which rows they are."""
-    groups_digest: str = ""
-    """Of the groups that deal the rows out to folds; empty where none do."""
-
-    @classmethod
-    def from_sums(cls, sums: SurveySums) -> Moments:
-        spread, held = spread_of(sums.mean, sums.square_sum, sums.weight_sum), sums.held_out
-        known = cls(sums.n_rows, sums.weight_sum, sums.mean, spread, sums.target_mean, sums.comoment / sums.weight_sum,
-                    sums.fingerprint.hex(), sums.target_square_sum / sums.weight_sum, sums.offset_mean, groups_digest=sums.groups_digest.hex())
-        if held is None or not held.weight_sum > 0:
-            return known
-        return replace(known, n_rows=sums.n_rows - held.n_rows, held_rows=held.n_rows, held_weight_sum=held.weight_sum, held_target_mean=held.target_mean,
-                       held_target_variance=held.target_square_sum / held.weight_sum, held_digest=held.digest.hex())
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +59,18 @@ class Coordinates:
         return np.concatenate([V.ravel(), u]) if self.fit_intercept else V.ravel().copy()
 
     def to_data_units(self, parameters: Array) -> tuple[Array, Array]:
-        """W, (n, c), and b, (c,), in the units of the data."""
+        """W, (n, c), and b, (c,), in the units of the data; of (2, d), whose second row is what the first one lacks, to the last digit."""
+        if parameters.ndim == 2:
+            return self._rounded_once(two_sum(*parameters))
         V, u = self.split(parameters)
         W = V / self.scale[:, None]
         return W, u - self.center @ W
+
+    def _rounded_once(self, whole: Pair) -> tuple[Array, Array]:
+        n, c = len(self.scale), self.n_outputs
+        W = Pair(whole.hi[: n * c].reshape(n, c), whole.lo[: n * c].reshape(n, c)) / Pair.of(self.scale[:, None])
+        u = whole[n * c :] if self.fit_intercept else Pair.zeros(c)
+        return W.hi, (u - (Pair.of(self.center[:, None]) * W).total(axis=0)).hi
 
     def from_data_units(self, W: Array, b: Array) -> Array:
         """The parameters of W, (n, c), and b, (c,).
@@ -161,6 +123,8 @@ class Evaluation:
     """Mean loss of the rows that are held out; not a number where none are."""
     held_weight: float = 0.0
     """Their weight."""
+    gradient_rest: Array | None = None
+    """What rounding has cut off from the gradient, (d,), where that is known."""
 
 
 class Objective:
@@ -196,10 +160,10 @@ class Objective:
         self.penalty_scale = self._penalty.l2
         self.nonsmooth = self._nonsmooth(self._penalty)
         self._nonsmooth_by_standard = self._nonsmooth(penalty.per(self._standard.scale, spread_in_penalty))
-        far = np.abs(moments.mean) > _FAR_FROM_ZERO * moments.spread
+        far = np.abs(moments.mean) > (1.0 if model.family == "linear" and model.fit_intercept else _FAR_FROM_ZERO) * moments.spread
         self._shift = np.where(far, moments.mean, 0.0)
         spread_of_target = float(np.sqrt(moments.target_variance.max()))
-        self._target_unit = spread_of_target if model.family == "linear" and spread_of_target > 0 else 1.0
+        self.target_unit = spread_of_target if model.family == "linear" and spread_of_target > 0 else 1.0
 
     def _nonsmooth(self, penalty: Penalty) -> Nonsmooth:
         c = self.coordinates.n_outputs
@@ -327,7 +291,7 @@ class Objective:
             value += self.nonsmooth.value(point)
             scaled = self._standard.join(in_standard, np.zeros(len(db)))  # an intercept has neither threshold nor bound: any value will do
             gradient_by_standard = self._nonsmooth_by_standard.subgradient(scaled, gradient_by_standard)
-        gradient_max = float(np.abs(gradient_by_standard).max()) / self._target_unit
+        gradient_max = float(np.abs(gradient_by_standard).max()) / self.target_unit
         return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates, held_loss,
                           held_weight)
 

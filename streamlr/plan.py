@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,13 +16,22 @@ from streamlr.data.source import ArraySource, Source
 from streamlr.errors import MemoryLimitError
 from streamlr.execution.engine import tree_tasks
 from streamlr.execution.limits import FoundLimit, found_limit
-from streamlr.execution.local import available_cores
 from streamlr.execution.process import process_bytes
 from streamlr.execution.scanner import plan_slabs
-from streamlr.projection import SAMPLES_FORWARDED, SAMPLES_SENT, Demand, leader_peak, local_peak, worker_peak
+from streamlr.projection import Demand, local_peak, worker_peak
+from streamlr.room import Excess, Room, peaks_of
+from streamlr.room import Workers as Workers
 from streamlr.warm_start import MOST_PARAMETERS, sample_fraction
 
-_CANDIDATES = {"gradient_descent": 1, "newton": 1}
+_MOST_CORRELATED = 64
+"""Features up to which the first pass sums their products with one another for any family: that costs it less than one more pass."""
+_MOST_CORRELATED_OF_SQUARES = 512
+"""The same for least squares by a method that was asked for, whose verdict hangs on them."""
+_FEW_ROWS = 1024
+"""Of least squares with too many features for their products: rows that take their place."""
+_MOST_VALUES_OF_ROWS = 2**25
+"""Of these rows."""
+_CANDIDATES = {"gradient_descent": 1, "least_squares": 1, "newton": 1}
 _MOST_CANDIDATES = 4
 MOST_SECANTS = 17
 """Points of the model with which a path begins that are evaluated in one pass: they cost about as much
@@ -36,18 +44,6 @@ _SMALLEST_SAMPLE = 1 / 64
 _USABLE = 0.95
 _USABLE_OF_STRANGER = 0.5
 """Of workers that others have started: Dask begins to move results to disk at 0.6 of their limit, where it was not told otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Excess:
-    """What a run needs over what it may use."""
-
-    needed_bytes: int
-    """Projected."""
-    where: str
-    """In which process, or how many of them."""
-    limit: FoundLimit
-    """What it is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +84,8 @@ class Plan:
     """Of these so many are evaluated in one pass."""
     curvatures: int = 1
     """Hessians of the sample that are kept for them."""
+    products: bool = False
+    """Whether the first pass sums the products of the features with one another."""
     fitted: str = ""
     """What was made smaller to keep to the limit, and why; empty where nothing was."""
 
@@ -118,83 +116,6 @@ class Plan:
             "held_bytes": p.held_rows * self.row_bytes, "peak_bytes": self.peak_bytes, "worker_peak_bytes": self.worker_peak_bytes,
             "memory_limit": self.memory_limit, "limit_source": self.limit_source, "fitted": self.fitted,
             "refused": self.refusal}
-
-
-@dataclass(frozen=True, slots=True)
-class Workers:
-    """Who will take the sums."""
-
-    threads: int
-    """Slabs summed at a time, in all processes."""
-    threads_per_process: int
-    """Slabs summed at a time in one of them."""
-    in_this_process: bool
-    """Whether that is this process, in whose memory the sample is too."""
-    base_bytes: int
-    """What this process holds before the run."""
-    worker_base_bytes: int
-    """The same of the others, where there are any."""
-    answer_directly: bool = False
-    """Whether they send what they have summed straight to this process, on whose machine they are."""
-    found: FoundLimit | None = None
-    """What this process may use, or together with the workers on its machine."""
-    worker_found: FoundLimit | None = None
-    """What each of the workers of others may use."""
-
-    @property
-    def processes(self) -> int:
-        return self.threads // self.threads_per_process
-
-
-@dataclass(frozen=True, slots=True)
-class _Peaks:
-    """Projected bytes of the processes of a run."""
-
-    leader: int
-    """Of this process."""
-    worker: int
-    """Of the largest that takes sums; the same process where that is this one."""
-
-    @property
-    def largest(self) -> int:
-        return max(self.leader, self.worker)
-
-
-@dataclass(frozen=True, slots=True)
-class _Room:
-    """What may be used: under the limit that was set and those that were found."""
-
-    limit: int | None
-    """``cluster.memory_limit``, of each process."""
-    workers: Workers
-
-    @property
-    def of_process(self) -> FoundLimit | None:
-        """The least that one process may use."""
-        told = [] if self.limit is None else [FoundLimit(self.limit, "cluster.memory_limit")]
-        found = [limit for limit in (self.workers.found, self.workers.worker_found) if limit is not None]
-        return min(told + found, key=lambda limit: limit.nbytes, default=None)
-
-    def fits(self, demand: Demand, threads: int) -> bool:
-        """Whether it does on so many threads in each process; of the leader no limit that was set is asked, since fewer threads would not help it."""
-        peaks = _peaks(demand, self.workers, threads)
-        told = self.limit is None or peaks.worker <= self.limit
-        return told and not any(found.needed_bytes > found.limit.nbytes for found in self._found(peaks))
-
-    def excess(self, peaks: _Peaks) -> Excess | None:
-        """The first limit that does not hold."""
-        told = [] if self.limit is None else [Excess(peaks.largest, "in one process", FoundLimit(self.limit, "cluster.memory_limit"))]
-        return next((found for found in [*told, *self._found(peaks)] if found.needed_bytes > found.limit.nbytes), None)
-
-    def _found(self, peaks: _Peaks) -> Iterator[Excess]:
-        """What is needed under each limit that was found, over it or not."""
-        workers = self.workers
-        if workers.found is not None:
-            together = workers.answer_directly and not workers.in_this_process
-            needed = peaks.leader + together * workers.processes * peaks.worker
-            yield Excess(needed, f"in {workers.processes + 1} processes" if together else "in one process", workers.found)
-        if workers.worker_found is not None:
-            yield Excess(peaks.worker, "in a worker", workers.worker_found)
 
 
 def workers_of(cluster: ClusterConfig, threads: int, worker_base_bytes: int | None = None, worker_found: FoundLimit | None = None) -> Workers:
@@ -230,10 +151,13 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     outputs
         c, 1 for two classes.
     """
-    room = _Room(config.cluster.memory_limit, workers)
+    room = Room(config.cluster.memory_limit, workers)
     least = room.of_process
     name, fraction, reason = choose_solver(config, source, outputs)
     fitted = []
+    if name == "least_squares" and least is not None and not _fits(_demand(config, source, name, fraction, outputs, 1), least.nbytes):
+        fitted.append("not all rows at once" if fraction else "no products of the features")
+        name, fraction, reason = choose_solver(config, source, outputs, squares=False)
     if fraction and least is not None:
         smaller = _fitting_sample(config, source, name, fraction, outputs, least.nbytes)
         if smaller != fraction:
@@ -252,11 +176,12 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
         fitted.append(f"{demand.candidates} of {demand.models} models in a pass")
     if room.limit is not None and least is not None and not isinstance(source, ArraySource):
         demand = _holding(demand, least.nbytes, workers, threads)
-    peaks = _peaks(demand, workers, threads)
+    peaks = peaks_of(demand, workers, threads)
     why = "" if not fitted or least is None else f"{' and '.join(fitted)}: {_shown(least.nbytes)} of {least.source}"
     return Plan(name, reason, demand.partition, source.n_features, str(source.dtype), threads * workers.processes, source.n_rows * demand.row_bytes,
                 source.stored_bytes, fraction, demand.row_bytes, peaks.largest, None if least is None else least.nbytes,
-                "" if least is None else least.source, room.excess(peaks), peaks.worker, demand.models, demand.candidates, demand.curvatures, why)
+                "" if least is None else least.source, room.excess(peaks), peaks.worker, demand.models, demand.candidates, demand.curvatures,
+                demand.products, why)
 
 
 def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, threads: int) -> Demand:
@@ -267,10 +192,20 @@ def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, o
         partition, source.n_features, source.dtype.itemsize, outputs, max(models, _CANDIDATES.get(solver, _MOST_CANDIDATES), secants), solver == "newton",
         math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
         solver == "proximal" or secants > 0, config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config),
-        *_parts_of(config))
-    if demand.newton and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
+        *_parts_of(config), _sums_products(config, source, solver, fraction), solver == "least_squares")
+    if (demand.newton or demand.products) and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand
+
+
+def _sums_products(config: TrainConfig, source: Source, solver: str, fraction: float) -> bool:
+    """Whether the survey is to sum the products of the features: where the solver hangs on them, and else where they cost little."""
+    most = _MOST_CORRELATED_OF_SQUARES if _is_quadratic(config) else _MOST_CORRELATED
+    return (solver == "least_squares" and not fraction) or source.n_features <= most
+
+
+def _is_quadratic(config: TrainConfig) -> bool:
+    return config.model.family == "linear" and config.path is None and config.model.penalty.l1 == 0 and not config.model.bounds.given
 
 
 def models_of(config: TrainConfig) -> int:
@@ -308,26 +243,20 @@ def _parts_of(config: TrainConfig) -> tuple[int, bool]:
     return config.path.folds + 1, config.model.standardize and config.path.folds > 0
 
 
-def _peaks(demand: Demand, workers: Workers, threads: int) -> _Peaks:
-    """What a run takes with so many threads in each process."""
-    if workers.in_this_process:
-        peak = local_peak(demand, threads, workers.base_bytes, available_cores())
-        return _Peaks(peak, peak)
-    samples = SAMPLES_SENT if workers.answer_directly else SAMPLES_FORWARDED
-    worker = worker_peak(demand, threads, workers.processes, workers.worker_base_bytes, samples, workers.threads_per_process - threads)
-    return _Peaks(leader_peak(demand, available_cores(), workers.base_bytes), worker)
-
-
 def _fitting_sample(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, limit: int) -> float:
     """The largest of fraction, fraction / 2, ... with which one thread fits, whatever the engine; 0 where none of use does."""
     least = sample_fraction(source.n_rows, source.n_features + config.model.fit_intercept, outputs, source.n_features * source.dtype.itemsize, least=True)
     share = 1.0
     while share >= _SMALLEST_SAMPLE and share * fraction >= least:
-        demand = _demand(config, source, solver, share * fraction, outputs, 1)
-        if max(local_peak(demand, 1, _NOMINAL_BYTES), worker_peak(demand, 1, 1, _NOMINAL_BYTES)) <= limit:
+        if _fits(_demand(config, source, solver, share * fraction, outputs, 1), limit):
             return share * fraction
         share /= 2
     return 0.0
+
+
+def _fits(demand: Demand, limit: int) -> bool:
+    """Whether one thread has room, whatever the engine and whatever the process held before."""
+    return max(local_peak(demand, 1, _NOMINAL_BYTES), worker_peak(demand, 1, 1, _NOMINAL_BYTES)) <= limit
 
 
 def _holding(demand: Demand, limit: int, workers: Workers, threads: int) -> Demand:
@@ -338,9 +267,9 @@ def _holding(demand: Demand, limit: int, workers: Workers, threads: int) -> Dema
 
     usable = int((_USABLE if workers.in_this_process or workers.answer_directly else _USABLE_OF_STRANGER) * limit)
     all_held = with_slabs(demand.partition.n_rows * demand.row_bytes + demand.row_bytes * demand.partition.block_rows * demand.partition.slab_blocks)
-    if _peaks(all_held, workers, threads).worker <= usable:
+    if peaks_of(all_held, workers, threads).worker <= usable:
         return all_held
-    budget = usable - _peaks(demand, workers, threads).worker
+    budget = usable - peaks_of(demand, workers, threads).worker
     if workers.in_this_process or workers.processes == 1:
         return with_slabs(budget)
     slab = demand.partition.slab_blocks * demand.partition.block_rows * demand.row_bytes
@@ -364,9 +293,15 @@ def check_plan(plan: Plan) -> None:
         raise MemoryLimitError(plan.refusal)
 
 
-def choose_solver(config: TrainConfig, source: Source, outputs: int = 1) -> tuple[str, float, str]:
-    """The method, the share of rows to sample for it, and why."""
+def choose_solver(config: TrainConfig, source: Source, outputs: int = 1, *, squares: bool = True) -> tuple[str, float, str]:
+    """The method, the share of rows to sample for it, and why; with ``squares`` least squares by their products where these are not too many."""
     name = config.solver.name
+    if squares and name in ("auto", "newton") and _is_quadratic(config):
+        if source.n_features + config.model.fit_intercept <= MOST_PARAMETERS:
+            return "least_squares", 0.0, f"{source.n_features} features: least squares, with the Hessian from the first pass"
+        whole = config.model.penalty.l2 == 0 or config.model.penalty.factors is None  # what holds some features alone is another matter
+        if whole and source.n_rows <= _FEW_ROWS and source.n_rows * source.n_features <= _MOST_VALUES_OF_ROWS:
+            return "least_squares", 1.0, f"{source.n_rows} rows of {source.n_features} features: least squares, with all rows from the first pass"
     if name != "auto":
         return name, 0.0, "solver.name asks for it"
     n_features = source.n_features + config.model.fit_intercept

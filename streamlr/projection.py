@@ -16,6 +16,7 @@ from streamlr.data.partition import Partition, partition_rows
 from streamlr.data.source import rows_of_memory_chunk
 from streamlr.kernels.held_scores import LEAST_BINS, MOST_CELLS
 from streamlr.kernels.hessian import hessian_leaf_rows
+from streamlr.kernels.residuals import MOST_FEATURES_OF_PRODUCTS, residual_leaf_rows
 
 FIRST_USE_BYTES = 12 * 2**20
 """What libraries set up on their first use: BLAS its buffers, codecs theirs, Zarr its event loop."""
@@ -45,6 +46,16 @@ HESSIANS_OF_THREAD = 3
 """The sum so far, that of a leaf and the product it is made of; or two and their sum."""
 HESSIANS_OF_INVERSE = 5
 """A Hessian, its Cholesky factor, the factor's inverse, and two copies that LAPACK works on."""
+PRODUCTS_KEPT = 2
+"""Of least squares: the features' products and the inverse of their factor."""
+ROWS_KEPT = 2
+"""Of least squares with few rows: what spans them, and the steps."""
+COPIES_OF_ROWS = 6
+"""While these are made."""
+COPIES_OF_RESIDUALS = 12
+"""Of a leaf whose residuals are had in twice the working precision: it as a pair and in five slices, and what these are made with."""
+COPIES_OF_PAIRS = 12
+"""Of products as pairs: their sum so far, those of a leaf and what is added up between."""
 METRICS_OF_MODEL = 2
 """Of the proximal solver, beside its metric: the part of it that is corrected and solved, and the copy that LAPACK works on."""
 ADDED_UP_HESSIANS = 1.5
@@ -109,6 +120,10 @@ class Demand:
     """Parts of the rows whose moments the first pass tells apart; 0 for none."""
     feature_parts: bool = False
     """Whether that goes for the features too."""
+    products: bool = False
+    """Whether the survey sums the products of the features with one another."""
+    squares: bool = False
+    """Whether they are the Hessian, which is factored, and residuals are had in twice the working precision."""
 
     @property
     def row_bytes(self) -> int:
@@ -122,6 +137,16 @@ class Demand:
     def hessian_bytes(self) -> int:
         """(n + 1)² c² numbers."""
         return ((self.n_features + 1) * self.outputs) ** 2 * 8
+
+    @property
+    def products_bytes(self) -> int:
+        """Of the products of the features with one another, where they are summed."""
+        return self.products * 8 * self.n_features**2
+
+    @property
+    def rows_bytes(self) -> int:
+        """Of all rows of least squares, where they take the place of these products."""
+        return self.squares * 8 * self.sample_rows * self.n_features
 
     @property
     def dense_metric(self) -> bool:
@@ -153,6 +178,8 @@ class Demand:
     @property
     def state_bytes(self) -> int:
         metric = self.metric_bytes if self.sample_rows else 0
+        if self.squares:
+            metric = PRODUCTS_KEPT * self.products_bytes + ROWS_KEPT * self.rows_bytes
         return self.curvatures * metric + self.models * STATE_VECTORS * self.vector_bytes
 
     @property
@@ -176,6 +203,8 @@ class Demand:
     def model_bytes(self) -> int:
         """Of what is computed between two passes."""
         newton = HESSIANS_OF_INVERSE * self.hessian_bytes * self.newton
+        if self.squares:
+            newton = (HESSIANS_OF_INVERSE - PRODUCTS_KEPT) * self.products_bytes
         return newton + METRICS_OF_MODEL * self.metric_bytes * (self.proximal and self.sample_rows > 0)
 
     @property
@@ -186,7 +215,7 @@ class Demand:
 def local_peak(demand: Demand, threads: int, base: int, cores: int = 1) -> int:
     """Bytes of a process that takes the sums itself, on so many threads, and held ``base`` before; some samples are solved on all cores nevertheless."""
     kept = base + FIRST_USE_BYTES + demand.labels.shared_bytes + threads * _thread_bytes(demand)
-    survey = threads * (_survey_bytes(demand) + _survey_vectors(demand)) + demand.sample_bytes
+    survey = threads * (_survey_bytes(demand) + _survey_vectors(demand)) + demand.sample_bytes + _levels(demand.partition.n_slabs) * demand.products_bytes
     survey += _parts_waiting(demand)
     solvers = max(threads, cores) if demand.proximal or not demand.dense_metric else threads
     solve = demand.sample_bytes + _sample_solve(demand, threads, solvers - threads)
@@ -205,6 +234,8 @@ def worker_peak(demand: Demand, threads: int, processes: int, base: int, samples
     passes = threads * _pass_bytes(demand) + _waiting(demand, threads)
     if demand.newton and demand.partition.n_slabs > 1:
         passes += round(ADDED_UP_HESSIANS * demand.hessian_bytes)
+    if demand.partition.n_slabs > 1:
+        survey += round((_levels(demand.partition.n_slabs) + ADDED_UP_HESSIANS) * demand.products_bytes)
     return min(held, demand.held_bytes) + round(MARGIN * (kept + max(survey, samples * demand.sample_bytes, passes)))
 
 
@@ -214,13 +245,14 @@ def leader_peak(demand: Demand, threads: int, base: int) -> int:
     if demand.sample_rows:
         kept += threads * (FIRST_USE_OF_THREAD_BYTES + _sample_leaf(demand) + _sample_vectors(demand))
     solve = demand.sample_bytes + _sample_solve(demand, threads)
-    return round(MARGIN * (kept + max(solve, demand.kept_sample_bytes + demand.state_bytes + demand.model_bytes + demand.hessian_bytes * demand.newton)))
+    summed = demand.hessian_bytes * demand.newton + demand.products_bytes
+    return round(MARGIN * (kept + max(solve, demand.kept_sample_bytes + demand.state_bytes + demand.model_bytes + summed)))
 
 
 def _leaf_bytes(demand: Demand) -> int:
     """A leaf in float64; one of a Hessian has at least as many rows as there are features."""
     rows = demand.partition.leaf_rows
-    if demand.newton:
+    if demand.newton or demand.products:
         rows = min(max(rows, demand.n_features), demand.partition.block_rows)
     return rows * demand.n_features * 8
 
@@ -271,17 +303,28 @@ def _parts_waiting(demand: Demand) -> int:
 def _survey_bytes(demand: Demand) -> int:
     """What comes and goes with a block of the first pass."""
     draw = DRAW_BYTES * demand.partition.block_rows if demand.sample_rows < demand.partition.n_rows else 0
-    return max(demand.reading.passing_bytes, demand.labels.passing_bytes, draw)
+    before = math.ceil(math.log2(demand.partition.slab_blocks)) + HESSIANS_OF_THREAD
+    return max(demand.reading.passing_bytes, demand.labels.passing_bytes, draw) + before * demand.products_bytes
 
 
 def _pass_bytes(demand: Demand) -> int:
     """What comes and goes with a block of a later pass, with the sums of the blocks of its slab before it."""
     vectors = _coupled_vectors(demand, demand.partition.leaf_rows, demand.candidates)
+    if demand.squares:
+        return max(demand.reading.passing_bytes, _residual_bytes(demand.n_features))
     if not demand.newton:
         before = math.ceil(math.log2(demand.partition.slab_blocks)) + SUMS_OF_THREAD
         return max(demand.reading.passing_bytes, vectors) + before * demand.sums_bytes
     before = math.ceil(math.log2(demand.partition.slab_blocks)) * demand.hessian_bytes
     return before + max(demand.reading.passing_bytes, HESSIANS_OF_THREAD * demand.hessian_bytes + _coupled_columns(demand, demand.partition), vectors)
+
+
+def _residual_bytes(n: int) -> int:
+    """A leaf in twice the working precision, and of few features also their products."""
+    alone = COPIES_OF_RESIDUALS * 8 * n * residual_leaf_rows(n, products=False)
+    if n > MOST_FEATURES_OF_PRODUCTS:
+        return alone
+    return max(alone, COPIES_OF_RESIDUALS * 8 * n * residual_leaf_rows(n, products=True) + COPIES_OF_PAIRS * 8 * n**2)
 
 
 def _waiting(demand: Demand, threads: int) -> int:
@@ -299,7 +342,7 @@ def _sample_partition(demand: Demand) -> Partition:
 
 def _sample_leaf(demand: Demand) -> int:
     """A leaf of the sample in float64, of a pass that sums a Hessian."""
-    if not demand.sample_rows:
+    if not demand.sample_rows or demand.squares:
         return 0
     partition = _sample_partition(demand)
     return min(max(partition.leaf_rows, demand.n_features), partition.block_rows, demand.sample_rows) * demand.n_features * 8
@@ -320,6 +363,8 @@ def _sample_solve(demand: Demand, threads: int, others: int = 0) -> int:
     """
     if not demand.sample_rows:
         return 0
+    if demand.squares:
+        return COPIES_OF_ROWS * demand.rows_bytes
     partition = _sample_partition(demand)
     busy = min(threads + others, partition.n_blocks)
     tree = HESSIANS_OF_THREAD * busy + _levels(partition.n_blocks)

@@ -18,6 +18,7 @@ from streamlr.data.matching import match_names, named
 from streamlr.data.rows import in_memory, labels_of, rows_of
 from streamlr.data.source import ArraySource, Rows, Source
 from streamlr.data.validation import open_store
+from streamlr.equations import Equations
 from streamlr.errors import ConfigError, RunDirectoryError, ShapeError, WriteError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
@@ -25,20 +26,23 @@ from streamlr.execution.engine import one_blas_thread
 from streamlr.execution.limits import memory_told
 from streamlr.first_look import FirstLook
 from streamlr.kernels.split import HELD_OUT
+from streamlr.kernels.survey import SampledRows
 from streamlr.model import Model
 from streamlr.objective import Moments, Objective, data_coordinates
 from streamlr.run_directory import RunDirectory
 from streamlr.run_record import RunRecord
-from streamlr.solvers import GradientDescent, Lbfgs, Newton, Outcome, Proximal, Solver, State, Watched, minimize
-from streamlr.solvers.base import PASS_LIMIT
+from streamlr.solvers import GradientDescent, Judged, Lbfgs, LeastSquares, Newton, Outcome, Proximal, Solver, State, Watched, minimize
+from streamlr.solvers.base import PASS_LIMIT, Function
 from streamlr.solvers.gradient_descent import GradientDescentState
 from streamlr.solvers.lbfgs import LbfgsState
+from streamlr.solvers.least_squares import LeastSquaresState
 from streamlr.solvers.newton import NewtonState
 from streamlr.solvers.proximal import ProximalState
+from streamlr.squares import MANY_OPTIMA, are_many_optima, equations_of, evaluator, findings, is_fine, resumed, start_squares
 from streamlr.warm_start import join_sample, sampled_metric, start_from_sample
 
-_STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "newton": NewtonState,
-                                  "proximal": ProximalState}
+_STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "least_squares": LeastSquaresState,
+                                  "newton": NewtonState, "proximal": ProximalState}
 _SOLVERS: dict[str, type[Lbfgs | Newton | Proximal]] = {"lbfgs": Lbfgs, "newton": Newton, "proximal": Proximal}
 
 
@@ -169,6 +173,8 @@ class _Problem:
     """What is minimised, with classes and moments."""
     solver: Solver
     """How."""
+    equations: Equations | None = None
+    """Of least squares, what the survey's products make, where these were summed."""
 
 
 class _Run:
@@ -189,8 +195,8 @@ class _Run:
             problem, state = self._begin() if saved is None else self._continue(saved)
             if saved is None:
                 for number in range(1, self.look.scanner.passes + 1):
-                    self._pass_done(number, state, problem)
-            state, outcome = minimize(problem.objective, self._watched(problem), state, len(self.record.history), self.settings.solver.max_passes,
+                    self._pass_done(number, state, problem, complete=number == self.look.scanner.passes)
+            state, outcome = minimize(_function(problem), self._watched(problem), state, len(self.record.history), self.settings.solver.max_passes,
                                       lambda number, reached: self._pass_done(number, reached, problem))
             return self._result(problem, state, outcome)
         except WriteError as error:
@@ -208,15 +214,21 @@ class _Run:
         classes = self.look.list_labels()
         self.record.begin_pass()
         self.sample_fraction = self.look.plan.sample_fraction
-        survey = self.look.survey(classes, self.sample_fraction)
+        survey = self.look.survey(classes, self.sample_fraction, products=self.look.plan.products)
         moments = self.look.take(survey)
         self.record.tell_changed_data(moments)
-        problem = self._problem(classes, moments)
         parts = list(survey.sample)
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
+        problem = self._problem(classes, moments, sample)
         point = _start_point(problem, self.start)
         unknown = self.look.source.has_offset or self.start is not None or bool(problem.objective.coordinates.split(point)[0].any())
+        if isinstance(problem.solver, LeastSquares):
+            return self._begin_squares(problem, point, known=not unknown)
+        if problem.equations is not None:
+            self._tell(problem.equations)
+        elif are_many_optima(problem.objective):
+            self.look.publish(Note(MANY_OPTIMA, warning=True))
         start = problem.objective.evaluate(point[None, :], "pass 2")[0] if unknown else problem.objective.without_features(point)
         if isinstance(problem.solver, Lbfgs | Proximal) and sample is not None:
             solver, state = start_from_sample(problem.objective, problem.solver, sample, start)
@@ -224,19 +236,40 @@ class _Run:
             return problem, self._watched(problem).begun(state, start)
         return problem, self._watched(problem).init(problem.objective, start)
 
-    def _problem(self, classes: NDArray[Any], moments: Moments) -> _Problem:
+    def _begin_squares(self, problem: _Problem, point: NDArray[np.float64], *, known: bool) -> tuple[_Problem, State]:
+        """What is quadratic has its Hessian from the survey, or from a second pass."""
+        assert problem.equations is not None
+        wanted = self.settings.solver
+        start = start_squares(problem.objective, point, wanted.tolerance, problem.equations, known=known, most_passes=wanted.max_passes)
+        self._tell(start.equations)
+        problem = replace(problem, solver=start.solver)
+        return problem, self._watched(problem).begun(start.state, start.found)
+
+    def _tell(self, equations: Equations) -> None:
+        for text in findings(equations, self.look.source.n_rows, self.look.source.feature_names):
+            self.look.publish(Note(text, warning=True))
+
+    def _problem(self, classes: NDArray[Any], moments: Moments, sample: SampledRows | None = None) -> _Problem:
         """The objective in the coordinates of the solver that was asked for; ``auto`` is what the plan says, which `_begin` gives a sample to start from."""
         wanted, model = self.settings.solver, self.look.model
         if wanted.name == "gradient_descent":
             objective = Objective(self.look.scanner, model, classes, moments, data_coordinates(moments, model.fit_intercept), self.look.split, HELD_OUT)
             return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, bool(objective.penalty_scale.any())))
         objective = Objective(self.look.scanner, model, classes, moments, split=self.look.split, held_out=HELD_OUT)
-        return _Problem(objective, _SOLVERS[self.look.plan.solver](objective, wanted.tolerance))
+        if self.look.plan.solver == "least_squares":
+            equations = equations_of(objective, sample)
+            return _Problem(objective, LeastSquares(objective, wanted.tolerance, equations), equations)
+        solver = _SOLVERS[self.look.plan.solver](objective, wanted.tolerance)
+        if self.look.plan.solver == "lbfgs" and wanted.name == "lbfgs" and model.family == "linear" and objective.smooth and moments.correlation is not None:
+            equations = equations_of(objective)
+            return _Problem(objective, Judged(solver, objective, wanted.tolerance, equations), equations)
+        return _Problem(objective, solver)
 
-    def _pass_done(self, number: int, state: State, problem: _Problem) -> None:
+    def _pass_done(self, number: int, state: State, problem: _Problem, *, complete: bool = True) -> None:
+        """Tell of a pass, and keep where the run stands if it is all that the state hangs on."""
         event = PassFinished(number, state.loss, state.value, state.gradient_max, state.step, *self.record.cost_of_pass(),
                              None if self.look.split is None else state.held_loss)
-        self.record.pass_done(event, bool(state.status), lambda: self._checkpoint(number, state, problem))
+        self.record.pass_done(event, bool(state.status), (lambda: self._checkpoint(number, state, problem)) if complete else None)
 
     def _checkpoint(self, number: int, state: State, problem: _Problem) -> Checkpoint:
         arrays, values = flatten(state, "state.")
@@ -252,25 +285,43 @@ class _Run:
         moments = unflatten(Moments, "moments.", saved)
         classes = saved.arrays["classes"]
         self.look.use_classes(classes, saved.arrays.get("class_factors"))
-        problem = self._problem(classes, moments)
-        state = unflatten(_STATES[problem.solver.name], "state.", saved)
         self.look.require_same_data(classes, moments, saved.values["modified"])
         self.sample_fraction = float(saved.values["sample_fraction"])
+        self._go_on_by(saved.values["solver"])
+        few_rows = self.look.plan.solver == "least_squares" and self.sample_fraction > 0
+        problem = self._problem(classes, moments, self._drawn_again(classes) if few_rows else None)
+        state = unflatten(_STATES[problem.solver.name], "state.", saved)
         problem = self._with_sample(problem, state)
         self.record.continue_from(saved)
         self.look.publish(Note(f"resuming after pass {saved.passes}, at a gradient of {state.gradient_max:.3g}"))
         return problem, state
 
+    def _go_on_by(self, method: str) -> None:
+        """With another limit of memory the plan may have another method than the run had: its own goes on, where there is room for it."""
+        plan = self.look.plan
+        if method == "least_squares" and plan.solver != method:
+            limit = plan.memory_limit or 0
+            raise RunDirectoryError(
+                f"the run solves least squares by its normal equations, for which a cluster.memory_limit of {limit / 1e6:.0f} MB has no room; "
+                "raise it to what the run began with, or start anew with --overwrite")
+        self.look.plan = replace(plan, solver=method)
+
     def _with_sample(self, problem: _Problem, state: State) -> _Problem:
         """Draw the sample again where its curvature is the metric, which no checkpoint holds: one more read of the data."""
+        if isinstance(problem.solver, LeastSquares) and isinstance(state, LeastSquaresState):
+            return replace(problem, solver=resumed(problem.objective, problem.solver, state))
         if not (isinstance(problem.solver, Lbfgs) and isinstance(state, LbfgsState) and len(state.curvature_at)):
             return problem
-        survey = self.look.survey(problem.objective.classes, self.sample_fraction, "sample")
+        sample = self._drawn_again(problem.objective.classes)
+        return replace(problem, solver=replace(problem.solver, sampled=sampled_metric(problem.objective, sample, state.curvature_at)))
+
+    def _drawn_again(self, classes: NDArray[Any]) -> SampledRows:
+        survey = self.look.survey(classes, self.sample_fraction, "sample")
         parts = list(survey.sample)
         del survey
         sample = join_sample(parts)
         assert sample is not None
-        return replace(problem, solver=replace(problem.solver, sampled=sampled_metric(problem.objective, sample, state.curvature_at)))
+        return sample
 
     def _result(self, problem: _Problem, state: State, outcome: Outcome) -> TrainResult:
         objective, solver = problem.objective, self._watched(problem)
@@ -289,6 +340,14 @@ class _Run:
         if self.directory is not None:
             self.directory.write_results(model, summary)
         return TrainResult(model, outcome.status, outcome.reason, len(self.record.history), self.record.history, summary)
+
+
+def _function(problem: _Problem) -> Function:
+    """What the solver's points are evaluated by."""
+    solver, objective = problem.solver, problem.objective
+    if isinstance(solver, LeastSquares):
+        return evaluator(objective, solver.fine)
+    return evaluator(objective, is_fine(objective, solver.equations.condition)) if isinstance(solver, Judged) else objective
 
 
 def _in_order_of_data(start: Model, look: FirstLook) -> Model:

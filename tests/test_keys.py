@@ -80,6 +80,7 @@ def test_a_second_client_without_the_key_runs_nothing(kind: str, engine: Cluster
             address if security else address.replace("tls://", "tcp://"),
             security=security,
             timeout=2,
+            set_as_default=False,  # a client that is not let in would leave it so
         )
 
 

@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.array
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ from clusters import (
     scan,
     scheduler,
 )
-from distributed import Client
+from distributed import Client, LocalCluster
 from stores import two_class_data, write_store
 from zarr.storage import LocalStore
 
@@ -42,7 +44,7 @@ from streamlr.data.source import ArraySource, Buffer, Source
 from streamlr.data.store import ZarrSource
 from streamlr.data.zarr_rows import ZarrRows
 from streamlr.errors import ChunkError, ClusterError, NonFiniteError, StoreNotFoundError
-from streamlr.execution import open_engine
+from streamlr.execution import open_engine, opening
 from streamlr.execution.local import SerialEngine
 
 ROWS, CHUNK = 4000, 100
@@ -500,3 +502,26 @@ def test_an_error_of_ours_stays_one_on_its_way_from_a_worker(folder: Path) -> No
         pytest.raises(NonFiniteError, match="this is what went wrong"),
     ):
         engine.run(source, Partition(ROWS, CHUNK, CHUNK), FailingScan(), lambda slab: None)
+
+
+@pytest.mark.parametrize("kind", ["processes", "address", "nobody there"])
+def test_what_else_a_process_computes_with_dask_stays_where_it_was(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run has its own workers; neither it nor one that finds none makes them those of all."""
+    monkeypatch.setattr(opening, "_CONNECT_SECONDS", 1)
+    before = dask.config.get("scheduler", None)
+    with ExitStack() as stack:
+        if kind == "processes":
+            stack.enter_context(open_engine(ClusterConfig(kind="processes", workers=1)))
+        elif kind == "address":
+            own = stack.enter_context(
+                LocalCluster(n_workers=1, processes=False, dashboard_address=None, silence_logs=50)
+            )
+            config = ClusterConfig(kind="address", address=own.scheduler_address)
+            stack.enter_context(open_engine(config))
+        else:
+            with pytest.raises(ClusterError, match="no Dask scheduler answers"):
+                open_engine(ClusterConfig(kind="address", address="tcp://127.0.0.1:9"))
+        assert dask.config.get("scheduler", None) == before
+        assert dask.delayed(os.getpid)().compute() == os.getpid()

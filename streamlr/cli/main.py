@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -174,7 +175,8 @@ def main() -> None:
     except SystemExit as end:
         if may_wait_for_ever():
             status = end.code if isinstance(end.code, int) else 1
-            threading.Thread(target=_end_anyway, args=(status,), daemon=True).start()
+            with suppress(RuntimeError):  # without memory for a thread; then there are few that wait
+                threading.Thread(target=_end_anyway, args=(status,), daemon=True).start()
         raise
 
 

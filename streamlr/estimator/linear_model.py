@@ -94,7 +94,7 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
         return dataclasses.replace(model, coef_=_unrounded(coef, model.coef_), intercept_=_unrounded(self.intercept_, model.intercept_))
 
     def _solver_for(self, X: NDArray[Any] | Rows, weights: NDArray[np.float64] | None, restraints: Restraints) -> str:
-        """The solver that was asked for; plain L-BFGS where there are more parameters than rows and no penalty.
+        """The solver that was asked for; plain L-BFGS where there are more parameters than rows and no penalty, and the loss is no square.
 
         Of the many optima there it finds the one with the smallest norm in standardised units: its steps never leave the span of the rows, as those
         with a Hessian do by as much as rounding is worth there.
@@ -104,7 +104,7 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
         if wanted in SMOOTH_SOLVERS and (restraints.l1 > 0 or restraints.positive):
             asked = "an l1 penalty" if restraints.l1 > 0 else "bounds (positive=True)"
             raise ConfigError(f"Solver {self.solver} supports only 'l2' or None penalties, got {asked}; set solver='auto'")
-        if wanted == "auto" and restraints == Restraints() and n_rows < X.shape[1] + bool(self.fit_intercept):
+        if wanted == "auto" and self._family != "linear" and restraints == Restraints() and n_rows < X.shape[1] + bool(self.fit_intercept):
             return "lbfgs"
         return wanted
 

@@ -25,6 +25,9 @@ _MEMORY_OF_WORKERS = {f"distributed.worker.memory.{key}": value for key, value i
                       {"target": False, "spill": False, "pause": False, "terminate": 1.0}.items()}
 """The plan keeps workers to their limit. What they hold is in use: moved to disk it would be read back, and a paused worker would wait for ever."""
 
+_FOR_ALL = False
+"""Whether what else this process computes with Dask goes to the workers of a run; a client that finds nobody would leave it so for good."""
+
 
 def default_processes(config: ClusterConfig) -> int:
     """Worker processes that fill the cores."""
@@ -37,7 +40,8 @@ def open_processes(config: ClusterConfig) -> Engine:
         cluster, starting = None, Starting()
         try:
             cluster = within(_START_SECONDS, lambda: _start_cluster(config), starting.kill_stopped)
-            return ClusterEngine(Client(cluster, timeout=_CONNECT_SECONDS, direct_to_workers=True), cluster.scheduler_address, config.stall_seconds, cluster)
+            client = Client(cluster, timeout=_CONNECT_SECONDS, direct_to_workers=True, set_as_default=_FOR_ALL)
+            return ClusterEngine(client, cluster.scheduler_address, config.stall_seconds, cluster)
         except Exception as error:  # a worker that dies while it starts ends in whatever error met it
             log.warning("the worker processes did not start (%s), attempt %d of %d", str(error) or type(error).__name__, attempt, _STARTS)
             if cluster is not None:
@@ -74,7 +78,7 @@ def open_address(config: ClusterConfig) -> Engine:
     """
     security = None if config.tls is None else _security(config.tls)
     try:
-        client = Client(config.address, timeout=_CONNECT_SECONDS, security=security)
+        client = Client(config.address, timeout=_CONNECT_SECONDS, security=security, set_as_default=_FOR_ALL)
     except (OSError, TimeoutError, ValueError, TypeError) as error:  # a tls address without files is a TypeError
         raise ClusterError(f"no Dask scheduler answers at {config.address!r} within {_CONNECT_SECONDS} s ({error}); check "
                            "cluster.address and cluster.tls, or start one with `dask scheduler`") from error

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
+from streamlr.kernels.hessian import hessian_leaf_rows
 from streamlr.kernels.part_sums import PartScan, PartSums
 from streamlr.kernels.split import Split, hashed, split_keys
 
@@ -104,6 +106,8 @@ class SurveySums:
     """The same of the rows that are held out; None where none are to be."""
     groups_digest: bytes = b""
     """Of the groups that deal the rows out to folds, in the order of the rows; empty where none do."""
+    cross: Array | None = None
+    """Weighted sum of (X - mean)(X - mean)ᵀ, (n, n); None where it was not asked for."""
     parts: PartSums | None = None
     """Moments of the parts of the rows; None where nobody asks for them."""
 
@@ -126,13 +130,17 @@ class SurveySums:
         with np.errstate(invalid="ignore", over="ignore"):  # non-finite data show in the sums, and are looked for there
             by_feature = other.mean - self.mean
             by_target = other.target_mean - self.target_mean
+            cross = None
+            if self.cross is not None and other.cross is not None:
+                cross = self.cross + other.cross
+                cross += np.outer(common * by_feature, by_feature)
             return SurveySums(
                 self.n_rows + other.n_rows, weight, self.mean + share * by_feature,
                 self.square_sum + other.square_sum + common * by_feature**2, self.target_mean + share * by_target,
                 self.comoment + other.comoment + common * np.outer(by_feature, by_target), self.sample + other.sample,
                 digest(self.fingerprint, other.fingerprint),
                 self.target_square_sum + other.target_square_sum + common * by_target**2,
-                self.offset_mean + share * (other.offset_mean - self.offset_mean), held_out, groups, parts)
+                self.offset_mean + share * (other.offset_mean - self.offset_mean), held_out, groups, cross, parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +162,30 @@ class SurveyScan:
     """Tells which rows are held out, where some are."""
     keyed: bool = False
     """Whether the sampled rows are to come with the keys of their parts."""
+    products: bool = False
+    """Whether the features' products with one another are wanted."""
     parts: PartScan | None = None
     """Asks for the moments of the parts, where somebody does."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> SurveySums:
         """The sums over a batch: its leaves, added from first to last."""
-        total = sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
+        rows = hessian_leaf_rows(leaf_rows, batch.X.shape[0], 1) if self.products else leaf_rows
+        total = sum_over_leaves(batch, rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
+        if rows != leaf_rows:
+            total = self._with_digests(total, batch, leaf_rows)
         return replace(total, sample=self._draw(batch))
+
+    def _with_digests(self, total: SurveySums, batch: Batch, leaf_rows: int) -> SurveySums:
+        """With the digests that there are without products, whose leaves are others: who compares data need not know how they were fitted."""
+        leaves = list(batch.leaves(leaf_rows))
+        held_out = total.held_out
+        if held_out is not None and self.split is not None:
+            held_out = replace(held_out, digest=reduce(digest, (check_sums(np.packbits(self.split.held_out(batch, leaf))) for leaf in leaves)))
+        return replace(total, fingerprint=reduce(digest, (_fingerprint(batch, leaf) for leaf in leaves)), held_out=held_out,
+                       groups_digest=reduce(digest, (self._groups_digest(batch, leaf) for leaf in leaves)) if total.groups_digest else b"")
+
+    def _groups_digest(self, batch: Batch, leaf: slice) -> bytes:
+        return b"" if batch.groups is None or not self.keyed else check_sums(np.ascontiguousarray(batch.groups[leaf]).view(np.uint8))
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> SurveySums:
         assert batch.target is not None
@@ -184,11 +209,17 @@ class SurveyScan:
             if moments is None:
                 moments = _moments_about_a_row(workspace.cast(block), Y, omega, weight_sum)
             mean, square_sum, comoment = moments
+            cross = None
+            if self.products:
+                centred = workspace.cast(block, mean)
+                if self.family == "linear":  # the equations of least squares: all of it about the same means
+                    comoment = centred @ (Y * omega).T
+                cross = _products_about_mean(centred, omega)
+                square_sum = np.diag(cross).copy() if self.family == "linear" else square_sum
             target_square_sum = Y**2 @ omega
         offset_mean = 0.0 if beside is None or weight_sum == 0 else float(beside @ omega / weight_sum)
         return SurveySums(k, weight_sum, mean, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), target_square_sum, offset_mean,
-                          held_out, b"" if batch.groups is None or not self.keyed else check_sums(np.ascontiguousarray(batch.groups[leaf]).view(np.uint8)),
-                          parts)
+                          held_out, self._groups_digest(batch, leaf), cross, parts)
 
     def _part_sums(self, batch: Batch, leaf: slice, Y: Array, omega: Array,
                    workspace: Workspace) -> PartSums:
@@ -249,6 +280,14 @@ def _moments_about_a_row(X: Array, Y: Array, omega: Array, weight_sum: float) ->
     X -= offset[:, None]
     X[:, weightless] = 0.0
     return origin + offset, np.multiply(X, X, out=X) @ omega, comoment
+
+
+def _products_about_mean(X: Array, omega: Array) -> Array:
+    """Weighted sum of x xᵀ, (n, n), of (n, k) less its mean; overwrites ``X``."""
+    if not (omega == 1.0).all():
+        X *= np.sqrt(omega)
+    products: Array = X @ X.T  # NumPy hands a product with its own transpose to a symmetric rank-k update: half the work
+    return products
 
 
 def digest(*parts: bytes) -> bytes:

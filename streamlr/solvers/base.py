@@ -81,6 +81,14 @@ class State:
     """Steps since it last became smaller."""
 
 
+class Function(Protocol):
+    """What is evaluated: an `Objective`, or what stands for one."""
+
+    def evaluate(self, points: Array, title: str, *, hessian: bool = False) -> list[Evaluation]:
+        """The objective at each row of ``points``, (K, d). One pass."""
+        ...
+
+
 class Solver(Protocol):
     """A method of minimisation."""
 
@@ -105,11 +113,11 @@ class Solver(Protocol):
         ...
 
     def result(self, state: State) -> Array:
-        """The parameters of the model if the solve ends here, (d,)."""
+        """The parameters of the model if the solve ends here, (d,); or (2, d), with what these lack to the last digit beneath."""
         ...
 
 
-def minimize(objective: Objective, solver: Solver, state: State, passes: int, max_passes: int,
+def minimize(objective: Function, solver: Solver, state: State, passes: int, max_passes: int,
              pass_done: Callable[[int, State], None]) -> tuple[State, Outcome]:
     """Drive a solver until it ends or the passes are used up.
 
