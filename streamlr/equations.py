@@ -58,7 +58,8 @@ class Equations:
     span: Array | None
     """Orthonormal basis of what the data tell of V / unit, (n, r); None where they tell of everything."""
     unit: Array
-    """Of many solutions the shortest is that of V / unit, (n,): S, or 1 where the units differ by so much that rounding would choose."""
+    """Of many solutions the shortest is that of V / unit, (n,): S, or 1 where the units differ by so much that rounding would choose; of rows
+    with a ridge D^-½, by which what they span is told."""
     condition: float
     """Of the standardised features: largest over smallest singular value, of those that are not 0."""
     certain: bool
@@ -154,21 +155,37 @@ def factored_pairs(H: Pair, design: Design) -> Equations:
     return replace(_of_factor(L, order, T, design), dependent=np.setdiff1d(varying, order), matrix=H)
 
 
-def factored_rows(A: Array, design: Design) -> Equations:
-    """The equations of H = Aᵀ A by the singular values of A, (m, n), m < n: the rows less their means, times the root of their share of the weight."""
-    varying, scale, unit = A.any(axis=0), design.scale, design.scale
-    rows = np.flatnonzero(varying)
+def factored_rows(A: Array, design: Design, ridge: Array | None = None) -> Equations:
+    """The equations of H = Aᵀ A + D by the singular values of A, (m, n), m < n: the rows less their means, times the root of their share of the weight.
+
+    ``ridge`` is D, (n,), positive where a feature varies; None where there is none. With it the optimum is the only one, and D^½ V lies in what
+    the rows of A D^-½ span, so that a step is as exact for a tiny D as for none.
+    """
+    varying, scale = A.any(axis=0), design.scale
+    rows, nothing = np.flatnonzero(varying), np.empty(0, dtype=np.intp)
+    if ridge is None:
+        singular, span, unit, condition = _of_many_optima(A, scale)
+        dependent = rows[len(singular) :]
+    else:
+        unit, dependent = 1.0 / np.sqrt(np.where(ridge > 0, ridge, 1.0)), nothing
+        singular, span = _singular(A / scale * unit)
+        singular = np.sqrt(1.0 + singular**2)
+        condition = float(singular[0] / singular[-1]) if len(singular) else 1.0
+    span[~varying] = 0.0
+    out_of = unit[:, None] * span / singular
+    into = out_of.T if varying.all() else out_of[rows].T
+    return Equations(scale, design.lean, rows, dependent, into, out_of, span, unit, condition, True)
+
+
+def _of_many_optima(A: Array, scale: Array) -> tuple[Array, Array, Array, float]:
+    """Singular values, what they span, the unit in which the shortest is taken, and the condition of the standardised features."""
     standardised = np.linalg.svd(np.linalg.qr((A / scale).T, mode="r"), compute_uv=False)
     rank = _rank(standardised, A)
     condition = float(standardised[0] / standardised[rank - 1]) if rank else 1.0
     singular, span = _singular(A)
     if len(singular) and not singular[0] <= _USABLE * singular[-1]:
-        unit = np.ones(len(scale))
-        singular, span = _singular(A / scale)
-    span[~varying] = 0.0
-    out_of = unit[:, None] * span / singular
-    into = out_of.T if varying.all() else out_of[rows].T
-    return Equations(scale, design.lean, rows, rows[len(singular) :], into, out_of, span, unit, condition, True)
+        return *_singular(A / scale), np.ones(len(scale)), condition
+    return singular, span, scale, condition
 
 
 def _singular(A: Array) -> tuple[Array, Array]:

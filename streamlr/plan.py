@@ -325,7 +325,8 @@ def choose_solver(config: TrainConfig, source: Source, outputs: int = 1, *, squa
     if squares and name in ("auto", "newton") and _is_quadratic(config):
         if source.n_features + config.model.fit_intercept <= MOST_PARAMETERS:
             return "least_squares", 0.0, f"{source.n_features} features: least squares, with the Hessian from the first pass"
-        if config.model.penalty.l2 == 0 and source.n_rows <= _FEW_ROWS and source.n_rows * source.n_features <= _MOST_VALUES_OF_ROWS:
+        whole = config.model.penalty.l2 == 0 or config.model.penalty.factors is None  # what holds some features alone is another matter
+        if whole and source.n_rows <= _FEW_ROWS and source.n_rows * source.n_features <= _MOST_VALUES_OF_ROWS:
             return "least_squares", 1.0, f"{source.n_rows} rows of {source.n_features} features: least squares, with all rows from the first pass"
     if name != "auto":
         return name, 0.0, "solver.name asks for it"

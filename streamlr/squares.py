@@ -65,7 +65,8 @@ def _equations_of_rows(objective: Objective, rows: SampledRows) -> Equations:
     A *= np.sqrt(share)[:, None]
     if at.fit_intercept:
         A[:, moments.spread == 0] = 0.0  # but for rounding
-    return factored_rows(A, _design(objective, left / at.scale))
+    penalty = objective.penalty_scale
+    return factored_rows(A, _design(objective, left / at.scale), penalty if penalty.any() else None)
 
 
 def _is_far(objective: Objective) -> bool:

@@ -203,10 +203,11 @@ def test_reads_are_counted_as_passes(rows: int, monkeypatch: pytest.MonkeyPatch)
     assert reads(CountingSource.features, len(y)) == result.passes == len(result.history) <= 3
 
 
+@pytest.mark.parametrize("l2", [0.0, 0.1])
 @pytest.mark.parametrize("rows", [60, 300])
 @pytest.mark.parametrize("passes", [1, 2])
 def test_a_run_that_is_broken_off_goes_on_to_the_bit(
-    passes: int, rows: int, tmp_path: Path
+    passes: int, rows: int, l2: float, tmp_path: Path
 ) -> None:
     X, y = drawn(rows)
 
@@ -218,11 +219,10 @@ def test_a_run_that_is_broken_off_goes_on_to_the_bit(
             raise BrokenOffError
 
     config: dict[str, Any] = {
-        "model": {"family": "linear"},
+        "model": {"family": "linear", "penalty": {"l2": l2}},
         "run": {"directory": str(tmp_path / "run")},
     }
-    whole = fit(X, y)
-    assert whole.passes > passes or passes > 1
+    whole = fit(X, y, penalty={"l2": l2})
     with pytest.raises(BrokenOffError):
         train(config, X=X, y=y, subscribers=[cut])
     resumed = train(config, X=X, y=y, resume=True)
@@ -244,13 +244,64 @@ def test_a_limit_that_has_no_room_for_all_rows_says_so(monkeypatch: pytest.Monke
     assert "many optima" in " ".join(warnings_of(events))
 
 
-@pytest.mark.parametrize("penalty", [{"l2": 0.1}, {"l1": 0.1}])
-def test_what_a_penalty_holds_has_one_optimum_and_nothing_to_be_told(penalty: Any) -> None:
-    X, y = drawn(rows=20)
+# --- a ridge ---
+
+
+def by_dual(
+    X: Any, y: Array, l2: Array, *, intercept: bool = True, weights: Array | None = None
+) -> tuple[Array, float]:
+    """The optimum of a ridge of strengths ``l2``, (n,), by the singular values of (X - mean) / l2^½."""
+    share = np.full(len(y), 1.0 / len(y)) if weights is None else weights / weights.sum()
+    X, center, target = X.astype(np.float64), np.zeros(X.shape[1]), 0.0
+    if intercept:
+        center, target = share @ X, float(share @ y)
+    root = np.sqrt(share)
+    U, s, Vt = np.linalg.svd(root[:, None] * (X - center) / np.sqrt(l2), full_matrices=False)
+    W = Vt.T @ (s / (s**2 + 1) * (U.T @ (root * (y - target)))) / np.sqrt(l2)
+    return W, float(target - center @ W)
+
+
+@pytest.mark.parametrize("solver", ["auto", "newton"])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("l2", [1e-14, 1e-6, 0.1, 1e4])
+def test_a_ridge_has_one_optimum_and_nothing_to_be_told(
+    l2: float, intercept: bool, solver: str
+) -> None:
+    X, y = drawn(rows=40)
     events: list[Event] = []
-    result = train(
-        {"model": {"family": "linear", "penalty": penalty}, "solver": {"max_passes": 2}},
-        X=X, y=y, subscribers=[events.append],
-    )
-    assert result.summary["solver"] != "least_squares"
-    assert "many optima" not in " ".join(warnings_of(events))
+    result = fit(X, y, events, solver=solver, fit_intercept=intercept, penalty={"l2": l2})
+    assert_shortest(result, *by_dual(X, y, np.full(MANY, l2), intercept=intercept))
+    assert result.summary["solver"] == "least_squares"
+    assert not warnings_of(events)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_ridge_of_standardised_features(weighted: bool) -> None:
+    X, y = drawn(rows=40)
+    X[:, 3] = 2.0  # does not vary, and has no spread to be penalised by
+    weights = np.random.default_rng(2).uniform(0.1, 3, len(y)) if weighted else None
+    spread = np.sqrt(np.cov(X.T, aweights=weights, ddof=0).diagonal())
+    spread[3] = 1.0
+    W, b = by_dual(X, y, 0.1 * spread**2, weights=weights)
+    result = fit(X, y, sample_weight=weights, standardize=True, penalty={"l2": 0.1})
+    assert result.model.coef_[0][3] == 0
+    assert_shortest(result, W, b, tolerance=1e-11)  # spreads are float64's
+
+
+def test_a_start_of_a_ridge_is_forgotten() -> None:
+    X, y = drawn(rows=40)
+    start = streamlr.Model(np.ones((1, MANY)), np.ones(1), np.empty(0), None, "linear")
+    result = fit(X, y, start=start, penalty={"l2": 0.1})
+    assert_shortest(result, *by_dual(X, y, np.full(MANY, 0.1)))
+
+
+def test_what_a_penalty_of_some_features_holds_is_left_to_the_methods_of_many_rows() -> None:
+    X, y = drawn(rows=20)
+    for penalty in ({"l2": 0.1, "factors": [0.0] + [1.0] * (MANY - 1)}, {"l1": 0.1}):
+        events: list[Event] = []
+        model, solver = {"family": "linear", "penalty": penalty}, {"max_passes": 2}
+        result = train(
+            {"model": model, "solver": solver}, X=X, y=y, subscribers=[events.append]
+        )
+        assert result.summary["solver"] != "least_squares"
+        assert "many optima" not in " ".join(warnings_of(events))
