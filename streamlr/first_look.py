@@ -31,7 +31,8 @@ from streamlr.kernels.strata import StrataScan, StrataSums, fractions_of, has_st
 from streamlr.kernels.survey import SampledRows, SurveyScan, SurveySums
 from streamlr.objective import Moments
 from streamlr.penalty import with_features_by_number
-from streamlr.plan import check_plan, make_plan, workers_of
+from streamlr.plan import check_plan, make_plan
+from streamlr.workforce import workers_of
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class FirstLook:
         self._make_plan(1)
 
     def _make_plan(self, n_outputs: int) -> None:
-        workers = workers_of(self.settings.cluster, self.engine.n_threads, self.engine.memory_of_workers(peak=False))
+        workers = workers_of(self.settings.cluster, self.engine.n_threads, self.engine.memory_of_workers(peak=False), self.engine.limit_of_workers())
         self.plan = make_plan(self.settings, self.source, workers, n_outputs)
         check_plan(self.plan)
         if self.plan.threads < workers.threads:

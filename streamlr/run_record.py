@@ -20,7 +20,7 @@ from streamlr.run_directory import RunDirectory, remedy
 log = logging.getLogger(__name__)
 
 _BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options",
-                          "data.fill_value", "path.choose")
+                          "data.fill_value", "data.retry_seconds", "path.choose")
 
 
 class RunRecord:

@@ -24,6 +24,7 @@ from streamlr.errors import ConfigError, RunDirectoryError, ShapeError, WriteErr
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import one_blas_thread
+from streamlr.execution.limits import memory_told
 from streamlr.first_look import FirstLook
 from streamlr.kernels.split import HELD_OUT
 from streamlr.kernels.survey import SampledRows
@@ -64,6 +65,7 @@ class TrainResult:
     """What ``summary.json`` holds."""
 
 
+@memory_told()
 def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike | Rows | None = None, y: ArrayLike | None = None,
           sample_weight: ArrayLike | None = None, offset: ArrayLike | None = None, groups: ArrayLike | None = None, validation: ArrayLike | None = None,
           start: Model | None = None, overrides: Sequence[str] = (), resume: bool = False, overwrite: bool = False,

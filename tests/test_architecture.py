@@ -41,12 +41,13 @@ ARROWS: dict[str, set[str]] = {
     "path_grid": {"config", "config_path", "objective", "solvers"},
     "path_start": {"errors", "kernels", "data", "execution", "objective", "solvers", "sample_curvature", "warm_start"},
     "projection": {"data", "kernels"},
-    "plan": {"errors", "config", "config_penalty", "data", "execution", "warm_start", "projection"},
+    "workforce": {"errors", "config", "execution", "projection"},
+    "plan": {"workforce", "errors", "config", "config_penalty", "data", "execution", "warm_start", "projection"},
     "path_folds": {"config", "kernels", "objective"},
     "path_table": {"events", "objective", "solvers", "path_grid"},
     "path_null": {"config", "config_penalty", "kernels", "execution", "penalty", "objective", "solvers", "path_grid", "path_start", "plan"},
     "admission": {"errors", "config", "data", "kernels", "objective"},
-    "first_look": {"errors", "config", "events", "kernels", "data", "execution", "objective", "penalty", "plan", "admission"},
+    "first_look": {"workforce", "errors", "config", "events", "kernels", "data", "execution", "objective", "penalty", "plan", "admission"},
     "alignment": {"config", "kernels", "first_look", "moments", "penalty"},
     "model": {"errors", "urls", "kernels", "data"},
     "checkpoint": {"errors", "data"},
@@ -69,7 +70,8 @@ ARROWS: dict[str, set[str]] = {
     "estimator": {"errors", "config", "config_penalty", "kernels", "data", "model", "training", "path_run", "path_folds", "reporting"},
     "streamlr": {"version", "config", "model", "scoring", "training", "path_run", "estimator", "errors", "inference",
                  "inference_table"},  # the package's own __init__
-    "cli": {"errors", "events", "covariance", "config", "data", "execution", "plan", "reporting", "run_directory", "scoring", "inference", "training",
+    "cli": {"workforce", "errors", "events", "covariance", "config", "data", "execution", "plan", "reporting", "run_directory", "scoring", "inference",
+            "training",
             "path_run", "streamlr"},
 }
 ALLOWED_OUTSIDE = {  # who alone may import a library

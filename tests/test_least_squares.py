@@ -343,7 +343,7 @@ def test_a_run_that_is_broken_off_goes_on_to_the_bit(name: str, passes: int, tmp
 
 
 def test_a_limit_that_has_no_room_for_the_products_leaves_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.plan.process_bytes", lambda: 2**27)  # whatever ran here before
+    monkeypatch.setattr("streamlr.workforce.process_bytes", lambda: 2**27)  # whatever ran here before
     rng = np.random.default_rng(9)
     X = rng.normal(size=(3000, 3000)).astype(np.float32)
     y = X[:, 0] + rng.normal(size=3000)
