@@ -174,7 +174,8 @@ def test_in_a_small_control_group_the_plan_is_refused_and_nothing_is_killed(stor
 
 
 def test_an_address_space_that_is_too_small_is_an_error_and_no_traceback(store: DataConfig, tmp_path: Path) -> None:
-    before = "import streamlr.cli.main, streamlr.training\nmapped = int(next(l for l in open('/proc/self/status') if l.startswith('VmSize')).split()[1]) * 1024\n" \
+    before = "import streamlr.cli.main, streamlr.training\n" \
+             "mapped = int(next(l for l in open('/proc/self/status') if l.startswith('VmSize')).split()[1]) * 1024\n" \
              "resource.setrlimit(resource.RLIMIT_AS, (mapped + 4 * 10**6,) * 2)"
     done = run_limited(store, tmp_path, before)
     assert done.returncode == 2, done.stderr
