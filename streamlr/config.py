@@ -54,6 +54,8 @@ class DataConfig:
     """What the fill value of a Zarr 2 array with named axes is, where it occurs: ``missing``, as xarray reads it, or a ``value``; null: missing,
     and refused as ambiguous where it is 0 or an end of the range of the type. A mapping says of single arrays, by their names, that all of their
     values are such, whatever attributes or conventions have."""
+    retry_seconds: float = 300.0
+    """For how long a read that fails as networks do (no answer, a broken connection, an overloaded server) is tried again; 0: once and no more."""
     storage_options: dict[str, Any] = field(default_factory=dict, repr=False)
     """Options of the file system, for stores given by URL."""
 
@@ -255,6 +257,8 @@ def _check(config: TrainConfig) -> None:
     for key, number in positive.items():
         if not 0 < number < float("inf"):
             raise ConfigError(f"{key}: {number} is out of range; it must be above 0 and finite")
+    if not 0 <= config.data.retry_seconds < float("inf"):
+        raise ConfigError(f"data.retry_seconds: {config.data.retry_seconds} is out of range; it must be 0 or above and finite")
     if config.run.directory is not None:
         local_output(config.run.directory, "run.directory")
     if config.run.seed < 0:

@@ -5,6 +5,7 @@
     |   `-- RunDirectoryError               a run directory that holds a run, or lacks one              exit status 2
     |-- DataError                           what the store holds cannot be trained on                   exit status 3
     |   |-- StoreNotFoundError (FileNotFoundError)    no store, or no such array in it
+    |   |   `-- StoreUnreachableError       a store that may be there, and cannot be opened
     |   |-- ShapeError (ValueError)         arrays whose shapes disagree, or an empty one
     |   |-- DtypeError (TypeError)          a data type outside the store contract
     |   |-- ChunkError (OSError)            a chunk that is missing, cut short or damaged
@@ -42,6 +43,10 @@ class DataError(StreamlrError):
 
 
 class StoreNotFoundError(DataError, FileNotFoundError):
+    pass
+
+
+class StoreUnreachableError(StoreNotFoundError):
     pass
 
 

@@ -15,20 +15,24 @@ from streamlr.admission import check_classes, check_held_out, check_target, refu
 from streamlr.config import TrainConfig
 from streamlr.data.class_weights import class_factors, with_class_weights
 from streamlr.data.matching import told_twice
-from streamlr.data.source import Source
+from streamlr.data.source import ArraySource, Source
 from streamlr.data.validation import split_of
 from streamlr.errors import ConfigError, RunDirectoryError
 from streamlr.events import Note, Subscriber
 from streamlr.execution.arithmetic import arithmetic
 from streamlr.execution.engine import Engine, blas_core
+from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
+from streamlr.kernels.alignment import Basis
 from streamlr.kernels.families import FAMILIES, family_of
 from streamlr.kernels.labels import LabelScan, LabelSums
 from streamlr.kernels.part_sums import PartScan
-from streamlr.kernels.survey import SurveyScan, SurveySums
+from streamlr.kernels.strata import StrataScan, StrataSums, fractions_of, has_strata
+from streamlr.kernels.survey import SampledRows, SurveyScan, SurveySums
 from streamlr.objective import Moments
 from streamlr.penalty import with_features_by_number
-from streamlr.plan import check_plan, make_plan, workers_of
+from streamlr.plan import check_plan, make_plan
+from streamlr.workforce import workers_of
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +61,8 @@ class FirstLook:
         Tells the rows that are held out of the fit; None where none are.
     class_factors
         What the weights of each class are multiplied by, (c,); None for nothing.
+    strata
+        Rows of each stratum, by which the sample is drawn (see `streamlr.kernels.strata`), (S,); None where there are none.
 
     Raises
     ------
@@ -72,10 +78,11 @@ class FirstLook:
         self.model = settings.model
         self.split = split_of(settings)
         self.class_factors: NDArray[np.float64] | None = None
+        self.strata: NDArray[np.int64] | None = None
         self._make_plan(1)
 
     def _make_plan(self, n_outputs: int) -> None:
-        workers = workers_of(self.settings.cluster, self.engine.n_threads, self.engine.memory_of_workers(peak=False))
+        workers = workers_of(self.settings.cluster, self.engine.n_threads, self.engine.memory_of_workers(peak=False), self.engine.limit_of_workers())
         self.plan = make_plan(self.settings, self.source, workers, n_outputs)
         check_plan(self.plan)
         if self.plan.threads < workers.threads:
@@ -90,7 +97,11 @@ class FirstLook:
             classes = check_classes(labels, self.source.describe("target"), held_out=self.split is not None)
             if self.settings.model.class_weight is not None:
                 factors = class_factors(self.settings.model.class_weight, labels)
+            self.strata = labels.row_counts
         self.use_classes(classes, factors)
+        if self.strata is None and has_strata(self.model.family) and 0.0 < self.plan.sample_fraction < 1.0:
+            counts: StrataSums = self.scanner.run(StrataScan(self.model.family), "labels")
+            self.strata = counts.row_counts
         return classes
 
     def use_classes(self, classes: NDArray[Any], factors: NDArray[np.float64] | None) -> None:
@@ -115,9 +126,20 @@ class FirstLook:
         Where they are asked for, the sampled rows come with the keys of their parts, and with the moments
         of all rows the features' products with one another, or the moments of parts.
         """
+        fractions = () if self.strata is None else fractions_of(self.strata, sample_fraction)
         scan = SurveyScan(classes, sample_fraction, self.settings.run.seed, self.model.family,
-                          self.split, keyed, products, parts=parts)
+                          self.split, keyed, products, fractions=fractions, parts=parts)
         sums: SurveySums = self.scanner.run(scan, title)
+        return sums
+
+    def moments_along(self, classes: NDArray[Any], basis: Basis, rows: SampledRows | None) -> SurveySums:
+        """Moments of features in a basis, less its shift: of rows in memory, or of all by one pass."""
+        scan = SurveyScan(classes, 0.0, 0, self.model.family, None if rows is not None else self.split, basis=basis)
+        scanner = self.scanner
+        if rows is not None:
+            source = ArraySource(rows.X, rows.target, rows.weights, offset=rows.offset)
+            scanner = Scanner(SerialEngine(), source, lambda event: None)
+        sums: SurveySums = scanner.run(scan, f"pass {scanner.passes + 1}")
         return sums
 
     def take(self, survey: SurveySums) -> Moments:

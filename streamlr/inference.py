@@ -24,6 +24,7 @@ from streamlr.errors import ConfigError, DataError, LabelError, MemoryLimitError
 from streamlr.events import Event, Note, Subscriber, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import one_blas_thread
+from streamlr.execution.limits import memory_told
 from streamlr.execution.scanner import Scanner
 from streamlr.first_look import FirstLook
 from streamlr.inference_options import SummaryOptions
@@ -61,6 +62,7 @@ _NOT_NEAR_OPTIMUM = 1e-3
 """The same from which on a person is told."""
 
 
+@memory_told()
 def summary(run: str | Path, store: str | None = None, *, errors: Any = None, groups: str | None = None, weights: Any = "case", confidence: float = 0.95,
             correction: str | None = None, use_t: bool | None = None, overrides: Sequence[str] = (), subscribers: Sequence[Subscriber] = ()) -> Summary:
     """Standard errors, tests and likelihoods of a trained model, in two passes over its data.

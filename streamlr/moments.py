@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.kernels.alignment import Basis
 from streamlr.kernels.part_sums import spread_of
 from streamlr.kernels.survey import SurveySums
 
@@ -50,6 +51,24 @@ class Moments:
     correlation: Array | None = None
     """Correlations of the features, about their means, (n, n): 1 on the diagonal, 0 in the rows and columns of constant features; None where
     their products were not summed."""
+    condition_number: float | None = None
+    """Of the features in units of their spread; None where that is not known."""
+    collinearity: str = ""
+    """Which features are combinations of one another, or nearly, for a person; empty where none are."""
+    pivots: NDArray[np.intp] | None = None
+    """Features in whose place combinations stand that hardly vary (see `streamlr.kernels.alignment`), of which mean, spread and co-moment then are, (r,);
+    None where there are none."""
+    directions: Array | None = None
+    """These combinations, (n, r)."""
+    shift: Array | None = None
+    """What is taken from the features before they are combined, (n,)."""
+
+    @property
+    def basis(self) -> Basis | None:
+        """The features that the moments are of, where they are not those of the data."""
+        if self.pivots is None or self.directions is None or self.shift is None:
+            return None
+        return Basis(self.pivots, self.directions, self.shift)
 
     @classmethod
     def from_sums(cls, sums: SurveySums) -> Moments:

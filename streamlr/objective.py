@@ -17,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.config import ModelConfig
-from streamlr.errors import ShapeError
+from streamlr.coordinates import Coordinates as Coordinates
+from streamlr.coordinates import data_coordinates as data_coordinates
+from streamlr.coordinates import spreads_in_penalty
+from streamlr.coordinates import standard_coordinates as standard_coordinates
 from streamlr.execution.scanner import Scanner
+from streamlr.kernels.alignment import Basis
 from streamlr.kernels.families import FAMILIES, Family
-from streamlr.kernels.gradient import GradientScan, GradientSums
-from streamlr.kernels.pairs import Pair, two_sum
+from streamlr.kernels.gradient import Direction, GradientScan, GradientSums
 from streamlr.kernels.split import Split
 from streamlr.moments import Moments as Moments  # part of what an objective is made of
 from streamlr.penalty import Nonsmooth, Penalty
@@ -30,74 +33,14 @@ log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
 
-_FAR_FROM_ZERO = 1e4
-
-
-@dataclass(frozen=True, slots=True)
-class Coordinates:
-    """Parameters (V, u) with V = scale * W and u = b + centerᵀ W; there is no u where there is no intercept."""
-
-    center: Array
-    """(n,); zero where there is no intercept, since moving the features would change the model."""
-    scale: Array
-    """(n,), positive."""
-    n_outputs: int
-    """c."""
-    fit_intercept: bool
-
-    @property
-    def size(self) -> int:
-        """Number of parameters."""
-        return (len(self.scale) + self.fit_intercept) * self.n_outputs
-
-    def split(self, parameters: Array) -> tuple[Array, Array]:
-        """V, (n, c), and u, (c,), of a vector of parameters."""
-        n, c = len(self.scale), self.n_outputs
-        return parameters[: n * c].reshape(n, c), parameters[n * c :] if self.fit_intercept else np.zeros(c)
-
-    def join(self, V: Array, u: Array) -> Array:
-        return np.concatenate([V.ravel(), u]) if self.fit_intercept else V.ravel().copy()
-
-    def to_data_units(self, parameters: Array) -> tuple[Array, Array]:
-        """W, (n, c), and b, (c,), in the units of the data; of (2, d), whose second row is what the first one lacks, to the last digit."""
-        if parameters.ndim == 2:
-            return self._rounded_once(two_sum(*parameters))
-        V, u = self.split(parameters)
-        W = V / self.scale[:, None]
-        return W, u - self.center @ W
-
-    def _rounded_once(self, whole: Pair) -> tuple[Array, Array]:
-        n, c = len(self.scale), self.n_outputs
-        W = Pair(whole.hi[: n * c].reshape(n, c), whole.lo[: n * c].reshape(n, c)) / Pair.of(self.scale[:, None])
-        u = whole[n * c :] if self.fit_intercept else Pair.zeros(c)
-        return W.hi, (u - (Pair.of(self.center[:, None]) * W).total(axis=0)).hi
-
-    def from_data_units(self, W: Array, b: Array) -> Array:
-        """The parameters of W, (n, c), and b, (c,).
-
-        Raises
-        ------
-        ShapeError
-            For those of another number of features or outputs.
-        """
-        if W.shape != (len(self.scale), self.n_outputs):
-            raise ShapeError(f"the model to start from has coefficients of the shape {W.T.shape}; these data want ({self.n_outputs}, {len(self.scale)})")
-        return self.join(W * self.scale[:, None], b + self.center @ W)
-
-
-def standard_coordinates(moments: Moments, fit_intercept: bool) -> Coordinates:
-    """Coordinates in which features have mean 0 (with an intercept) and spread 1; a constant feature keeps its size."""
-    spread = moments.spread
-    still = np.where(fit_intercept | (moments.mean == 0), 1.0, np.abs(moments.mean))
-    scale = np.where(spread > 0, spread, still)
-    center = moments.mean if fit_intercept else np.zeros_like(spread)
-    return Coordinates(center, scale, len(moments.target_mean), fit_intercept)
-
-
-def data_coordinates(moments: Moments, fit_intercept: bool) -> Coordinates:
-    """Coordinates that are W and b themselves."""
-    n = len(moments.mean)
-    return Coordinates(np.zeros(n), np.ones(n), len(moments.target_mean), fit_intercept)
+_FAR_FROM_ZERO = 16.0
+"""Spreads from 0 from which on a mean is taken from a feature before it is used: sums would lose a digit or more."""
+_FEW = 4.0
+"""Counts up to which a mean is small."""
+_STILL = 1e-9
+"""A margin along a direction whose largest entry is 1 that is nothing but rounding."""
+_AGAINST = 1e-11
+"""A margin against an example's side, relative to the largest to some side, that counts as none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +66,8 @@ class Evaluation:
     """Mean loss of the rows that are held out; not a number where none are."""
     held_weight: float = 0.0
     """Their weight."""
+    recedes: bool = False
+    """Whether the loss falls for ever along the direction that was tried in the same pass: a proof that there is no optimum."""
     gradient_rest: Array | None = None
     """What rounding has cut off from the gradient, (d,), where that is known."""
 
@@ -151,19 +96,20 @@ class Objective:
         self.classes = classes
         self.moments = moments
         self.family: Family = FAMILIES[model.family]
-        self._standard = standard_coordinates(moments, model.fit_intercept)
+        self._standard = standard_coordinates(moments, model.fit_intercept, by_size=model.family != "linear")
         self.coordinates = coordinates or self._standard
-        self.penalty_spread = self._standard.scale if penalty_spread is None else penalty_spread
+        self.penalty_spread = spreads_in_penalty(moments, model.fit_intercept) if penalty_spread is None else penalty_spread
         spread_in_penalty = self.penalty_spread if model.standardize else np.ones_like(moments.mean)
         penalty = Penalty.of(model, len(moments.mean))
         self._penalty = penalty.per(self.coordinates.scale, spread_in_penalty)
-        self.penalty_scale = self._penalty.l2
+        self._l2 = penalty.l2
+        self.penalty_scale = self._penalty.l2 if self.coordinates.basis is None else np.diag(self._penalty_of_basis(self.coordinates.basis)).copy()
         self.nonsmooth = self._nonsmooth(self._penalty)
         self._nonsmooth_by_standard = self._nonsmooth(penalty.per(self._standard.scale, spread_in_penalty))
+        basis = self.coordinates.basis
         far = np.abs(moments.mean) > (1.0 if model.family == "linear" and model.fit_intercept else _FAR_FROM_ZERO) * moments.spread
-        self._shift = np.where(far, moments.mean, 0.0)
-        spread_of_target = float(np.sqrt(moments.target_variance.max()))
-        self.target_unit = spread_of_target if model.family == "linear" and spread_of_target > 0 else 1.0
+        self._shift = np.where(far, moments.mean, 0.0) if basis is None else basis.moved(basis.shift)
+        self.target_unit = _unit_of_target(model.family, moments)
 
     def _nonsmooth(self, penalty: Penalty) -> Nonsmooth:
         c = self.coordinates.n_outputs
@@ -179,6 +125,11 @@ class Objective:
         return bool(self._penalty.held.all())
 
     @property
+    def value_unit(self) -> float:
+        """What the objective's values go by."""
+        return self.target_unit**2 if self.model.family == "linear" else self.target_unit
+
+    @property
     def smooth(self) -> bool:
         """Whether there is neither l1 nor a bound."""
         return self.model.penalty.l1 == 0 and not self.model.bounds.given
@@ -189,9 +140,35 @@ class Objective:
         c = self.coordinates.n_outputs
         return self.coordinates.join(np.repeat(self.penalty_scale[:, None], c, axis=1), np.zeros(c))
 
+    def penalty_gradient(self, V: Array) -> Array:
+        """Derivative by V of what the penalty's squares are, (n, c)."""
+        at = self.coordinates
+        if at.basis is None:
+            return self.penalty_scale[:, None] * V
+        return at.basis.moved(self._l2[:, None] * at.basis.to_features(V / at.scale[:, None])) / at.scale[:, None]
+
+    def _penalty_of_basis(self, basis: Basis) -> Array:
+        """Second derivatives of these squares by V, (n, n): where combinations stand in the place of features no diagonal."""
+        rows = basis.moved(basis.moved(np.diag(self._l2)).T)
+        return rows / np.outer(self.coordinates.scale, self.coordinates.scale)
+
+    @property
+    def may_recede(self) -> bool:
+        """Whether there may be a direction along which it falls for ever."""
+        return self.model.family != "linear" and not self.penalized
+
+    def unheld(self, direction: Array) -> Array:
+        """A direction, (d,), without what the penalty or the bounds do not let grow without end."""
+        V, u = self.coordinates.split(direction)
+        basis, scale = self.coordinates.basis, self.coordinates.scale[:, None]
+        W = V if basis is None else basis.to_features(V / scale)
+        W = np.where(self._penalty.free(W), W, 0.0)
+        return self.coordinates.join(W if basis is None else basis.from_features(W) * scale, u)
+
     def free_to_grow(self, point: Array) -> bool:
         """Whether the point's coefficients may grow without end at no cost."""
-        return self._penalty.free_to_grow(self.coordinates.split(point)[0])
+        V, basis = self.coordinates.split(point)[0], self.coordinates.basis
+        return self._penalty.free_to_grow(V if basis is None else basis.to_features(V / self.coordinates.scale[:, None]))
 
     def from_data_units(self, W: Array, b: Array) -> Array:
         """The parameters of W, (n, c), and b, (c,), within the bounds."""
@@ -214,8 +191,8 @@ class Objective:
 
     @property
     def shift(self) -> Array | None:
-        """What is taken from every feature before it is used, (n,), where that keeps digits."""
-        return self._shift if self._shift.any() else None
+        """What is taken from every feature before it is used, (n,), where that keeps digits; a basis has its own."""
+        return self._shift if self._shift.any() and self.coordinates.basis is None else None
 
     def start(self) -> Array:
         """The parameters at which no feature counts and the intercept fits the mean of the target (about, where there is an offset)."""
@@ -245,7 +222,7 @@ class Objective:
             held = self.family.mean_loss(m.held_target_mean, u, m.held_target_variance)
         return self._evaluation(point, self.family.mean_loss(m.target_mean, u, m.target_variance), dW, db, None, False, held)
 
-    def evaluate(self, points: Array, title: str, *, hessian: bool = False) -> list[Evaluation]:
+    def evaluate(self, points: Array, title: str, *, hessian: bool = False, direction: Array | None = None) -> list[Evaluation]:
         """The objective at each row of ``points``, (K, d); the Hessian, where asked for, at the first alone. One pass.
 
         Parameters
@@ -256,18 +233,21 @@ class Objective:
             What a person is told meanwhile.
         hessian
             Whether second derivatives are wanted.
+        direction
+            Along which the loss may fall for ever, (d,), which the first evaluation then tells.
         """
-        return evaluate_together([(self, points)], title, hessian=hessian)[0]
+        return evaluate_together([(self, points)], title, hessian=hessian, directions=[direction])[0]
 
-    def found(self, point: Array, sums: GradientSums, k: int) -> Evaluation:
-        """What the sums say of candidate ``k``, which is ``point``."""
+    def found(self, point: Array, sums: GradientSums, k: int, margins: Array | None = None) -> Evaluation:
+        """What the sums say of candidate ``k``, which is ``point``; and the margins, (2,), of the direction that was tried with it, if one was."""
         held = float(sums.held_weight_sum[k])
         weight = sums.weight_sum - held
         return self._evaluation(
             point, float(sums.loss_sum[k] / weight), sums.coefficient_sum[k] / weight, sums.intercept_sum[k] / weight,
             None if sums.hessian_sum is None or k > 0 else sums.hessian_sum / weight,
             bool(sums.loss_max[k] < self.family.certain_loss),
-            float(sums.held_loss_sum[k]) / held if held > 0 else np.nan, held)
+            float(sums.held_loss_sum[k]) / held if held > 0 else np.nan, held,
+            _falls_for_ever(margins))
 
     def shifted_units(self, point: Array) -> tuple[Array, Array]:
         """W, and the intercept that goes with features less their shift."""
@@ -276,24 +256,27 @@ class Objective:
         return W, u - (self.coordinates.center - self._shift) @ W
 
     def _evaluation(self, point: Array, loss: float, dW: Array, db: Array, hessian: Array | None, separates: bool, held_loss: float = np.nan,
-                    held_weight: float = 0.0) -> Evaluation:
+                    held_weight: float = 0.0, recedes: bool = False) -> Evaluation:
         """From derivatives by W and b of features less their shift to those by the parameters."""
         V, _ = self.coordinates.split(point)
         if self.family.coupled:  # the sum over the classes is 0, but for rounding, which would move the point where nothing holds it
             dW, db = dW - dW.mean(axis=1, keepdims=True), db - db.mean()
         penalty = self.penalty_scale[:, None]
-        gradient = self._gradient(self.coordinates, dW, db, penalty * V)
+        by_V = self.penalty_gradient(V)
+        gradient = self._gradient(self.coordinates, dW, db, by_V)
         in_standard = V * (self._standard.scale / self.coordinates.scale)[:, None]
-        by_standard = penalty * (self.coordinates.scale / self._standard.scale)[:, None] ** 2 * in_standard
+        by_standard, squares = penalty * (self.coordinates.scale / self._standard.scale)[:, None] ** 2 * in_standard, penalty * V**2
+        if self.coordinates.basis is not None:  # whose coordinates are the standard ones
+            by_standard, squares = by_V, V * by_V
         gradient_by_standard = self._gradient(self._standard, dW, db, by_standard)
-        value = loss + 0.5 * float(np.sum(penalty * V**2))
+        value = loss + 0.5 * float(np.sum(squares))
         if not self.smooth:
             value += self.nonsmooth.value(point)
             scaled = self._standard.join(in_standard, np.zeros(len(db)))  # an intercept has neither threshold nor bound: any value will do
             gradient_by_standard = self._nonsmooth_by_standard.subgradient(scaled, gradient_by_standard)
         gradient_max = float(np.abs(gradient_by_standard).max()) / self.target_unit
         return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates, held_loss,
-                          held_weight)
+                          held_weight, recedes)
 
     def _gradient(self, at: Coordinates, dW: Array, db: Array, penalty: Array) -> Array:
         by_V = (dW - np.outer(at.center - self._shift, db)) / at.scale[:, None]
@@ -317,11 +300,15 @@ class Objective:
         if self.family.coupled:
             _hold_common_shift(H, np.append((self._penalty.l1 == 0) & np.isinf(self._penalty.lower) & np.isinf(self._penalty.upper), True))
         for output in range(c):
-            H[np.arange(n), output, np.arange(n), output] += self.penalty_scale
+            if at.basis is None:
+                H[np.arange(n), output, np.arange(n), output] += self.penalty_scale
+            elif self._l2.any():
+                H[:n, output, :n, output] += self._penalty_of_basis(at.basis)
         return H.reshape(at.size, at.size)
 
 
-def evaluate_together(asked: Sequence[tuple[Objective, Array]], title: str, *, hessian: bool = False) -> list[list[Evaluation]]:
+def evaluate_together(asked: Sequence[tuple[Objective, Array]], title: str, *, hessian: bool = False,
+                      directions: Sequence[Array | None] = ()) -> list[list[Evaluation]]:
     """Objectives of the same data, which differ in their penalty and in the rows that they leave out, each at its points, (K, d): one pass for all.
 
     Parameters
@@ -332,16 +319,36 @@ def evaluate_together(asked: Sequence[tuple[Objective, Array]], title: str, *, h
         What a person is told meanwhile.
     hessian
         Whether second derivatives are wanted, at the very first point alone.
+    directions
+        Along which the loss of each may fall for ever, (d,) or None, which its first evaluation then tells.
     """
     first = asked[0][0]
     columns = [(objective, point) for objective, points in asked for point in points]
     raw = [objective.shifted_units(point) for objective, point in columns]
+    starts = np.cumsum([0, *(len(points) for _, points in asked)]).tolist()
+    tried = tuple(Direction(starts[at], *asked[at][0].shifted_units(direction)) for at, direction in enumerate(directions) if direction is not None)
     scan = GradientScan(
         first.model.family, first.classes, np.stack([W for W, _ in raw]), np.stack([b for _, b in raw]), first.shift, hessian, first.split,
-        None if first.split is None else np.array([objective.held_out for objective, _ in columns]))
+        None if first.split is None else np.array([objective.held_out for objective, _ in columns]), first.coordinates.basis, tried)
     sums: GradientSums = first.scanner.run(scan, title)
-    found = iter([objective.found(point, sums, k) for k, (objective, point) in enumerate(columns)])
+    margins = {} if sums.margins is None else {direction.candidate: found for direction, found in zip(tried, sums.margins, strict=True)}
+    found = iter([objective.found(point, sums, k, margins.get(k)) for k, (objective, point) in enumerate(columns)])
     return [[next(found) for _ in points] for _, points in asked]
+
+
+def _unit_of_target(family: str, moments: Moments) -> float:
+    """What gradients go by where the target has a unit: the spread of a number, and the mean of counts, to which gradient and Hessian are in proportion;
+    small counts are taken as they are."""
+    if family == "linear":
+        spread = float(np.sqrt(moments.target_variance.max()))
+        return spread if spread > 0 else 1.0
+    mean = float(moments.target_mean.max())
+    return mean if family == "poisson" and mean > _FEW else 1.0
+
+
+def _falls_for_ever(margins: Array | None) -> bool:
+    """Whether no example is moved against its side, but for rounding and what a solver leaves of a direction's other parts, and some are moved."""
+    return margins is not None and bool(margins[1] > _STILL and margins[0] >= -_AGAINST * margins[1])
 
 
 def _hold_common_shift(H: Array, where: NDArray[np.bool_]) -> None:

@@ -23,6 +23,8 @@ Array = NDArray[np.float64]
 Packed = tuple[dict[str, NDArray[Any]], dict[str, Any]]
 """Arrays, and values as JSON holds them."""
 
+_OWN, _NONE = -1, -2
+"""Of a field of a state, in the place of the number of a Hessian that models share: it has its own array, or none."""
 _STATES: dict[str, type[LbfgsState] | type[ProximalState]] = {"lbfgs": LbfgsState, "proximal": ProximalState}
 
 
@@ -37,11 +39,11 @@ def pack_standings(standings: list[Standing], known: list[Known]) -> Packed:
     for field in dataclasses.fields(begun[0]) if begun else ():
         found = [getattr(state, field.name) for state in begun]
         name = f"standings.state.{field.name}"
-        if not isinstance(found[0], np.ndarray):
+        if not any(isinstance(value, np.ndarray) for value in found):
             values[name] = found
             continue
-        shared = [next((i for i, other in enumerate(known) if other is array), -1) for array in found]
-        own = [array for array, at in zip(found, shared, strict=True) if at < 0]
+        shared = [_NONE if array is None else next((i for i, other in enumerate(known) if other is array), _OWN) for array in found]
+        own = [array for array, at in zip(found, shared, strict=True) if at == _OWN]
         arrays[name] = np.concatenate([array.ravel() for array in own]) if own else np.empty(0)
         values |= {f"{name}.shapes": [array.shape for array in own], f"{name}.shared": shared}
     return arrays, values
@@ -73,7 +75,7 @@ def _unpacked(name: str, checkpoint: Checkpoint, known: list[Known]) -> list[Any
         own.append(flat[at : at + size].reshape(shape))
         at += size
     rest = iter(own)
-    return [next(rest) if i < 0 else known[i] for i in checkpoint.values[f"{name}.shared"]]
+    return [None if i == _NONE else next(rest) if i == _OWN else known[i] for i in checkpoint.values[f"{name}.shared"]]
 
 
 def pack_curvatures(curvatures: Curvatures) -> Packed:

@@ -17,6 +17,7 @@ from streamlr.config_path import PathConfig
 from streamlr.data.source import Rows
 from streamlr.errors import ConfigError, ShapeError, WriteError
 from streamlr.events import Note, PathPassFinished, Subscriber, finite
+from streamlr.execution.limits import memory_told
 from streamlr.first_look import FirstLook
 from streamlr.kernels.held_scores import HeldScores, HeldScoreScan, bins_for, probe_rows
 from streamlr.kernels.split import Split
@@ -80,6 +81,7 @@ class PathResult:
     """What ``path.json`` holds beside the table."""
 
 
+@memory_told()
 def path(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike | Rows | None = None, y: ArrayLike | None = None,
          sample_weight: ArrayLike | None = None, offset: ArrayLike | None = None, groups: ArrayLike | None = None,
          folds: ArrayLike | None = None, fold_shares: Sequence[float] | None = None, overrides: Sequence[str] = (), resume: bool = False,

@@ -182,7 +182,10 @@ class _SampleSolve:
 
     def starts(self) -> tuple[Curvatures, list[Standing]]:
         points = [[objective.start() for objective in row] for row in self.grid]
-        if self._dense():
+        if self._few():
+            points = self._one_by_one(points)
+            self._take_curvature(1, points, self._anchors())
+        elif self._dense():
             points = self._coarse_to_fine(points)
         else:
             if self.model.smooth:
@@ -195,6 +198,18 @@ class _SampleSolve:
         d = self.model.size
         few = d <= _NEWTON_PARAMETERS or (d <= MOST_COUPLED_PARAMETERS and len(self.sample.X) * d**2 <= _DENSE_PRODUCTS)
         return not self.model.family.coupled or few
+
+    def _few(self) -> bool:
+        """Whether there are so few rows that the curvature changes along with every set of features that are used, and from fold to fold."""
+        d = self.model.size
+        return not self.model.smooth and len(self.sample.X) * self.model.coordinates.n_outputs < d <= MOST_COUPLED_PARAMETERS
+
+    def _one_by_one(self, points: list[list[Array]]) -> list[list[Array]]:
+        """Each model by Newton's method from that of the next larger strength."""
+        solved = [points[0]]
+        for row in self._on_sample(1, folds=True):
+            solved.append([_newton(objective, point, self._tolerance(1, _OF_NOISE)) for objective, point in zip(row, solved[-1], strict=True)])
+        return solved[1:]
 
     def _coarse_to_fine(self, points: list[list[Array]]) -> list[list[Array]]:
         strides = [_COARSER**level for level in reversed(range(_LEVELS))]

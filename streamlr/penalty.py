@@ -55,9 +55,13 @@ class Penalty:
 
     def free_to_grow(self, V: Array) -> bool:
         """Whether coefficients, (n, c), may be multiplied by any number at no cost: then what they separate has no optimum."""
-        moved = V != 0
+        return not ((V != 0) & ~self.free(V)).any()
+
+    def free(self, V: Array) -> NDArray[np.bool_]:
+        """Which coefficients, (n, c), may go on in their own direction for ever, at no cost."""
         bounded = np.isfinite(np.where(V > 0, self.upper[:, None], self.lower[:, None]))
-        return not (moved & (bounded | (self.l2 > 0)[:, None] | (self.l1 > 0)[:, None])).any()
+        free: NDArray[np.bool_] = ~(bounded | (self.l2 > 0)[:, None] | (self.l1 > 0)[:, None])
+        return free
 
 
 @dataclass(frozen=True, slots=True)

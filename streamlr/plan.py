@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 
 from streamlr import projection
-from streamlr.config import ClusterConfig, TrainConfig
+from streamlr.config import TrainConfig
 from streamlr.config_penalty import FeatureValues
 from streamlr.data.partition import FEW_SUMS, Partition, with_held_slabs
 from streamlr.data.source import ArraySource, Source
 from streamlr.errors import MemoryLimitError
 from streamlr.execution.engine import tree_tasks
-from streamlr.execution.local import available_cores
-from streamlr.execution.process import process_bytes
 from streamlr.execution.scanner import plan_slabs
-from streamlr.projection import SAMPLES_FORWARDED, SAMPLES_SENT, Demand, leader_peak, local_peak, worker_peak
-from streamlr.warm_start import MOST_PARAMETERS, sample_fraction
+from streamlr.projection import Demand, local_peak, worker_peak
+from streamlr.warm_start import MOST_PARAMETERS, look_fraction, sample_fraction
+from streamlr.workforce import Excess, Room, Workers, peaks_of
 
 _MOST_CORRELATED = 64
 """Features up to which the first pass sums their products with one another for any family: that costs it less than one more pass."""
@@ -69,7 +68,11 @@ class Plan:
     peak_bytes: int
     """Projected memory of the largest process."""
     memory_limit: int | None
-    """What each process may use."""
+    """What each process may use; None where no limit is known."""
+    limit_source: str = ""
+    """Where that comes from."""
+    excess: Excess | None = None
+    """What does not fit; None where all does."""
     worker_peak_bytes: int = 0
     """Projected memory of the largest of those that take the sums."""
     models: int = 1
@@ -80,6 +83,8 @@ class Plan:
     """Hessians of the sample that are kept for them."""
     products: bool = False
     """Whether the first pass sums the products of the features with one another."""
+    look_fraction: float = 0.0
+    """Share drawn where there is no sample, to learn whether features repeat one another."""
     fitted: str = ""
     """What was made smaller to keep to the limit, and why; empty where nothing was."""
 
@@ -87,6 +92,16 @@ class Plan:
     def sample_rows(self) -> int:
         """Rows of the sample, about."""
         return round(self.sample_fraction * self.partition.n_rows)
+
+    @property
+    def refusal(self) -> str | None:
+        """Why it will not run, with both numbers and what to change; None where it will."""
+        if self.excess is None:
+            return None
+        limit, hessian = self.excess.limit, " sum no Hessians (solver.name: lbfgs)," if self.solver == "newton" else ""
+        return (f"the run needs about {self.excess.needed_bytes / 1e6:.0f} MB {self.excess.where} ({self.threads} thread{'s' * (self.threads > 1)} in all, "
+                f"blocks of {self.partition.block_rows * self.row_bytes / 1e6:.0f} MB decoded, sample of {self.sample_rows * self.row_bytes / 1e6:.0f} MB), "
+                f"and {limit.source} is {limit.nbytes / 1e6:.0f} MB; raise the limit,{hessian} or write the store in smaller chunks")
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as ``streamlr plan`` shows it."""
@@ -98,46 +113,8 @@ class Plan:
             "models": self.models, "columns": self.columns,
             "sample_rows": self.sample_rows, "sample_bytes": self.sample_rows * self.row_bytes, "held_slabs": p.held_slabs,
             "held_bytes": p.held_rows * self.row_bytes, "peak_bytes": self.peak_bytes, "worker_peak_bytes": self.worker_peak_bytes,
-            "memory_limit": self.memory_limit, "fitted": self.fitted}
-
-
-@dataclass(frozen=True, slots=True)
-class Workers:
-    """Who will take the sums."""
-
-    threads: int
-    """Slabs summed at a time, in all processes."""
-    threads_per_process: int
-    """Slabs summed at a time in one of them."""
-    in_this_process: bool
-    """Whether that is this process, in whose memory the sample is too."""
-    base_bytes: int
-    """What this process holds before the run."""
-    worker_base_bytes: int
-    """The same of the others, where there are any."""
-    answer_directly: bool = False
-    """Whether they send what they have summed straight to this process."""
-
-    @property
-    def processes(self) -> int:
-        return self.threads // self.threads_per_process
-
-
-def workers_of(cluster: ClusterConfig, threads: int, worker_base_bytes: int | None = None) -> Workers:
-    """Who will take the sums on an engine with so many threads in all.
-
-    Parameters
-    ----------
-    cluster, threads
-        The engine, and its threads.
-    worker_base_bytes
-        What its processes hold before the run, where there is an engine to ask.
-    """
-    if cluster.kind in ("serial", "threads"):
-        return Workers(threads, threads, True, process_bytes(), 0)
-    started = worker_base_bytes is not None
-    return Workers(threads, min(threads, cluster.threads_per_worker), False, process_bytes() + (0 if started else projection.CLUSTER_BYTES),
-                   projection.WORKER_BYTES if worker_base_bytes is None else worker_base_bytes, cluster.kind == "processes")
+            "memory_limit": self.memory_limit, "limit_source": self.limit_source, "fitted": self.fitted,
+            "refused": self.refusal}
 
 
 def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: int = 1) -> Plan:
@@ -153,37 +130,37 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     outputs
         c, 1 for two classes.
     """
-    limit = config.cluster.memory_limit
+    room = Room(config.cluster.memory_limit, workers)
+    least = room.of_process
     name, fraction, reason = choose_solver(config, source, outputs)
     fitted = []
-    if name == "least_squares" and limit is not None and not _fits(_demand(config, source, name, fraction, outputs, 1), limit):
+    if name == "least_squares" and least is not None and not _fits(_demand(config, source, name, fraction, outputs, 1), least.nbytes):
         fitted.append("not all rows at once" if fraction else "no products of the features")
         name, fraction, reason = choose_solver(config, source, outputs, squares=False)
-    if fraction and limit is not None:
-        smaller = _fitting_sample(config, source, name, fraction, outputs, limit)
+    if fraction and least is not None:
+        smaller = _fitting_sample(config, source, name, fraction, outputs, least.nbytes)
         if smaller != fraction:
             fraction = smaller
             fitted.append(f"sample of {round(smaller * source.n_rows):,} rows" if smaller else "no sample")
-            reason = choose_reason(source, smaller, name)
+            reason = choose_reason(source, smaller, name, least.source)
     threads = workers.threads_per_process
-    while limit is not None and threads > 1:
-        if _peaks(_demand(config, source, name, fraction, outputs, threads * workers.processes), workers, threads)[1] <= limit:
-            break
+    while threads > 1 and not room.fits(_demand(config, source, name, fraction, outputs, threads * workers.processes), threads):
         threads -= 1
     if threads < workers.threads_per_process:
         fitted.insert(0, f"{threads} of {workers.threads_per_process} threads" + ("" if workers.in_this_process else " in each process"))
     demand = _demand(config, source, name, fraction, outputs, threads * workers.processes)
-    while limit is not None and demand.candidates > _MOST_CANDIDATES and _peaks(demand, workers, threads)[1] > limit:
+    while demand.candidates > _MOST_CANDIDATES and not room.fits(demand, threads):
         demand = replace(demand, candidates=-(-demand.candidates // 2))
     if demand.candidates < demand.models:
         fitted.append(f"{demand.candidates} of {demand.models} models in a pass")
-    if limit is not None and not isinstance(source, ArraySource):
-        demand = _holding(demand, limit, workers, threads)
-    peak, worker_peak_bytes = _peaks(demand, workers, threads)
-    why = "" if not fitted else f"{' and '.join(fitted)}: {_shown(limit)} of cluster.memory_limit"
+    if room.limit is not None and least is not None and not isinstance(source, ArraySource):
+        demand = _holding(demand, least.nbytes, workers, threads)
+    peaks = peaks_of(demand, workers, threads)
+    why = "" if not fitted or least is None else f"{' and '.join(fitted)}: {_shown(least.nbytes)} of {least.source}"
     return Plan(name, reason, demand.partition, source.n_features, str(source.dtype), threads * workers.processes, source.n_rows * demand.row_bytes,
-                source.stored_bytes, fraction, demand.row_bytes, peak, limit, worker_peak_bytes, demand.models, demand.candidates, demand.curvatures,
-                demand.products, why)
+                source.stored_bytes, fraction, demand.row_bytes, peaks.largest, None if least is None else least.nbytes,
+                "" if least is None else least.source, room.excess(peaks), peaks.worker, demand.models, demand.candidates, demand.curvatures,
+                demand.products, demand.look_rows / source.n_rows, why)
 
 
 def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, threads: int) -> Demand:
@@ -194,10 +171,17 @@ def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, o
         partition, source.n_features, source.dtype.itemsize, outputs, max(models, _CANDIDATES.get(solver, _MOST_CANDIDATES), secants), solver == "newton",
         math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
         solver == "proximal" or secants > 0, config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config),
-        *_parts_of(config), _sums_products(config, source, solver, fraction), solver == "least_squares")
+        *_parts_of(config), _sums_products(config, source, solver, fraction), solver == "least_squares", _look_rows(config, source, solver))
     if (demand.newton or demand.products) and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand
+
+
+def _look_rows(config: TrainConfig, source: Source, solver: str) -> int:
+    """Rows drawn where there is no sample: where a solver was asked for by its name, and for least squares."""
+    if config.solver.name == "auto" and solver != "least_squares":
+        return 0
+    return math.ceil(look_fraction(source.n_rows, source.n_features, source.n_features * source.dtype.itemsize) * source.n_rows)
 
 
 def _sums_products(config: TrainConfig, source: Source, solver: str, fraction: float) -> bool:
@@ -245,16 +229,6 @@ def _parts_of(config: TrainConfig) -> tuple[int, bool]:
     return config.path.folds + 1, config.model.standardize and config.path.folds > 0
 
 
-def _peaks(demand: Demand, workers: Workers, threads: int) -> tuple[int, int]:
-    """Bytes of the largest process of all, and of the largest that takes sums."""
-    if workers.in_this_process:
-        peak = local_peak(demand, threads, workers.base_bytes, available_cores())
-        return peak, peak
-    samples = SAMPLES_SENT if workers.answer_directly else SAMPLES_FORWARDED
-    worker = worker_peak(demand, threads, workers.processes, workers.worker_base_bytes, samples, workers.threads_per_process - threads)
-    return max(worker, leader_peak(demand, available_cores(), workers.base_bytes)), worker
-
-
 def _fitting_sample(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, limit: int) -> float:
     """The largest of fraction, fraction / 2, ... with which one thread fits, whatever the engine; 0 where none of use does."""
     least = sample_fraction(source.n_rows, source.n_features + config.model.fit_intercept, outputs, source.n_features * source.dtype.itemsize, least=True)
@@ -279,9 +253,9 @@ def _holding(demand: Demand, limit: int, workers: Workers, threads: int) -> Dema
 
     usable = int((_USABLE if workers.in_this_process or workers.answer_directly else _USABLE_OF_STRANGER) * limit)
     all_held = with_slabs(demand.partition.n_rows * demand.row_bytes + demand.row_bytes * demand.partition.block_rows * demand.partition.slab_blocks)
-    if _peaks(all_held, workers, threads)[1] <= usable:
+    if peaks_of(all_held, workers, threads).worker <= usable:
         return all_held
-    budget = usable - _peaks(demand, workers, threads)[1]
+    budget = usable - peaks_of(demand, workers, threads).worker
     if workers.in_this_process or workers.processes == 1:
         return with_slabs(budget)
     slab = demand.partition.slab_blocks * demand.partition.block_rows * demand.row_bytes
@@ -301,13 +275,8 @@ def check_plan(plan: Plan) -> None:
     MemoryLimitError
         With both numbers and what to change.
     """
-    if plan.memory_limit is not None and plan.peak_bytes > plan.memory_limit:
-        block = plan.partition.block_rows * plan.row_bytes
-        hessian = " sum no Hessians (solver.name: lbfgs)," if plan.solver == "newton" else ""
-        raise MemoryLimitError(
-            f"the run needs about {plan.peak_bytes / 1e6:.0f} MB in one process ({plan.threads} thread{'s' * (plan.threads > 1)} in all, blocks of "
-            f"{block / 1e6:.0f} MB decoded, sample of {plan.sample_rows * plan.row_bytes / 1e6:.0f} MB), and cluster.memory_limit is "
-            f"{plan.memory_limit / 1e6:.0f} MB; raise the limit,{hessian} or write the store in smaller chunks")
+    if plan.refusal is not None:
+        raise MemoryLimitError(plan.refusal)
 
 
 def choose_solver(config: TrainConfig, source: Source, outputs: int = 1, *, squares: bool = True) -> tuple[str, float, str]:
@@ -332,10 +301,10 @@ def choose_solver(config: TrainConfig, source: Source, outputs: int = 1, *, squa
     return method, fraction, choose_reason(source, fraction, method)
 
 
-def choose_reason(source: Source, fraction: float, method: str) -> str:
+def choose_reason(source: Source, fraction: float, method: str, limit: str = "cluster.memory_limit") -> str:
     """Why this method, for a person."""
     if not fraction:
-        return f"{source.n_features} features: cluster.memory_limit leaves no room for a sample of use"
+        return f"{source.n_features} features: {limit} leaves no room for a sample of use"
     rows = int(np.ceil(fraction * source.n_rows))
     named = {"lbfgs": "L-BFGS", "proximal": "l1 or bounds: proximal quasi-Newton"}[method]
     return f"{source.n_features} features: {named} from the optimum of a sample of about {rows} rows, with its Hessian as metric"

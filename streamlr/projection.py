@@ -124,6 +124,8 @@ class Demand:
     """Whether the survey sums the products of the features with one another."""
     squares: bool = False
     """Whether they are the Hessian, which is factored, and residuals are had in twice the working precision."""
+    look_rows: int = 0
+    """Rows drawn where there is no sample."""
 
     @property
     def row_bytes(self) -> int:
@@ -132,6 +134,11 @@ class Demand:
     @property
     def sample_bytes(self) -> int:
         return self.sample_rows * self.row_bytes
+
+    @property
+    def drawn_bytes(self) -> int:
+        """Of the rows that the survey draws."""
+        return max(self.sample_rows, self.look_rows) * self.row_bytes
 
     @property
     def hessian_bytes(self) -> int:
@@ -215,10 +222,10 @@ class Demand:
 def local_peak(demand: Demand, threads: int, base: int, cores: int = 1) -> int:
     """Bytes of a process that takes the sums itself, on so many threads, and held ``base`` before; some samples are solved on all cores nevertheless."""
     kept = base + FIRST_USE_BYTES + demand.labels.shared_bytes + threads * _thread_bytes(demand)
-    survey = threads * (_survey_bytes(demand) + _survey_vectors(demand)) + demand.sample_bytes + _levels(demand.partition.n_slabs) * demand.products_bytes
+    survey = threads * (_survey_bytes(demand) + _survey_vectors(demand)) + demand.drawn_bytes + _levels(demand.partition.n_slabs) * demand.products_bytes
     survey += _parts_waiting(demand)
     solvers = max(threads, cores) if demand.proximal or not demand.dense_metric else threads
-    solve = demand.sample_bytes + _sample_solve(demand, threads, solvers - threads)
+    solve = demand.drawn_bytes + _sample_solve(demand, threads, solvers - threads)
     if demand.sample_rows:
         kept += (solvers - threads) * (FIRST_USE_OF_THREAD_BYTES + _sample_leaf(demand))
     passes = max(threads * _pass_bytes(demand) + _waiting(demand, threads), demand.model_bytes)
@@ -236,7 +243,7 @@ def worker_peak(demand: Demand, threads: int, processes: int, base: int, samples
         passes += round(ADDED_UP_HESSIANS * demand.hessian_bytes)
     if demand.partition.n_slabs > 1:
         survey += round((_levels(demand.partition.n_slabs) + ADDED_UP_HESSIANS) * demand.products_bytes)
-    return min(held, demand.held_bytes) + round(MARGIN * (kept + max(survey, samples * demand.sample_bytes, passes)))
+    return min(held, demand.held_bytes) + round(MARGIN * (kept + max(survey, samples * demand.drawn_bytes, passes)))
 
 
 def leader_peak(demand: Demand, threads: int, base: int) -> int:
@@ -244,7 +251,7 @@ def leader_peak(demand: Demand, threads: int, base: int) -> int:
     kept = base + FIRST_USE_BYTES
     if demand.sample_rows:
         kept += threads * (FIRST_USE_OF_THREAD_BYTES + _sample_leaf(demand) + _sample_vectors(demand))
-    solve = demand.sample_bytes + _sample_solve(demand, threads)
+    solve = demand.drawn_bytes + _sample_solve(demand, threads)
     summed = demand.hessian_bytes * demand.newton + demand.products_bytes
     return round(MARGIN * (kept + max(solve, demand.kept_sample_bytes + demand.state_bytes + demand.model_bytes + summed)))
 

@@ -20,7 +20,7 @@ from streamlr.run_directory import RunDirectory, remedy
 log = logging.getLogger(__name__)
 
 _BITS_DO_NOT_DEPEND_ON = ("cluster.", "run.directory", "run.checkpoint_every", "solver.max_passes", "data.storage_options",
-                          "data.fill_value", "path.choose")
+                          "data.fill_value", "data.retry_seconds", "path.choose")
 
 
 class RunRecord:
@@ -112,9 +112,10 @@ class RunRecord:
 
     def checkpoint(self, passes: int, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> Checkpoint:
         """One with these arrays and values, and with what every run needs beside them."""
-        factors = {} if self.look.class_factors is None else {"class_factors": self.look.class_factors}
+        known = {"class_factors": self.look.class_factors, "strata": self.look.strata}
+        arrays = {**arrays, **{name: array for name, array in known.items() if array is not None}}
         values = {**values, "history": self.history[:passes], "modified": self.look.source.modified, "seconds": self.seconds}
-        return Checkpoint(passes, run_fingerprint(self.look.settings, self.look.source), {**arrays, **factors}, values)
+        return Checkpoint(passes, run_fingerprint(self.look.settings, self.look.source), arrays, values)
 
     def commit_finished(self) -> None:
         """The run ends before its time: commit the last finished pass, where ``run.checkpoint_every`` has not done so."""

@@ -132,12 +132,14 @@ class SampleCurvature:
         at = self._objective.coordinates
         V, u = at.split(direction)
         sums = self._scan(engine, (V, u))
-        return at.join(sums.first + self._objective.penalty_scale[:, None] * V, sums.second)
+        return at.join(sums.first + self._objective.penalty_gradient(V), sums.second)
 
     def _scan(self, engine: Engine, direction: tuple[Array, Array] | None) -> PairSums:
         at = self._objective.coordinates
         V, u = at.split(self.point)
-        scan = CurvatureScan(self._objective.model.family, at.center, at.scale, V, u, direction)
+        basis = at.basis
+        center = at.center if basis is None else at.center - basis.moved(basis.shift)
+        scan = CurvatureScan(self._objective.model.family, center, at.scale, V, u, direction, basis)
         scanner = Scanner(engine, self._sample, lambda event: None, plan_slabs(self._sample, engine.n_threads, at.n_outputs))
         sums: PairSums = scanner.run(scan, "sample")
         return PairSums(sums.first / self._weight_sum, sums.second / self._weight_sum)

@@ -20,6 +20,7 @@ from streamlr.data.validation import split_of
 from streamlr.errors import ConfigError, LabelError, NonFiniteError, ShapeError
 from streamlr.events import Note, Subscriber, finite, publisher
 from streamlr.execution import open_engine
+from streamlr.execution.limits import memory_told
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.metrics import METRICS, MetricScan, linear, refuse_overflow
@@ -30,6 +31,7 @@ from streamlr.urls import local_output, local_run
 Array = NDArray[np.float64]
 
 
+@memory_told()
 def evaluate(run: str | Path, store: str, *, validation: bool = False, overrides: Sequence[str] = (), subscribers: Sequence[Subscriber] = ()) -> dict[str, Any]:
     """Metrics of a trained model on a store, in one pass.
 
@@ -82,6 +84,7 @@ def require_plotted(run: str | Path) -> None:
         raise ConfigError(f"the model of {str(run)!r} is of the family {family}; calibration, ROC curve and lift are drawn of classes: leave out --plot")
 
 
+@memory_told()
 def predict(run: str | Path, store: str, out: str | Path, *, overwrite: bool = False, overrides: Sequence[str] = (),
             subscribers: Sequence[Subscriber] = ()) -> int:
     """Write what is predicted for every row of a store as a Zarr array; returns the number of rows, m.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from streamlr.alignment import align, apart_of
 from streamlr.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.config import TrainConfig, load_config
 from streamlr.data.frames import column_names
@@ -23,6 +24,7 @@ from streamlr.errors import ConfigError, RunDirectoryError, ShapeError, WriteErr
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.engine import one_blas_thread
+from streamlr.execution.limits import memory_told
 from streamlr.first_look import FirstLook
 from streamlr.kernels.split import HELD_OUT
 from streamlr.kernels.survey import SampledRows
@@ -63,6 +65,7 @@ class TrainResult:
     """What ``summary.json`` holds."""
 
 
+@memory_told()
 def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike | Rows | None = None, y: ArrayLike | None = None,
           sample_weight: ArrayLike | None = None, offset: ArrayLike | None = None, groups: ArrayLike | None = None, validation: ArrayLike | None = None,
           start: Model | None = None, overrides: Sequence[str] = (), resume: bool = False, overwrite: bool = False,
@@ -212,23 +215,26 @@ class _Run:
         classes = self.look.list_labels()
         self.record.begin_pass()
         self.sample_fraction = self.look.plan.sample_fraction
-        survey = self.look.survey(classes, self.sample_fraction, products=self.look.plan.products)
+        survey = self.look.survey(classes, self.sample_fraction or self.look.plan.look_fraction, products=self.look.plan.products)
         moments = self.look.take(survey)
         self.record.tell_changed_data(moments)
         parts = list(survey.sample)
         del survey  # or the rows would stay in memory beside those that they are joined to
         sample = join_sample(parts)
-        problem = self._problem(classes, moments, sample)
+        moments = align(self.look, self.look.model, classes, moments, sample, apart_of(self.look, moments))
+        problem = self._problem(classes, moments, sample if self.sample_fraction else None)
         point = _start_point(problem, self.start)
         unknown = self.look.source.has_offset or self.start is not None or bool(problem.objective.coordinates.split(point)[0].any())
         if isinstance(problem.solver, LeastSquares):
             return self._begin_squares(problem, point, known=not unknown)
         if problem.equations is not None:
             self._tell(problem.equations)
+        elif moments.collinearity:
+            self.look.publish(Note(f"{moments.collinearity} (condition number {moments.condition_number:.2g})", warning=True))
         elif are_many_optima(problem.objective):
             self.look.publish(Note(MANY_OPTIMA, warning=True))
         start = problem.objective.evaluate(point[None, :], "pass 2")[0] if unknown else problem.objective.without_features(point)
-        if isinstance(problem.solver, Lbfgs | Proximal) and sample is not None:
+        if isinstance(problem.solver, Lbfgs | Proximal) and sample is not None and self.sample_fraction:
             solver, state = start_from_sample(problem.objective, problem.solver, sample, start)
             problem = replace(problem, solver=solver)
             return problem, self._watched(problem).begun(state, start)
@@ -283,6 +289,7 @@ class _Run:
         moments = unflatten(Moments, "moments.", saved)
         classes = saved.arrays["classes"]
         self.look.use_classes(classes, saved.arrays.get("class_factors"))
+        self.look.strata = saved.arrays.get("strata")
         self.look.require_same_data(classes, moments, saved.values["modified"])
         self.sample_fraction = float(saved.values["sample_fraction"])
         self._go_on_by(saved.values["solver"])
@@ -331,6 +338,7 @@ class _Run:
             "status": outcome.status, "reason": outcome.reason, "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
             "seconds": self.record.seconds, "solver": solver.name, "classes": objective.classes.tolist(),
             "nonzero": int(np.count_nonzero(W)), "coefficients_sha256": model.coefficients_sha256, "data_fingerprint": objective.moments.fingerprint,
+            "condition_number": objective.moments.condition_number, "collinearity": objective.moments.collinearity or None,
             **self.look.summary(self.record.history)}
         if self.look.split is not None:
             summary |= _validation_summary(self.record.history, objective.moments, state, solver)

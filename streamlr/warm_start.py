@@ -46,6 +46,9 @@ _WANTED_ROWS_PER_PARAMETER = 40
 _WANTED_ROWS_PER_PARAMETER_OF_MANY = 8
 _LEAST_ROWS_PER_PARAMETER = 3
 _LEAST_OUTPUTS = 4
+_LEAST_LOOKED_AT = 1024
+_LOOKED_AT_PER_FEATURE = 8
+_MOST_LOOKED_AT_BYTES = 8 * 2**20
 _NEWTON_PARAMETERS = 256
 _NEWTON_PRODUCTS = 2e10
 """Rows times parameters squared up to which a Hessian is cheap: a second or so."""
@@ -56,9 +59,14 @@ _TOLERANCE = 1e-6
 _TOLERANCE_OF_MANY = 1e-5
 _TOLERANCE_OF_WHOLE = 1e-10
 _MOST_SAMPLE_PASSES = 60
+_MOST_PASSES_OF_FEW = 400
+"""Of fewer rows than parameters, which cost next to nothing; the steps are short where classes are nearly separable."""
 _FEW_SAMPLE_PASSES = 10
 _RIDGE = 1e-8
 _UNSEEN = 0.01
+_BLOCK_ROWS = 4096
+_MOVED = 1e-6
+"""Of what a direction moves an example's Z by, relative to the most: less is rounding."""
 _GIVEN_BACK_BYTES = 16 * 2**20
 """Bytes of small blocks that may be free before the operating system gets them."""
 
@@ -91,6 +99,14 @@ def sample_fraction(n_rows: int, n_features: int, n_outputs: int, row_bytes: int
     return float(rows - 4.0 * np.sqrt(rows)) / n_rows  # the number drawn is binomial: stay below the budget
 
 
+def look_fraction(n_rows: int, n_features: int, row_bytes: int) -> float:
+    """Share of the rows to draw where no sample is solved: enough to tell which features nearly repeat one another; 0 for too many features."""
+    rows = min(max(_LEAST_LOOKED_AT, _LOOKED_AT_PER_FEATURE * n_features), _MOST_LOOKED_AT_BYTES // row_bytes)
+    if rows >= n_rows:
+        return 1.0
+    return 0.0 if rows < _LEAST_ROWS_PER_PARAMETER * n_features else rows / n_rows
+
+
 @dataclass(frozen=True, slots=True)
 class SampleOptimum:
     """What a sample tells of the whole."""
@@ -99,6 +115,8 @@ class SampleOptimum:
     """Its optimum, (d,)."""
     metric: Array | None
     """Inverse of its Hessian there, (d, d); None where it is of no use."""
+    suspect: Array | None = None
+    """Direction along which its loss falls for ever, (d,); None where there is none."""
 
 
 def join_sample(parts: list[SampledRows]) -> SampledRows | None:
@@ -139,11 +157,13 @@ def start_from_sample(objective: Objective, solver: Lbfgs | Proximal, sample: Sa
     with ExitStack() as stack:
         engine = here if isinstance(here, SerialEngine | ThreadsEngine) else stack.enter_context(ThreadsEngine(available_cores()))
         stack.enter_context(one_blas_thread())
-        found = _solve(objective, sample, engine, start.point)
+        found = _held_back(objective, sample, engine, start.point, _solve(objective, sample, engine, start.point))
     if found.metric is None:
         metric: Array = 1.0 / objective.diagonal()
-        return solver, solver.init_with(start, metric, _descent(start, found.point, metric), FIRST_STEPS)
-    return solver, solver.init_with(start, found.metric, _descent(start, found.point, found.metric), np.ones(1))
+        state = solver.init_with(start, metric, _descent(start, found.point, metric), FIRST_STEPS)
+    else:
+        state = solver.init_with(start, found.metric, _descent(start, found.point, found.metric), np.ones(1))
+    return solver, replace(state, suspect=found.suspect)
 
 
 def _start_proximal(objective: Objective, solver: Proximal, sample: SampledRows, start: Evaluation) -> ProximalState:
@@ -158,7 +178,8 @@ def _solve_proximal(objective: Objective, sample: SampledRows, engine: Engine, s
     """Optimum of the sample and Hessian of its loss there, coarse to fine as `_solve` has it; none of outputs that are too many (``plain``)."""
     n_rows, d = sample.X.shape[0], objective.size
     on_sample = _on_sample(objective, sample, engine)
-    newton = objective.family.coupled or (d <= _NEWTON_PARAMETERS and n_rows * d**2 <= _CHEAP_PRODUCTS)
+    few = n_rows * objective.coordinates.n_outputs < d <= MOST_COUPLED_PARAMETERS  # whose curvature changes along with every step
+    newton = objective.family.coupled or few or (d <= _NEWTON_PARAMETERS and n_rows * d**2 <= _CHEAP_PRODUCTS)
     point, hessian = start, None
     if not (plain or newton or n_rows < 2 * _COARSER * _LEAST_ROWS_PER_PARAMETER * d):
         point, hessian = _solve_proximal(objective, _every(sample, _COARSER), engine, start, plain)
@@ -169,7 +190,7 @@ def _solve_proximal(objective: Objective, sample: SampledRows, engine: Engine, s
     if hessian is None:
         hessian = on_sample.diagonal() if plain else loss_hessian(on_sample, first)
     state, outcome = minimize(on_sample, solver, solver.init_with(first, hessian, None, FIRST_STEPS if plain else np.ones(1)), 0,
-                              _MOST_SAMPLE_PASSES, lambda *_: None)
+                              _MOST_PASSES_OF_FEW if few else _MOST_SAMPLE_PASSES, lambda *_: None)
     log.info("sample of %d rows, proximal: %s at a gradient of %.2g", n_rows, outcome.status, state.gradient_max)
     if plain:
         return state.point, None
@@ -266,12 +287,31 @@ def _solve(objective: Objective, sample: SampledRows, engine: Engine, start: Arr
     return coarse if coarse.metric is None else _refine(on_sample, coarse)
 
 
+def _held_back(objective: Objective, sample: SampledRows, engine: Engine, start: Array, found: SampleOptimum) -> SampleOptimum:
+    """Where the sample's loss falls for ever along a direction, as it often does where a feature is rare, not its way there, but where all rows may
+    well have their optimum: that of the examples that the direction does not move, and along it as far as so many examples of the same kind speak for.
+    """
+    if found.suspect is None or len(sample.X) == objective.moments.n_rows:
+        return found
+    W, b = objective.coordinates.to_data_units(found.suspect)
+    blocks = (sample.X[at : at + _BLOCK_ROWS].astype(np.float64) for at in range(0, len(sample.X), _BLOCK_ROWS))
+    size = np.concatenate([np.abs(block @ W + b).max(axis=1) for block in blocks])
+    moved = size > _MOVED * float(size.max())
+    omega = np.ones(len(size)) if sample.weights is None else sample.weights
+    rest = _solve(objective, replace(sample, weights=np.where(moved, 0.0, omega)), engine, start)
+    if rest.suspect is not None or rest.metric is None:
+        return found
+    spoken = np.log1p(2.0 * omega[moved].sum() ** 2 / (omega[moved] ** 2).sum())
+    point = rest.point + spoken * omega[moved].sum() / (omega[moved] @ size[moved]) * found.suspect
+    return _with_metric(_on_sample(objective, sample, engine), point, found.suspect)
+
+
 def _newton(objective: Objective, start: Array) -> SampleOptimum:
     solver = Newton(objective, _tolerance(objective))
     first = objective.evaluate(start[None, :], "sample", hessian=True)[0]
     state, outcome = minimize(objective, solver, solver.init(objective, first), 0, _MOST_SAMPLE_PASSES, lambda *_: None)
     log.info("sample of %d rows, Newton: %s after a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
-    return _with_metric(objective, state.point)
+    return _with_metric(objective, state.point, state.suspect if state.status == DIVERGED else None)
 
 
 def _chord(objective: Objective, start: Array) -> SampleOptimum:
@@ -291,7 +331,7 @@ def _refine(objective: Objective, coarse: SampleOptimum) -> SampleOptimum:
     log.info("sample of %d rows, L-BFGS: %s at a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
     if outcome.status != CONVERGED:
         log.warning("the solve on the sample ended %s; it serves as a start all the same", outcome.status)
-    return _with_metric(objective, state.point)
+    return _with_metric(objective, state.point, state.suspect if state.status == DIVERGED else None)
 
 
 def _tolerance(objective: Objective) -> float:
@@ -299,16 +339,16 @@ def _tolerance(objective: Objective) -> float:
     return _TOLERANCE_OF_WHOLE if objective.scanner.source.n_rows == objective.moments.n_rows else _TOLERANCE
 
 
-def _with_metric(objective: Objective, point: Array) -> SampleOptimum:
+def _with_metric(objective: Objective, point: Array, suspect: Array | None) -> SampleOptimum:
     """A sample that is separable has no optimum, and its curvature at any point says nothing of the whole."""
     found = objective.evaluate(point[None, :], "sample", hessian=True)[0]
     hessian = found.hessian
     assert hessian is not None
     if (found.separates and objective.free_to_grow(point)) or not np.isfinite(hessian).all():
-        return SampleOptimum(point, None)
+        return SampleOptimum(point, None, suspect)
     if objective.scanner.source.n_rows < objective.moments.n_rows:
         fill_unseen(hessian)
-    return SampleOptimum(point, inverse_of(hessian, ridge=_RIDGE))
+    return SampleOptimum(point, inverse_of(hessian, ridge=_RIDGE), suspect)
 
 
 def fill_unseen(hessian: Array) -> None:

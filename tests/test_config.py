@@ -18,7 +18,7 @@ TOP = Path(__file__).parents[1]
 
 CONTRACT: dict[str, Any] = {  # every key, and what it is where nothing is said; the store and the run directory have no value of their own
     "data.features": "X", "data.target": "y", "data.weights": None, "data.offset": None, "data.exposure": None, "data.groups": None,
-    "data.sample_axis": 0, "data.missing_chunks": "error", "data.fill_value": None,
+    "data.sample_axis": 0, "data.missing_chunks": "error", "data.fill_value": None, "data.retry_seconds": 300.0,
     "model.family": "logistic", "model.fit_intercept": True, "model.standardize": False,
     "model.penalty.l2": 0.0, "model.penalty.l1": 0.0, "model.penalty.factors": None,
     "model.bounds.lower": None, "model.bounds.upper": None, "model.class_weight": None,
@@ -30,7 +30,7 @@ CONTRACT: dict[str, Any] = {  # every key, and what it is where nothing is said;
 }
 OTHER_VALUES: dict[str, Any] = {  # one allowed value of every key that is not its default
     "data.store": "there.zarr", "data.features": "counts", "data.target": "label", "data.weights": "w", "data.offset": "o", "data.groups": "g",
-    "data.sample_axis": 1, "data.missing_chunks": "fill", "data.fill_value": "value",
+    "data.sample_axis": 1, "data.missing_chunks": "fill", "data.fill_value": "value", "data.retry_seconds": 12.5,
     "model.fit_intercept": False, "model.standardize": True, "model.penalty.l2": 0.25,
     "model.penalty.factors": [1.0, 0.5, 0.0], "model.bounds.lower": 0.0, "model.bounds.upper": {"age": 2.0, 1: 3.0}, "model.class_weight": {0: 1.5, "yes": 2.0},
     "validation.fraction": 0.25, "solver.name": "proximal", "solver.tolerance": 1e-5, "solver.max_passes": 7, "solver.learning_rate": 0.125,

@@ -231,7 +231,7 @@ def test_a_run_that_is_broken_off_goes_on_to_the_bit(
 
 
 def test_a_limit_that_has_no_room_for_all_rows_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.plan.process_bytes", lambda: 2**27)  # whatever ran here before
+    monkeypatch.setattr("streamlr.workforce.process_bytes", lambda: 2**27)  # whatever ran here before
     X, y = drawn(rows=900, dtype="float32")
     events: list[Event] = []
     cluster = {"kind": "serial", "memory_limit": "250MB"}

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from stores import two_class_data, write_store
 
-from streamlr import plan as plan_module
 from streamlr import train
+from streamlr import workforce as workforce_module
 from streamlr.config import ClusterConfig, DataConfig, TrainConfig, load_config
 from streamlr.data import partition as partition_module
 from streamlr.data.held import HeldRows
@@ -27,9 +27,10 @@ from streamlr.execution import scanner as scanner_module
 from streamlr.execution.cluster import ClusterEngine
 from streamlr.execution.local import SerialEngine
 from streamlr.kernels.gradient import GradientScan
-from streamlr.plan import Plan, make_plan, workers_of
+from streamlr.plan import Plan, make_plan
 from streamlr.projection import WORKER_BYTES
 from streamlr.training import TrainResult
+from streamlr.workforce import workers_of
 
 ROWS, FEATURES, CHUNK = 3000, 5, 100
 ROW_BYTES = FEATURES * 8
@@ -47,7 +48,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
 @pytest.fixture(autouse=True)
 def still_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process holds before a run is measured; here slabs are so small that the same has to be found each time."""
-    monkeypatch.setattr(plan_module, "process_bytes", lambda: 60_000_000)
+    monkeypatch.setattr(workforce_module, "process_bytes", lambda: 60_000_000)
     monkeypatch.setattr(ClusterEngine, "memory_of_workers", lambda self, peak: WORKER_BYTES)
 
 

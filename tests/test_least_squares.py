@@ -100,11 +100,10 @@ def test_lbfgs_does_not_say_that_it_converged_far_from_the_optimum(name: str) ->
     data = DATASETS[name]
     events: list[Event] = []
     result = fit(data.X, data.y, events, solver={"name": "lbfgs"}, fit_intercept=data.intercept)
-    assert result.status == ("pass_limit" if name == "Filip" else "converged")
-    if name == "Filip":
-        assert "condition number" in " ".join(warnings_of(events))
-    else:
-        assert data.digits(result.model.coef_[0], float(result.model.intercept_[0])).min() >= min(by_qr(data).min(), 13.0)
+    assert result.status == "converged"
+    found = data.digits(result.model.coef_[0], float(result.model.intercept_[0]))
+    assert found.min() >= min(by_qr(data).min(), 13.0)  # combinations of features stand in the place of some of Filip's
+    assert ("condition number" in " ".join(warnings_of(events))) == (name == "Filip")
 
 
 def unix_seconds(spread: float, rows: int = 400) -> tuple[Array, Array]:
@@ -344,7 +343,7 @@ def test_a_run_that_is_broken_off_goes_on_to_the_bit(name: str, passes: int, tmp
 
 
 def test_a_limit_that_has_no_room_for_the_products_leaves_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.plan.process_bytes", lambda: 2**27)  # whatever ran here before
+    monkeypatch.setattr("streamlr.workforce.process_bytes", lambda: 2**27)  # whatever ran here before
     rng = np.random.default_rng(9)
     X = rng.normal(size=(3000, 3000)).astype(np.float32)
     y = X[:, 0] + rng.normal(size=3000)

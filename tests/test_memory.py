@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from stores import any_values, bits, read_rows, two_class_data, write_store
 
-from streamlr import plan as plan_module
 from streamlr import projection, train, warm_start
+from streamlr import workforce as workforce_module
 from streamlr.config import ClusterConfig, DataConfig, TrainConfig, load_config
 from streamlr.data import arrays as arrays_module
 from streamlr.data.source import Buffer
@@ -26,9 +26,10 @@ from streamlr.execution import ENGINES, open_engine
 from streamlr.execution import local as local_module
 from streamlr.execution.engine import slab_sums
 from streamlr.kernels.survey import SampledRows
-from streamlr.plan import Plan, check_plan, make_plan, workers_of
+from streamlr.plan import Plan, check_plan, make_plan
 from streamlr.projection import Demand, leader_peak, local_peak, worker_peak
 from streamlr.warm_start import join_sample
+from streamlr.workforce import workers_of
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 MB = 1_000_000
@@ -54,7 +55,7 @@ def planned(config: TrainConfig, threads: int = 4) -> Plan:
 @pytest.fixture
 def still_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """What this process holds before a run is measured; here it is to be the same in every plan."""
-    monkeypatch.setattr(plan_module, "process_bytes", lambda: 80 * MB)
+    monkeypatch.setattr(workforce_module, "process_bytes", lambda: 80 * MB)
 
 
 # measured -------------------------------------------------------------------------------------------------------------
@@ -135,7 +136,7 @@ def test_fewer_threads_change_no_bit_and_no_more_work_at_a_time(store: DataConfi
     free = train(settings(store, workers=4))
     assert most > 1
     most = 0
-    monkeypatch.setattr(plan_module, "process_bytes", lambda: 80 * MB)
+    monkeypatch.setattr(workforce_module, "process_bytes", lambda: 80 * MB)
     limited = train(settings(store, limit=limits(settings(store))[0], workers=4))
     assert most == 1
     assert limited.model.coefficients_sha256 == free.model.coefficients_sha256
@@ -143,7 +144,7 @@ def test_fewer_threads_change_no_bit_and_no_more_work_at_a_time(store: DataConfi
 
 def test_threads_of_a_worker_process_take_turns_and_change_no_bit(store: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     free = train(settings(store, kind="serial"))
-    monkeypatch.setattr(plan_module, "process_bytes", lambda: 50 * MB)  # of the process that runs the tests; the worker is measured
+    monkeypatch.setattr(workforce_module, "process_bytes", lambda: 50 * MB)  # of the process that runs the tests; the worker is measured
     config = settings(store, "processes", workers=1, threads_per_worker=4)
     all_four = planned(config).worker_peak_bytes
     told: list[Any] = []
@@ -161,7 +162,7 @@ def test_a_sample_is_made_smaller_last_and_by_the_limit_alone(kind: str, store: 
     assert "sample" not in wide.fitted
     found = []
     for held in (20 * MB, 60 * MB):
-        monkeypatch.setattr(plan_module, "process_bytes", lambda held=held: held)
+        monkeypatch.setattr(workforce_module, "process_bytes", lambda held=held: held)
         found.append(planned(settings(store, kind, 215 * MB, "auto")))
     assert found[0].sample_fraction == found[1].sample_fraction
     assert 0 < found[0].sample_fraction < 1

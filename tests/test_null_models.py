@@ -23,7 +23,8 @@ from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.survey import SurveyScan
 from streamlr.objective import Moments
 from streamlr.path_null import intercept_beside_offset
-from streamlr.plan import MOST_SECANTS, make_plan, solves_null_model, workers_of
+from streamlr.plan import MOST_SECANTS, make_plan, solves_null_model
+from streamlr.workforce import workers_of
 
 M, N = 900, 6
 FACTORS = [0.0, 1.0, 2.0, 1.0, 0.0, 0.5]

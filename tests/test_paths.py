@@ -32,8 +32,9 @@ from streamlr.kernels.survey import SurveyScan
 from streamlr.objective import Moments, Objective
 from streamlr.path_grid import Judgement, mean_and_error, penalized, strengths
 from streamlr.path_run import PathResult
-from streamlr.plan import make_plan, workers_of
+from streamlr.plan import make_plan
 from streamlr.solvers import Lbfgs, Problem, Standing, minimize_together
+from streamlr.workforce import workers_of
 
 M, N = 900, 5
 TOLERANCE = 1e-11

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from dask.callbacks import Callback
 from stores import two_class_data, write_store
 
-from streamlr import plan as plan_module
 from streamlr import train
+from streamlr import workforce as workforce_module
 from streamlr.cli.main import cli
 from streamlr.config import DataConfig, TrainConfig, load_config
 from streamlr.data import partition as partition_module
@@ -24,8 +24,9 @@ from streamlr.data.store import ZarrSource
 from streamlr.errors import MemoryLimitError
 from streamlr.execution import open_engine
 from streamlr.kernels.gradient import GradientScan
-from streamlr.plan import Plan, Workers, check_plan, make_plan, workers_of
+from streamlr.plan import Plan, check_plan, make_plan
 from streamlr.projection import TAKEN_OVER_SLABS
+from streamlr.workforce import Workers, workers_of
 
 ROWS, FEATURES, CHUNK = 4000, 6, 50
 GIB = 2**30
@@ -48,7 +49,7 @@ def planned(store: DataConfig, limit: int | None = None, kind: str = "threads", 
 @pytest.fixture(autouse=True)
 def still_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process holds before the run is measured; here it is to be the same in every plan."""
-    monkeypatch.setattr(plan_module, "process_bytes", lambda: 100_000_000)
+    monkeypatch.setattr(workforce_module, "process_bytes", lambda: 100_000_000)
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def test_a_summary_knows_the_data_that_the_model_was_trained_on(
 @pytest.fixture
 def nominal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever ran in this process before."""
-    monkeypatch.setattr("streamlr.plan.process_bytes", lambda: 2**27)
+    monkeypatch.setattr("streamlr.workforce.process_bytes", lambda: 2**27)
 
 
 WIDE = {"rows for products": (900, 5000, "400MB"), "products": (3000, 3000, "420MB")}

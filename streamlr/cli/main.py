@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -16,17 +19,21 @@ from streamlr.cli.inference import summary_command
 from streamlr.cli.paths import path_command
 from streamlr.cli.stores import info_command, ingest_command, synth_command
 from streamlr.config import load_config
+from streamlr.data.reads import may_wait_for_ever
 from streamlr.data.validation import open_store
 from streamlr.errors import StreamlrError
 from streamlr.events import PassFinished
-from streamlr.execution import count_threads
-from streamlr.plan import make_plan, workers_of
+from streamlr.execution import told_of_engine
+from streamlr.execution.limits import memory_told
+from streamlr.plan import make_plan
 from streamlr.reporting.console import Console, json_text, plain
 from streamlr.reporting.metrics import metric_lines
 from streamlr.reporting.plots import check_plot, plot_metrics
 from streamlr.scoring import evaluate, predict, require_plotted
 from streamlr.training import TrainResult, train
+from streamlr.workforce import workers_of
 
+_END_SECONDS = 2.0
 _set = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the configuration, such as solver.name=lbfgs.")
 _config = click.option("--config", "config_path", required=True, metavar="FILE", help="The configuration (YAML).")
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on standard output.")
@@ -58,7 +65,9 @@ cli.add_command(summary_command)
 def plan_command(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show what a run would do and need; trains nothing."""
     config = load_config(config_path, overrides, with_path=None)
-    plan = make_plan(config, open_store(config), workers_of(config.cluster, count_threads(config.cluster)))
+    source = open_store(config)
+    threads, worker_limit = told_of_engine(config.cluster)
+    plan = make_plan(config, source, workers_of(config.cluster, threads, worker_found=worker_limit))
     if as_json:
         click.echo(json_text(plan.to_dict()))
         return
@@ -158,10 +167,31 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Entry point: errors that streamlr raises on purpose end in one line and their exit status."""
+    """Entry point: ends even where a thread waits for a server that never answers, for which Python
+    would wait."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        sys.exit(cli.main(standalone_mode=False) or 0)
+        _main()
+    except SystemExit as end:
+        if may_wait_for_ever():
+            status = end.code if isinstance(end.code, int) else 1
+            try:
+                threading.Thread(target=_end_anyway, args=(status,), daemon=True).start()
+            except RuntimeError:  # there is no room for one more thread
+                os._exit(status)
+        raise
+
+
+def _end_anyway(status: int) -> None:
+    time.sleep(_END_SECONDS)
+    os._exit(status)
+
+
+def _main() -> None:
+    """Errors that streamlr raises on purpose end in one line and their exit status."""
+    try:
+        with memory_told():
+            sys.exit(cli.main(standalone_mode=False) or 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -14,6 +14,11 @@ from streamlr.data.files import MissingChunkError
 _METADATA_NAMES = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
 
 
+def is_metadata(key: str) -> bool:
+    """Whether a key of a store is that of metadata, and not of a chunk."""
+    return key.rpartition("/")[2] in _METADATA_NAMES
+
+
 class RefuseMissing(WrapperStore[Store]):
     """A store that fails on an absent chunk, where Zarr would hand back the fill value in silence."""
 
@@ -23,7 +28,7 @@ class RefuseMissing(WrapperStore[Store]):
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         value = await super().get(key, prototype, byte_range)
-        if value is None and key.rsplit("/", 1)[-1] not in _METADATA_NAMES:
+        if value is None and not is_metadata(key):
             raise MissingChunkError(key)
         return value
 

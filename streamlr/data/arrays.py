@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
 from zarr.core.buffer import default_buffer_prototype
-from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 from streamlr.data.absent import wrapped_store
 from streamlr.data.checksums import zarr_checksums
 from streamlr.data.conventions import axes_of, refuse_encoded, refuse_odd_attributes
 from streamlr.data.decoding import DamagedChunkError
-from streamlr.data.files import NO_CHUNK, MissingChunkError, ShardLayout, chunk_files, read_shard_index, shard_layout
+from streamlr.data.failures import Failure, failure_of, reason, requested_key
+from streamlr.data.files import NO_CHUNK, MissingChunkError, ShardLayout, chunk_files, shard_layout
 from streamlr.data.footprint import STORED_SLACK, TEXT_LABEL_BYTES, ZARR_CHUNKS_IN_FLIGHT, Footprint
-from streamlr.data.retries import READ_ATTEMPTS, is_transient, retried
+from streamlr.data.retries import Retries, StoppedError, UnreadableError, retried, unread
 from streamlr.data.source import Buffer
 from streamlr.data.texts import KEPT_BYTES, ChunkLabels, Coded, KeptTexts
 from streamlr.data.watch import FileWatch
+from streamlr.data.wrapped import fetch_shard_index
 from streamlr.errors import ChunkError, ShapeError
 
 _LARGEST_WHOLE_BYTES = 32 * 2**20
@@ -49,12 +49,12 @@ class StoredArray:
         Whether an absent chunk stands for the fill value; otherwise it is an error.
     direct
         Whether the fast path may be taken.
-    scrub
-        Takes secrets out of the errors of file systems.
+    retries
+        How its reads are tried again.
     """
 
     def __init__(self, array: zarr.Array[Any], sample_axis: int = 0, *, fill_missing: bool = False, direct: bool = True,
-                 scrub: Callable[[str], str] = str) -> None:
+                 retries: Retries | None = None) -> None:
         self._array = array
         self.name = array.path.rsplit("/", 1)[-1]
         self.shape: tuple[int, ...] = tuple(array.shape)
@@ -76,7 +76,7 @@ class StoredArray:
         if direct and isinstance(store, LocalStore) and self.dtype.kind in "biuf":
             self._files = chunk_files(Path(store.root), array.path, array.metadata.to_dict(), self.shape)
         self._watch = FileWatch(store, array, self._files)
-        self._scrub = scrub
+        self._retries = Retries() if retries is None else retries
         self._last_chunk = threading.local()
         self._whole_shards: set[tuple[int, ...]] = set()
 
@@ -203,8 +203,7 @@ class StoredArray:
         except (OSError, MemoryError, ValueError) as error:
             raise ChunkError(f"rows {start} to {stop - 1} of {self.name} come in chunks of {self.chunk_shape}, which do not fit into memory ({error}); write "
                              "the store again in smaller chunks, or restore its metadata if they are not what was written") from error
-        for index in itertools.product(*(range(first, last) if axis == self.sample_axis else range(count)
-                                         for axis, count in enumerate(self._files.grid))):
+        for index in self._indices(start, stop):
             self._place_chunk(index, first, whole, buffer)
         return whole[self._along(start - first * rows, stop - first * rows)]
 
@@ -219,8 +218,7 @@ class StoredArray:
         """Have the operating system fetch what `read` will want next."""
         if self._files is None:
             return
-        for index in itertools.product(*(range(start // self.chunk_rows, -(-stop // self.chunk_rows)) if axis == self.sample_axis
-                                         else range(count) for axis, count in enumerate(self._files.grid))):
+        for index in self._indices(start, stop):
             self._files.prefetch(index)
 
     def _read_parts(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
@@ -250,23 +248,21 @@ class StoredArray:
     def _read_chunk(self, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer, first: int | None = None) -> None:
         """A whole chunk, or its rows from ``first`` on."""
         assert self._files is not None
-        files = self._files
+        whole, part = functools.partial(self._files.read, index, out, buffer), functools.partial(self._files.read_rows, index)
+        read: Callable[[], None] = whole if first is None else functools.partial(part, first, out)
         try:
-            if first is None:
-                retried(lambda: files.read(index, out, buffer), lambda: self.chunk_name(index))
-            else:
-                retried(lambda: files.read_rows(index, first, out), lambda: self.chunk_name(index))
+            retried(read, lambda: self.chunk_name(index), self._retries)
         except MissingChunkError:
             if not self._fill_missing:
                 raise self._missing_error(index) from None
             out[...] = 0 if self._array.fill_value is None else self._array.fill_value  # Zarr reads an undefined one as 0
-        except DamagedChunkError as error:
+        except (DamagedChunkError, UnreadableError, OSError) as error:
+            if failure_of(error) is Failure.MEMORY:
+                raise
+            if not isinstance(error, DamagedChunkError):
+                raise unread(self.chunk_name(index), error, self._retries) from error
             raise ChunkError(f"{self.chunk_name(index)} is damaged: {error} (file {self._files.path_of(index)}); "
                              "restore that file or write the store again") from error
-        except OSError as error:
-            why = str(error) or type(error).__name__
-            name = self.chunk_name(index)
-            raise ChunkError(_cannot_be_read(name, why) if is_transient(error) else f"{name} cannot be read: {why}") from error
         self._refuse_rewritten(index)
 
     def _refuse_rewritten(self, index: tuple[int, ...]) -> None:
@@ -306,13 +302,17 @@ class StoredArray:
 
     def _read_through_zarr(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         try:
-            return retried(lambda: self._read_once_through_zarr(start, stop, buffer), lambda: f"rows {start} to {stop - 1} of {self.name}")
+            return retried(lambda: self._read_once_through_zarr(start, stop, buffer), lambda: f"rows {start} to {stop - 1} of {self.name}", self._retries,
+                           fetch_again=True)
+        except StoppedError:
+            raise
         except Exception as error:  # codecs and stores raise whatever they like, and never name the chunk
+            if failure_of(error) is Failure.MEMORY:
+                raise
             raise self._explain(start, stop, error) from None
 
     def _refuse_rewritten_rows(self, start: int, stop: int) -> None:
-        for index in itertools.product(*(range(start // part, -(-stop // part)) if axis == self.sample_axis else range(-(-size // part))
-                                         for axis, (size, part) in enumerate(zip(self.shape, self.chunk_shape, strict=True)))):
+        for index in self._indices(start, stop):
             self._refuse_rewritten(index)
 
     def _read_once_through_zarr(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
@@ -326,7 +326,11 @@ class StoredArray:
             return coded.labels
         shape = tuple(stop - start if axis == self.sample_axis else size for axis, size in enumerate(self.shape))
         out = buffer.array(shape, self.dtype)
-        self._array.get_basic_selection(selection, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
+        try:
+            self._array.get_basic_selection(selection, out=default_buffer_prototype().nd_buffer.from_numpy_array(out))
+        except Exception:
+            buffer.let_go()  # other chunks of the same read may still be on their way into it
+            raise
         self._refuse_rewritten_rows(start, stop)
         return out
 
@@ -346,14 +350,9 @@ class StoredArray:
                 self._whole_shards.add(shard)
 
     def _check_shard(self, shard: tuple[int, ...], layout: ShardLayout) -> None:
-        request: ByteRequest = SuffixByteRequest(layout.index_bytes) if layout.at_end else RangeByteRequest(0, layout.index_bytes)
-        key = self._array.metadata.encode_chunk_key(shard)
         first = tuple(i * per for i, per in zip(shard, layout.chunks_per_shard, strict=True))
         try:
-            raw = sync((self._array.store_path / key).get(default_buffer_prototype(), request))
-            where = read_shard_index(b"" if raw is None else raw.to_bytes(), layout)
-            if where.overlapping.any():
-                raise DamagedChunkError("the index of its shard has chunks overlap")
+            where = fetch_shard_index(self._array, shard, layout)
         except DamagedChunkError as error:
             raise ChunkError(f"{self.chunk_name(first)} is damaged: {error}; restore it or write the store again") from error
         absent = np.argwhere(where.entries[..., 0] == np.uint64(NO_CHUNK))
@@ -363,24 +362,37 @@ class StoredArray:
                 raise self._missing_error(index)
 
     def _explain(self, start: int, stop: int, error: Exception) -> ChunkError:
-        """Find which chunk of a failed read is at fault by reading each alone."""
+        """What a failed read is told as; where it does not say which chunk is at fault, each is read alone."""
         if isinstance(error, ChunkError):
             return error
-        counts = [-(-size // part) for size, part in zip(self.shape, self.chunk_shape, strict=True)]
-        rows = range(start // self.chunk_rows, -(-stop // self.chunk_rows))
-        for index in itertools.product(*(rows if axis == self.sample_axis else range(n) for axis, n in enumerate(counts))):
+        rows = f"rows {start} to {stop - 1} of {self.name}"
+        told = isinstance(error, UnreadableError) or failure_of(error) is Failure.REFUSED
+        asked = self._asked_for(start, stop, error)
+        if told and (asked is not None or self._retries.far):
+            return unread(asked or rows, error, self._retries)
+        for index in self._indices(start, stop):
             try:
                 self._array[tuple(slice(i * part, (i + 1) * part) for i, part in zip(index, self.chunk_shape, strict=True))]
             except MissingChunkError:
                 return self._missing_error(index)
             except Exception as found:
-                if is_transient(found):
-                    return ChunkError(_cannot_be_read(self.chunk_name(index), self._scrub(str(found)) or type(found).__name__))
-                return ChunkError(f"{self.chunk_name(index)} cannot be decoded: {self._scrub(str(found))}; restore it or write the store again")
-        if is_transient(error):
-            return ChunkError(_cannot_be_read(f"rows {start} to {stop - 1} of {self.name}", self._scrub(str(error)) or type(error).__name__))
-        return ChunkError(f"rows {start} to {stop - 1} of {self.name} cannot be read: {self._scrub(str(error))}")
+                name, why = self.chunk_name(index), self._retries.scrub(reason(found))
+                if failure_of(found).passes or failure_of(found) is Failure.REFUSED:
+                    return unread(name, error if told else found, self._retries)
+                return ChunkError(f"{name} cannot be decoded: {why}; restore it or write the store again")
+        return ChunkError(f"{rows} cannot be read: {self._retries.scrub(reason(error))}")
 
+    def _indices(self, start: int, stop: int) -> Iterator[tuple[int, ...]]:
+        """Of the chunks that hold these rows."""
+        yield from itertools.product(*(range(start // part, -(-stop // part)) if axis == self.sample_axis else range(-(-size // part))
+                                       for axis, (size, part) in enumerate(zip(self.shape, self.chunk_shape, strict=True))))
 
-def _cannot_be_read(what: str, why: str) -> str:
-    return f"{what} cannot be read, in {READ_ATTEMPTS} attempts: {why}; see to the disk or the network, then add --resume to go on from the last checkpoint"
+    def _asked_for(self, start: int, stop: int, error: Exception) -> str | None:
+        """The chunk whose request failed, or the first in its shard; None where that is not known."""
+        key = requested_key(error)
+        outer = self._array.shards or self._array.chunks
+        for index in self._indices(start, stop):
+            stored = tuple(i * part // whole for i, part, whole in zip(index, self.chunk_shape, outer, strict=True))
+            if key is not None and key.endswith(f"/{self._array.metadata.encode_chunk_key(stored)}"):
+                return self.chunk_name(index)
+        return None

@@ -11,7 +11,7 @@ in the group of the store. Then
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -24,9 +24,10 @@ from streamlr.data.arrays import StoredArray
 from streamlr.data.columns import Column, Node, Opener, is_column, open_column
 from streamlr.data.conventions import axes_of, refuse_odd_attributes
 from streamlr.data.coordinates import coordinate_texts, texts
+from streamlr.data.failures import Failure, failure_of, reason
 from streamlr.data.marks import Meaning
 from streamlr.data.records import holds_pickles
-from streamlr.data.retries import retried
+from streamlr.data.retries import Retries, UnreadableError, retried
 from streamlr.errors import ChunkError, DtypeError, ShapeError
 
 _FRAMES: dict[str, tuple[str, str | None]] = {
@@ -63,8 +64,8 @@ class NamedAxis:
     """How many there are."""
     store: str
     """How messages name the store."""
-    scrub: Callable[[str], str]
-    """Takes secrets out of the errors of file systems."""
+    how: Retries
+    """How its reads are tried again."""
 
     @property
     def folders(self) -> list[str]:
@@ -75,17 +76,23 @@ class NamedAxis:
     def node(self, path: str) -> Node | None:
         """What stands at a path of the store, if anything does."""
         try:
-            node = retried(lambda: self.group[path], lambda: f"{path} of {self.store}")
+            node = retried(lambda: self.group[path], lambda: f"{path} of {self.store}", self.how)
         except KeyError:
             return None
         except Exception as error:  # of damaged metadata Zarr makes whatever it likes
-            raise ChunkError(
-                f"{path} of {self.store}, which may name the features, cannot be opened "
-                f"({type(error).__name__}: {self.scrub(str(error))}); restore its metadata "
-                "(zarr.json or .zarray), or remove it"
-            ) from None
+            raise self._unread(
+                error, f"{path} of {self.store}, which may name the features, cannot be opened",
+                "restore its metadata (zarr.json or .zarray), or remove it") from None
         refuse_odd_attributes(node, f"{path!r} (names of the features) in {self.store!r}")
         return node
+
+    def _unread(self, error: Exception, what: str, remedy: str) -> Exception:
+        """What is raised where something cannot be read: its own error, if it is not what is at fault."""
+        if failure_of(error) is Failure.MEMORY:
+            return error
+        if isinstance(error, UnreadableError):
+            return ChunkError(f"{what}, {error}; see to the disk or the network, then start again")
+        return ChunkError(f"{what} ({type(error).__name__}: {self.how.scrub(reason(error))}); {remedy}")
 
     def values(self, array: zarr.Array[Any]) -> NDArray[Any]:
         """All of an array.
@@ -101,12 +108,10 @@ class NamedAxis:
             )
         array = _filled(array)
         try:
-            return np.asarray(retried(lambda: array[...], lambda: f"{path} of {self.store}"))
+            what = f"{path} of {self.store}"
+            return np.asarray(retried(lambda: array[...], lambda: what, self.how, fetch_again=True))
         except Exception as error:  # codecs and stores raise whatever they like
-            raise ChunkError(
-                f"{path} of {self.store} cannot be read ({type(error).__name__}: "
-                f"{self.scrub(str(error))}); write that array again, or remove it"
-            ) from None
+            raise self._unread(error, f"{what} cannot be read", "write that array again, or remove it") from None
 
     def column(self, path: str) -> Column:
         """A column of a frame of AnnData."""
@@ -123,7 +128,7 @@ class NamedAxis:
         def stored(array: zarr.Array[Any], *, filled: bool = False) -> StoredArray:
             array = _filled(array)
             fill = filled or not isinstance(array.store, RefuseMissing)
-            return StoredArray(array, fill_missing=fill, direct=False, scrub=self.scrub)
+            return StoredArray(array, fill_missing=fill, direct=False, retries=self.how)
 
         return open_column(path, Opener(part, self.node, stored, Meaning(where=f" of {self.store}")))
 

@@ -122,6 +122,10 @@ class Buffer:
         """Keep what the other has grown to."""
         self._encoded = other._encoded
 
+    def let_go(self) -> None:
+        """Take other memory from now on for what is decoded: somebody may still write to this."""
+        self._decoded = page_memory(0)
+
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """An uninitialised C-contiguous array for decoded values."""
         nbytes = int(np.prod(shape)) * dtype.itemsize

@@ -7,30 +7,29 @@ import functools
 import itertools
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from zarr.abc.store import Store
-from zarr.storage import ZipStore
 
-from streamlr.config import HIDDEN, NOT_KEPT, DataConfig
+from streamlr.config import DataConfig
 from streamlr.data import nodes
 from streamlr.data.absent import RefuseMissing
 from streamlr.data.arrays import StoredArray
 from streamlr.data.columns import Column
 from streamlr.data.conventions import refuse_turned
+from streamlr.data.far import is_far_address
 from streamlr.data.footprint import Footprint
 from streamlr.data.group_keys import group_keys
 from streamlr.data.lazy import LazySource
 from streamlr.data.marks import marks_of, masked, meaning_of, shape_hint
 from streamlr.data.names import FeatureNames, NamedAxis, read_names
-from streamlr.data.records import local_store
-from streamlr.data.retries import retried
+from streamlr.data.nodes import Place
+from streamlr.data.opening import NOBODY_SECONDS, open_group
+from streamlr.data.retries import Retries
 from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
-from streamlr.errors import ChunkError, ConfigError, DtypeError, ShapeError, StoreNotFoundError
+from streamlr.errors import ChunkError, DtypeError, ShapeError
 from streamlr.urls import local_path
 
 _MISSING_NAMED = 3
@@ -52,6 +51,9 @@ class ZarrSource:
         Whether labels and weights are wanted; a store to predict from need not have any.
     listed
         Name of an array that lists rows, which is read in the place of groups.
+    again
+        Whether it has been opened before, elsewhere, so that its address is right: it is waited for longer
+        where nobody answers there.
 
     Raises
     ------
@@ -59,22 +61,25 @@ class ZarrSource:
         When the store breaks the contract.
     """
 
-    def __init__(self, config: DataConfig, *, direct: bool = True, labelled: bool = True, listed: str | None = None) -> None:
+    def __init__(self, config: DataConfig, *, direct: bool = True, labelled: bool = True, listed: str | None = None, again: bool = False) -> None:
         self.config = config
         self._options = (direct, labelled, listed)  # as `_opened` takes them
-        group = open_group(config)
-        features = nodes.member(group, config.features, "data.features", config)
+        self._retries = retries_of(config)
+        opening = dataclasses.replace(self._retries, nobody_seconds=None if again else NOBODY_SECONDS)
+        group = open_group(config, opening)
+        place = Place(group, config, opening)
+        features = nodes.member(place, config.features, "data.features")
         if features.ndim != 2:
             raise ShapeError(f"{config.features} in {config.shown_store} has shape {features.shape}; features must have two axes, rows and features: "
                              f"{shape_hint(features, config.features)}")
         check_feature_dtype(np.dtype(features.dtype), f"{config.features} in {config.shown_store}")
         self._meaning = meaning = meaning_of(group, features, config)
         self.marks = marks_of(features, config.features, meaning)
-        self._mask_name = nodes.mask_of(group, features, meaning, config)
+        self._mask_name = nodes.mask_of(place, features, meaning)
         self.features = self._stored(features, config.sample_axis)
 
         def column(name: str | None, key: str) -> Column | None:
-            return None if name is None else nodes.column(group, name, key, config, meaning, self._stored)
+            return None if name is None else nodes.column(place, name, key, meaning, self._stored)
 
         self._groups_name = listed or config.groups
         self.target = column(config.target if labelled else None, "data.target")
@@ -132,7 +137,7 @@ class ZarrSource:
         config = self.config
         return read_names(NamedAxis(
             self._group, config.features, self.features.axes, 1 - config.sample_axis,
-            self.n_features, config.shown_store, config.without_secrets))
+            self.n_features, config.shown_store, self._retries))
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
@@ -239,7 +244,7 @@ class ZarrSource:
         fill = filled or self.config.missing_chunks == "fill"
         if filled and isinstance(array.store, RefuseMissing):
             array = zarr.open_array(array.store.wrapped, path=array.path, mode="r")
-        return StoredArray(array, sample_axis, fill_missing=fill, direct=self._options[0], scrub=self.config.without_secrets)
+        return StoredArray(array, sample_axis, fill_missing=fill, direct=self._options[0], retries=self._retries)
 
     def _check_shapes(self) -> None:
         if 0 in self.features.shape:
@@ -270,7 +275,7 @@ class ZarrSource:
 @functools.lru_cache(maxsize=4)
 def _opened(config: str, direct: bool, labelled: bool, listed: str | None, identity: tuple[str, ...], newest: tuple[int | None, ...]) -> ZarrSource:
     del identity  # part of the key alone: a store that was written again is opened again
-    source = ZarrSource(DataConfig(**json.loads(config)), direct=direct, labelled=labelled, listed=listed)
+    source = ZarrSource(DataConfig(**json.loads(config)), direct=direct, labelled=labelled, listed=listed, again=True)
     if len(source.arrays) == len(newest):
         source.watch(newest)
     return source
@@ -286,79 +291,12 @@ def _reopen(config: DataConfig, options: tuple[bool, bool, str | None], identity
     return source
 
 
+def retries_of(config: DataConfig) -> Retries:
+    """How reads of a store are tried again; each opened store has its own."""
+    return Retries(config.retry_seconds, is_far_address(local_path(config.store)), scrub=config.without_secrets)
+
+
 def absolute_store(store: str) -> str:
     """The same as seen from any folder: a URL as it is, a path from the root on."""
     path = local_path(store)
     return path if "://" in path or not path else os.path.abspath(path)
-
-
-def open_group(config: DataConfig) -> zarr.Group:
-    """Open the group of a store for reading; unless told otherwise, absent chunks will be errors.
-
-    Raises
-    ------
-    StoreNotFoundError
-        When there is nothing at the path, or no group.
-    """
-    path = local_path(config.store)  # Zarr has a slow generic file system for file://
-    if not path:
-        raise ConfigError("data.store: missing; give the path or URL of a Zarr group")
-    _refuse_hidden(config)
-    location: str | Store = path
-    try:
-        if "://" not in path:
-            _require_directory(Path(path))
-    except PermissionError as error:  # of a folder above it
-        raise StoreNotFoundError(
-            f"no store at {path!r} can be opened: {error.strerror} ({str(error.filename)!r}); "
-            "check data.store, or give the user that runs this the right to read it"
-        ) from error
-    try:
-        if "://" not in path:
-            location = ZipStore(path, mode="r") if Path(path).is_file() else local_store(path, read_only=True)
-        group = retried(lambda: zarr.open_group(location, mode="r", use_consolidated=False, storage_options=config.storage_options or None),
-                        lambda: config.shown_store)
-    except ImportError as error:
-        raise StoreNotFoundError(f"{config.shown_store!r} needs a file system that is not installed: {config.without_secrets(str(error))}") from None
-    except Exception as error:  # file systems raise whatever they like, and may name the address with all that it holds
-        raise StoreNotFoundError(f"no Zarr group at {config.shown_store!r} ({type(error).__name__}: {config.without_secrets(str(error))}); "
-                                 "check data.store") from None
-    if config.missing_chunks == "fill":
-        return group
-    return retried(lambda: zarr.open_group(RefuseMissing(group.store), path=group.path, mode="r", use_consolidated=False), lambda: config.shown_store)
-
-
-def _refuse_hidden(config: DataConfig) -> None:
-    """The ``config.yaml`` of a run leaves out what may be secret."""
-    hidden = [f"data.storage_options.{name}" for name, value in config.storage_options.items() if value == NOT_KEPT]
-    if "://" in config.store and HIDDEN in config.store:
-        hidden.append("data.store")
-    if hidden:
-        raise ConfigError(f"{' and '.join(hidden)}: the config.yaml of a run does not keep what may be secret, and has {NOT_KEPT} or {HIDDEN} in its place; "
-                          f"fill it in again, for instance with --set {hidden[0]}=...")
-
-
-def _require_directory(path: Path) -> None:
-    """Zarr's own message for a wrong path does not help; and an array is a likely mistake."""
-    if path.is_symlink() and not path.exists():
-        raise StoreNotFoundError(f"no store at {str(path)!r}: it is a link that leads nowhere, or in a circle; check data.store")
-    if not path.exists():
-        near = path.parent
-        while not near.exists() and near != near.parent:
-            near = near.parent
-        raise StoreNotFoundError(f"no store at {str(path)!r}: it does not exist (the nearest folder that does is {str(near)!r}); check data.store")
-    if path.is_file() and path.suffix != ".zip":
-        raise StoreNotFoundError(f"no Zarr group at {str(path)!r}: it is a file; make a store of a table with `streamlr ingest`")
-    if (path / "model.zarr").exists():
-        raise StoreNotFoundError(f"no Zarr group at {str(path)!r}: it is the directory of a run; data.store must be the group that holds features and target")
-    if (path / ".zarray").exists() or _node_type(path / "zarr.json") == "array":
-        raise StoreNotFoundError(f"{str(path)!r} is a Zarr array; data.store must be the group that holds features and target")
-
-
-def _node_type(metadata: Path) -> str | None:
-    try:
-        return str(json.loads(metadata.read_text(encoding="utf-8")).get("node_type"))
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
-        return None
-
-

@@ -17,7 +17,9 @@ from streamlr.data.arrays import StoredArray
 from streamlr.data.columns import count_gaps
 from streamlr.data.marks import FillValue, marks_of_given
 from streamlr.data.records import local_store
+from streamlr.data.retries import Retries
 from streamlr.data.source import Buffer, Rows
+from streamlr.data.wrapped import is_far, with_time_outs
 from streamlr.errors import ShapeError, StoreNotFoundError
 from streamlr.kernels.gaps import Marks
 
@@ -62,7 +64,7 @@ class ZarrRows:
     def _stored(self) -> StoredArray:
         if self._travelled:
             return _stored_there(_Place.of(self._array))
-        return StoredArray(self._array, fill_missing=True)
+        return _stored(self._array)
 
     @functools.cached_property
     def _marks(self) -> Marks | None:
@@ -155,4 +157,10 @@ def _stored_there(place: _Place) -> StoredArray:
             f"the array at {place.where} has another shape, type or chunks here than where the run "
             "started; all workers must see the same one"
         )
-    return StoredArray(place.array, fill_missing=True)
+    return _stored(place.array)
+
+
+def _stored(array: zarr.Array[Any]) -> StoredArray:
+    """What reads an array, and tries again what fails as networks do where that is elsewhere."""
+    far = is_far(array.store)
+    return StoredArray(with_time_outs(array), fill_missing=True, retries=Retries(far=far))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from streamlr.config import ClusterConfig
 from streamlr.execution.engine import Engine
+from streamlr.execution.limits import FoundLimit
 from streamlr.execution.local import SerialEngine, available_cores, open_threads
 from streamlr.execution.opening import default_processes, open_address, open_processes
 
@@ -22,13 +23,14 @@ def open_engine(config: ClusterConfig) -> Engine:
     return ENGINES[config.kind](config)
 
 
-def count_threads(config: ClusterConfig) -> int:
-    """Threads of the engine that the configuration asks for, without starting one (but for asking a scheduler that is there)."""
+def told_of_engine(config: ClusterConfig) -> tuple[int, FoundLimit | None]:
+    """Threads of the engine that the configuration asks for, and what the smallest of its workers may use, where these are
+    others' (see `Engine.limit_of_workers`). None is started; a scheduler that is there is asked."""
     if config.kind == "serial":
-        return 1
+        return 1, None
     if config.kind == "threads":
-        return config.workers or available_cores()
+        return config.workers or available_cores(), None
     if config.kind == "processes":
-        return (config.workers or default_processes(config)) * config.threads_per_worker
+        return (config.workers or default_processes(config)) * config.threads_per_worker, None
     with open_engine(config) as engine:
-        return engine.n_threads
+        return engine.n_threads, engine.limit_of_workers()

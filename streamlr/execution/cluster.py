@@ -7,7 +7,7 @@ import logging
 import queue
 import time
 import uuid
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any
 
 from distributed import Client, KilledWorker, LocalCluster, TimeoutError
@@ -19,11 +19,12 @@ from streamlr.data.source import ArraySource, Source
 from streamlr.errors import ClusterError, DataError, StreamlrError
 from streamlr.execution.engine import Engine, Scan, sum_tree
 from streamlr.execution.handshake import OtherStreamlrError, this_streamlr
+from streamlr.execution.limits import FoundLimit
 from streamlr.execution.lookout import Lookout, LostError
 from streamlr.execution.placement import TASK_RETRIES, Placement
 from streamlr.execution.process import process_peak_bytes
 from streamlr.execution.roster import Roster
-from streamlr.execution.tasks import Counted, Job, naming, prove, sum_nodes, sum_slab, told_bytes
+from streamlr.execution.tasks import Counted, Job, naming, prove, sum_nodes, sum_slab, told_bytes, told_limit
 from streamlr.execution.travel import pack, remote
 from streamlr.execution.workers import ASK_SECONDS, Workers, kill_workers, named, within
 
@@ -330,6 +331,24 @@ class ClusterEngine:
             log.warning("%s did not tell what memory it has; left out", named(mute))
         return max((found for found in told.values() if isinstance(found, int)), default=None)
 
+    def limit_of_workers(self) -> FoundLimit | None:
+        if not self._shared:
+            return None  # they share that of this machine
+        try:
+            known = self._workers.known()
+            told = self._workers.ask_each(self._roster.usable(known), told_limit)
+        except (TimeoutError, OSError) as error:
+            log.warning(
+                "the workers were not asked for their limits of memory (%s); none is known",
+                str(error) or type(error).__name__,
+            )
+            return None
+        limits = [
+            found if isinstance(found, FoundLimit) else _started_with(address, known[address])
+            for address, found in told.items()
+        ]
+        return min((limit for limit in limits if limit), key=lambda limit: limit.nbytes, default=None)
+
     def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:
         return self._roster.arithmetic()
 
@@ -352,6 +371,12 @@ class ClusterEngine:
             )
         if self._cluster is not None:
             close_cluster(self._cluster)
+
+
+def _started_with(address: str, worker: Mapping[str, Any]) -> FoundLimit | None:
+    """The limit of a worker that tells of none, as the scheduler knows it; 0 is none."""
+    limit = int(worker.get("memory_limit") or 0)
+    return FoundLimit(limit, f"the memory limit of the worker at {address}") if limit else None
 
 
 def close_cluster(cluster: LocalCluster) -> None:

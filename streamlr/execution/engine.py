@@ -15,6 +15,7 @@ from threadpoolctl import ThreadpoolController, threadpool_info
 from streamlr.data.partition import Partition
 from streamlr.data.source import Buffer, Source
 from streamlr.errors import NonFiniteError
+from streamlr.execution.limits import FoundLimit
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.fold import Sums, fold
 from streamlr.kernels.survey import locate_non_finite
@@ -70,6 +71,10 @@ class Engine(Protocol):
 
     def memory_of_workers(self, peak: bool) -> int | None:
         """Resident memory, now or at its largest, of the largest process that takes sums; None where that is this process."""
+        ...
+
+    def limit_of_workers(self) -> FoundLimit | None:
+        """What the smallest process that takes sums may use; None where that is this machine's limit, or nobody can tell."""
         ...
 
     def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:

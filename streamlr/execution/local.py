@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
@@ -13,9 +14,11 @@ from dask.callbacks import Callback
 from streamlr.config import ClusterConfig
 from streamlr.data.held import HeldRows
 from streamlr.data.partition import Partition
-from streamlr.data.retries import take_read_retries
+from streamlr.data.retries import stop_with, take_read_retries
 from streamlr.data.source import Source
 from streamlr.execution.engine import Engine, Scan, one_blas_thread, release_memory, slab_sums, sum_tree
+from streamlr.execution.limits import FoundLimit
+from streamlr.execution.news import told_of_quiet
 from streamlr.execution.process import process_peak_bytes, settle_allocator
 from streamlr.kernels.fold import fold
 
@@ -48,13 +51,13 @@ class SerialEngine:
     def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
         held = self._holder.source(source, partition)
 
-        def nodes() -> Any:
+        def nodes(done: Callable[[int], None]) -> Any:
             for slab in range(partition.n_slabs):
                 yield slab_sums(held, partition, scan, slab)
-                slab_done(slab)
+                done(slab)
 
-        with one_blas_thread():
-            sums = fold(nodes())
+        with one_blas_thread(), told_of_quiet(partition.n_slabs, slab_done) as done:
+            sums = fold(nodes(done))
         self.read_retries += take_read_retries()
         return sums
 
@@ -63,6 +66,9 @@ class SerialEngine:
 
     def memory_of_workers(self, peak: bool) -> int | None:
         del peak
+        return None
+
+    def limit_of_workers(self) -> FoundLimit | None:
         return None
 
     def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:
@@ -89,7 +95,12 @@ class ThreadsEngine:
         self.description = f"{n_threads} thread{'s' * (n_threads > 1)}"
         self._holder = _Holder()
         self.read_retries = 0
-        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="streamlr")
+        self._stop = threading.Event()
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        """Threads whose reads end with the engine: a process does not end before its threads have."""
+        return ThreadPoolExecutor(self.n_threads, "streamlr", stop_with, (self._stop,))
 
     def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
         slabs: list[Hashable] = [("slab", slab) for slab in range(partition.n_slabs)]
@@ -97,8 +108,11 @@ class ThreadsEngine:
         graph: dict[Hashable, Any] = {
             key: (slab_sums, "source", "partition", "scan", slab) for slab, key in enumerate(slabs)}
         graph |= {"source": self._holder.source(source, partition), "partition": partition, "scan": scan, **tree.tasks}
-        done = Callback(posttask=lambda key, *_: slab_done(key[1]) if isinstance(key, tuple) and key[0] == "slab" else None)
-        with one_blas_thread(), done:
+        with (
+            one_blas_thread(),
+            told_of_quiet(partition.n_slabs, slab_done) as done,
+            Callback(posttask=lambda key, *_: done(key[1]) if isinstance(key, tuple) and key[0] == "slab" else None),
+        ):
             sums = dask.threaded.get(graph, cast(Any, tree.root), pool=self._pool, num_workers=self.n_threads)
         self.read_retries += take_read_retries()
         return sums
@@ -110,6 +124,9 @@ class ThreadsEngine:
         del peak
         return None
 
+    def limit_of_workers(self) -> FoundLimit | None:
+        return None
+
     def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:
         return None
 
@@ -117,13 +134,14 @@ class ThreadsEngine:
         self.n_threads = min(self.n_threads, per_process)
         self.description = f"{self.n_threads} thread{'s' * (self.n_threads > 1)}"
         self._pool.shutdown()
-        self._pool = ThreadPoolExecutor(self.n_threads, thread_name_prefix="streamlr")
+        self._pool = self._new_pool()
 
     def __enter__(self) -> Engine:
         settle_allocator()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._stop.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
         release_memory()
 

@@ -11,20 +11,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from distributed import Client, TimeoutError
 
 from streamlr.errors import ClusterError
 from streamlr.execution.roster import Roster
-from streamlr.execution.tasks import running_keys
+from streamlr.execution.tasks import running_keys, told_reads
 from streamlr.execution.workers import Load, Patience, Workers, named
 
 log = logging.getLogger(__name__)
 
 _RECONNECT_SECONDS = 10.0
 _NO_WORKERS_STALLS = 10
+_READS_SECONDS = 1.0
+"""For an answer that is of use only while it is asked for."""
 
 
 class LostError(Exception):
@@ -113,17 +115,18 @@ class Lookout:
         workers, load = self._workers.known(), self._workers.load(self._name)
         self._require_taking_part(workers, load)
         busy = self._busy(load, keys)
+        silent = self._harmless(self._silent(load), load)
+        reads = {} if silent else self._reads(load)
         if self.patience.time_to_speak:
-            self._speak(what, workers, load, busy)
+            self._speak(what, workers, load, busy, reads)
         self._workers.refill()
         usable = self._roster.usable(workers)
         self.require_workers(usable)
         before, self._before = self._before, load
-        silent = self._harmless(self._silent(load), load)
         if silent:
             seconds = self.patience.silent_seconds
             self._replace(silent, f"gave no sign of life for {seconds:g} s", what)
-        elif busy:
+        elif busy or any(ends for _, ends in reads.values()):
             self.patience.excuse()
         elif usable:
             paused = [address for address in usable if workers[address].get("status") == "paused"]
@@ -151,7 +154,24 @@ class Lookout:
         if astray:
             raise LostError(f"{named(astray)} cannot take part", deaths=0 if joined else 1)
 
-    def _speak(self, what: str, workers: Collection[str], load: Load, busy: bool) -> None:
+    def _reads(self, load: Load) -> dict[str, tuple[str, bool]]:
+        """What those at work on our tasks have been reading for long, and whether it ends by itself;
+        asked when it may count."""
+        if not (self.patience.may_speak or self.patience.at_its_end):
+            return {}
+        answers = self._workers.ask_each(sorted(load.ours), told_reads, seconds=_READS_SECONDS)
+        return {
+            address: told for address, told in answers.items() if isinstance(told, tuple) and told[0]
+        }
+
+    def _speak(
+        self,
+        what: str,
+        workers: Collection[str],
+        load: Load,
+        busy: bool,
+        reads: Mapping[str, tuple[str, bool]],
+    ) -> None:
         seconds = self.patience.quiet_seconds
         if busy:
             log.warning(
@@ -166,11 +186,13 @@ class Lookout:
             if workers
             else "new workers, since there are none"
         )
+        read = "".join(f"; on {address} {told}" for address, (told, _) in sorted(reads.items())[:1])
         log.warning(
-            "waiting for %s on %s: nothing finished for %.0f s",
+            "waiting for %s on %s: nothing finished for %.0f s%s",
             what,
             named(load.ours) if load.ours else idle,
             seconds,
+            read,
         )
 
     def _busy(self, load: Load, keys: Sequence[Any]) -> bool:

@@ -6,25 +6,30 @@ import functools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, TypeVarTuple
 
+import dask
 from distributed import Worker, get_worker
 from threadpoolctl import threadpool_limits
 
 from streamlr.data.held import HeldRows
 from streamlr.data.partition import Partition
+from streamlr.data.reads import readings, stay_quiet, told
 from streamlr.data.retries import take_read_retries
 from streamlr.data.source import ArraySource, Buffer, Source
 from streamlr.errors import ChunkError, DataError, StoreNotFoundError, StreamlrError
 from streamlr.execution.arithmetic import Arithmetic, arithmetic
 from streamlr.execution.engine import Scan, fold_list, slab_sums
 from streamlr.execution.handshake import require_this_streamlr, tell
+from streamlr.execution.limits import FoundLimit, found_limit, memory_told
 from streamlr.execution.process import process_bytes, process_peak_bytes, settle_allocator
 from streamlr.execution.travel import Parcel, unpack
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+
+_LONG_SECONDS = 5.0
 
 Computed = tuple[Arithmetic, str]
 """An arithmetic, and the address of a worker that computes with it."""
@@ -71,7 +76,8 @@ def _bare_errors(task: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
     @functools.wraps(task)
     def instead(*arguments: *Ts) -> T:
         try:
-            return task(*arguments)
+            with memory_told():
+                return task(*arguments)
         except StreamlrError as error:
             met = error
         met.__cause__ = met.__context__ = None
@@ -150,6 +156,31 @@ def told_bytes(peak: bool) -> int:
     return process_peak_bytes() if peak else process_bytes()
 
 
+def told_limit(dask_worker: Worker) -> FoundLimit | None:
+    """What a worker may use: by its machine, and by Dask, which stops giving it work long before its
+    memory limit is reached, and has it killed a little before."""
+    address: str = dask_worker.address
+    here = found_limit()
+    found = [] if here is None else [replace(here, source=f"{here.source} (the worker at {address})")]
+    limit: int | None = dask_worker.memory_manager.memory_limit
+    pause = dask_worker.memory_manager.memory_pause_fraction
+    kill = bool(dask_worker.nanny) and dask.config.get("distributed.worker.memory.terminate")
+    share = min([1.0, *(float(part) for part in (pause, kill) if part)])
+    if limit:
+        source = f"the memory limit of the worker at {address} ({limit / 1e6:.0f} MB)"
+        if share < 1.0:
+            source += f", of which Dask lets it use {share:.0%},"
+        found.append(FoundLimit(round(share * limit), source))
+    return min(found, key=lambda known: known.nbytes, default=None)
+
+
+def told_reads() -> tuple[str, bool]:
+    """What a worker has been reading for long, for a message, and whether that ends by itself: reads
+    are tried again for a while, and then are errors."""
+    long = [reading for reading in readings() if reading.seconds >= _LONG_SECONDS]
+    return told(_LONG_SECONDS), any(reading.ends for reading in long)
+
+
 def told_self() -> dict[str, str]:
     """What a worker tells of itself, settled first."""
     settle_worker()
@@ -168,6 +199,7 @@ def settle_worker() -> None:
     finding the libraries takes a millisecond."""
     threadpool_limits(limits=1, user_api="blas")
     settle_allocator()
+    stay_quiet()
 
 
 _turns_lock = threading.Lock()

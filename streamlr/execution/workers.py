@@ -339,9 +339,14 @@ class Patience:
         return min(self._stall_seconds / 4, _LOOK_SECONDS)
 
     @property
+    def may_speak(self) -> bool:
+        """Whether it is time to say that nothing moves: not between slabs that are merely slow, and not at every look."""
+        return self.quiet_seconds >= max(self._spoken + self._stall_seconds / 4, 2 * self._longest)
+
+    @property
     def time_to_speak(self) -> bool:
-        """Whether to say that nothing moves: not between slabs that are merely slow, and not at every look."""
-        if self.quiet_seconds < max(self._spoken + self._stall_seconds / 4, 2 * self._longest):
+        """The same; who asks will speak."""
+        if not self.may_speak:
             return False
         self._spoken = self.quiet_seconds
         return True

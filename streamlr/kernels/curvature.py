@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.kernels.alignment import Basis, aligned_features
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
 
@@ -61,13 +62,15 @@ class CurvatureScan:
     """u there, (c,)."""
     direction: tuple[Array, Array] | None = None
     """P, (n, c) and (c,)."""
+    basis: Basis | None = None
+    """The features that all of these are of, where they are not those of the data; the center is then that of features less its shift."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> PairSums:
         """The sums over a batch: its leaves, added from first to last."""
         return sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> PairSums:
-        X: Single = np.divide(workspace.cast(batch.X[:, leaf], self.center), self.scale[:, None], dtype=np.float32, casting="same_kind")
+        X: Single = np.divide(self._centered(batch, leaf, workspace), self.scale[:, None], dtype=np.float32, casting="same_kind")
         activate: Callable[[Single], Single] = cast(Any, FAMILIES[self.family].activate)  # it keeps the precision it is given
         A = activate(_linear(X, self.coefficients, self.intercepts))
         weights = batch.weights_of(leaf)
@@ -79,6 +82,13 @@ class CurvatureScan:
         T *= A
         T *= omega
         return PairSums((X @ T.T).astype(np.float64), T.sum(axis=1, dtype=np.float64))
+
+    def _centered(self, batch: Batch, leaf: slice, workspace: Workspace) -> NDArray[np.float64]:
+        if self.basis is None:
+            return workspace.cast(batch.X[:, leaf], self.center)
+        X = aligned_features(workspace, batch.X[:, leaf], None, self.basis)
+        X -= self.center[:, None]
+        return X
 
 
 def _linear(X: Single, W: Array, b: Array) -> Single:

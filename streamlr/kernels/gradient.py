@@ -16,9 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.kernels.alignment import Basis, aligned_features
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.hessian import hessian_leaf_rows, hessian_of
+from streamlr.kernels.recession import joined, margins_of
 from streamlr.kernels.split import Split
 
 Array = NDArray[np.float64]
@@ -46,6 +48,8 @@ class GradientSums:
     """sum(dZ), (K, c)."""
     hessian_sum: Array | None
     """Second derivatives by (W, b) at the first candidate, ((n + 1) c, (n + 1) c), the output running fastest; None where not asked for."""
+    margins: Array | None = None
+    """Smallest and largest margin along each of the directions that were to be tried, (D, 2) (see `streamlr.kernels.recession`); None where none were."""
 
     @property
     def probe(self) -> Array:
@@ -55,11 +59,24 @@ class GradientSums:
         hessian = None
         if self.hessian_sum is not None and other.hessian_sum is not None:
             hessian = self.hessian_sum + other.hessian_sum
+        margins = None if self.margins is None or other.margins is None else joined(self.margins, other.margins)
         return GradientSums(
             self.n_rows + other.n_rows, self.weight_sum + other.weight_sum, self.held_weight_sum + other.held_weight_sum,
             self.held_loss_sum + other.held_loss_sum, self.loss_sum + other.loss_sum,
             np.maximum(self.loss_max, other.loss_max), self.coefficient_sum + other.coefficient_sum,
-            self.intercept_sum + other.intercept_sum, hessian)
+            self.intercept_sum + other.intercept_sum, hessian, margins)
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """A direction along which the loss of a candidate may fall for ever."""
+
+    candidate: int
+    """Its number: the rows that it holds out do not count."""
+    coefficients: Array
+    """W, (n, c)."""
+    intercepts: Array
+    """b, (c,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +102,10 @@ class GradientScan:
     """Tells the parts of the rows, where some are held out."""
     held_out: NDArray[np.intp] | None = None
     """The part that is held out of each candidate's sums, (K,); -1 for none."""
+    basis: Basis | None = None
+    """The features that the candidates are coefficients of, where they are not those of the data; it has its own shift."""
+    directions: tuple[Direction, ...] = ()
+    """Along which the loss of some candidates may fall for ever, (D,)."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> GradientSums:
         """The sums over a batch: its leaves, added from first to last."""
@@ -96,11 +117,12 @@ class GradientScan:
         assert batch.target is not None
         K, n, c = self.coefficients.shape
         family = FAMILIES[self.family]
-        X = workspace.cast(batch.X[:, leaf], self.shift)
+        X = aligned_features(workspace, batch.X[:, leaf], self.shift, self.basis)
         Y = family.target(batch.target[leaf], self.classes, batch.first_row + leaf.start)
         weights, offset = batch.weights_of(leaf), batch.offset_of(leaf)
         W = self.coefficients.transpose(1, 0, 2).reshape(n, K * c)
         with np.errstate(over="ignore", invalid="ignore"):  # a diverging solver may come here; it is told by the sums
+            margins = self._margins(X, Y, batch, leaf, weights) if self.directions else None
             Z = W.T @ X
             Z += self.intercepts.reshape(K * c, 1)
             if offset is not None:
@@ -119,7 +141,7 @@ class GradientScan:
         return GradientSums(
             X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), held_weight, held_loss, loss_sum,
             loss_max, dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
-            None if A is None else hessian_of(X, A, family, self._counted(batch, leaf, weights)))
+            None if A is None else hessian_of(X, A, family, self._counted(batch, leaf, weights)), margins)
 
     def _hold_out(self, parts: NDArray[np.intp], weights: Array | None, loss: Array, dZ: Array, held_weight: Array, held_loss: Array) -> None:
         """Tell the weight and the loss of the rows that each candidate holds out, (K,) each, and take them from ``loss``, (K, ., k), and ``dZ``, (K, c, k)."""
@@ -134,11 +156,20 @@ class GradientScan:
                 loss[k][:, rows] = 0.0
                 dZ[k][:, rows] = 0.0
 
-    def _counted(self, batch: Batch, leaf: slice, weights: Array | None) -> Array | None:
-        """The weights that count in the first candidate's sums, (k,); None where all are 1."""
+    def _margins(self, X: Array, Y: Array, batch: Batch, leaf: slice, weights: Array | None) -> Array:
+        """Of the examples that count in the sums of each direction's candidate, (D, 2)."""
+        margins = []
+        for direction in self.directions:
+            counted = self._counted(batch, leaf, weights, direction.candidate)
+            Z = direction.coefficients.T @ X + direction.intercepts[:, None]
+            margins.append(margins_of(self.family, Z, Y, None if counted is None else counted > 0))
+        return np.stack(margins)
+
+    def _counted(self, batch: Batch, leaf: slice, weights: Array | None, candidate: int = 0) -> Array | None:
+        """The weights that count in a candidate's sums, (k,); None where all are 1."""
         if self.split is None or self.held_out is None:
             return weights
-        kept = (self.split.parts(batch, leaf) != self.held_out[0]).astype(np.float64)
+        kept = (self.split.parts(batch, leaf) != self.held_out[candidate]).astype(np.float64)
         return kept if weights is None else kept * weights
 
 

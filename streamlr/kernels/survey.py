@@ -18,11 +18,13 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.kernels.alignment import Basis, aligned_features
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.hessian import hessian_leaf_rows
 from streamlr.kernels.part_sums import PartScan, PartSums
 from streamlr.kernels.split import Split, hashed, split_keys
+from streamlr.kernels.strata import strata_of
 
 Array = NDArray[np.float64]
 _ROWS_SPLIT_AT_ONCE = 65_536
@@ -164,6 +166,10 @@ class SurveyScan:
     """Whether the sampled rows are to come with the keys of their parts."""
     products: bool = False
     """Whether the features' products with one another are wanted."""
+    basis: Basis | None = None
+    """The features that the moments are to be of, less their shift, where they are not those of the data."""
+    fractions: tuple[float, ...] = ()
+    """Share of the rows of each stratum to draw, in the place of the same of all (see `streamlr.kernels.strata`)."""
     parts: PartScan | None = None
     """Asks for the moments of the parts, where somebody does."""
 
@@ -205,9 +211,9 @@ class SurveyScan:
             block = batch.X[:, leaf]
             moments = None
             if weights is None and weight_sum > 0:
-                moments = _moments_about_zero(workspace.cast(block), Y, omega)
+                moments = _moments_about_zero(aligned_features(workspace, block, None, self.basis), Y, omega)
             if moments is None:
-                moments = _moments_about_a_row(workspace.cast(block), Y, omega, weight_sum)
+                moments = _moments_about_a_row(aligned_features(workspace, block, None, self.basis), Y, omega, weight_sum)
             mean, square_sum, comoment = moments
             cross = None
             if self.products:
@@ -240,14 +246,31 @@ class SurveyScan:
 
     def _draw(self, batch: Batch) -> tuple[SampledRows, ...]:
         assert batch.target is not None
-        drawn = np.flatnonzero(row_is_drawn(batch.first_row, batch.X.shape[1], self.sample_fraction, self.seed))
+        is_drawn, factors = self._drawn_of_strata(batch)
+        drawn = np.flatnonzero(is_drawn)
         if self.split is not None and len(drawn):  # by leaves: what it takes to tell is several times as long as what it tells
             drawn = drawn[~np.concatenate([self.split.held_out(batch, leaf) for leaf in batch.leaves(_ROWS_SPLIT_AT_ONCE)])[drawn]]
         if not len(drawn):
             return ()
-        return (SampledRows(np.ascontiguousarray(batch.X[:, drawn].T), batch.target[drawn],
-                            None if batch.weights is None else batch.weights[drawn], None if batch.offset is None else batch.offset[drawn],
+        weights = None if batch.weights is None else batch.weights[drawn]
+        if factors is not None:
+            weights = factors[drawn] if weights is None else weights * factors[drawn]
+        return (SampledRows(np.ascontiguousarray(batch.X[:, drawn].T), batch.target[drawn], weights, None if batch.offset is None else batch.offset[drawn],
                             split_keys(batch)[drawn] if self.keyed else None),)
+
+    def _drawn_of_strata(self, batch: Batch) -> tuple[NDArray[np.bool_], Array | None]:
+        """Which rows belong to the sample, (k,), and what their weights are multiplied by, (k,), if by anything."""
+        assert batch.target is not None
+        n_rows = batch.X.shape[1]
+        if not self.fractions or not 0.0 < self.sample_fraction < 1.0:
+            return row_is_drawn(batch.first_row, n_rows, self.sample_fraction, self.seed), None
+        strata = strata_of(self.family, batch.target, self.classes, batch.first_row)
+        drawn, factors = np.zeros(n_rows, dtype=bool), np.ones(n_rows)
+        for fraction in sorted(set(self.fractions)):
+            here = np.array([one == fraction for one in self.fractions])[strata]
+            drawn |= here & row_is_drawn(batch.first_row, n_rows, fraction, self.seed)
+            factors[here] = self.sample_fraction / fraction
+        return drawn, factors
 
 
 def _moments_about_zero(X: Array, Y: Array, omega: Array) -> tuple[Array, Array, Array] | None:

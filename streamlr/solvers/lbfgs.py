@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.objective import Evaluation, Objective
-from streamlr.solvers.base import STALLED, State, verdict
+from streamlr.solvers.base import State, stalled, verdict, with_flattest
 from streamlr.solvers.line_search import best_acceptable, shorter_steps
+from streamlr.solvers.newton import RIDGE, inverse_of
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,6 @@ class LbfgsState(State):
     """Steps taken so far."""
     passes_without_gain: int
     """Passes since the objective or the gradient last improved."""
-    waited: int
-    """Passes in a row with a small gradient and an optimum that is still far."""
     curvature_at: Array
     """Where the curvature of a sample was taken that is the metric in the place of ``metric``, (d,); (0,) where none is."""
 
@@ -110,13 +109,13 @@ class Lbfgs:
 
     def init_with(self, start: Evaluation, metric: Array, direction: Array, trials: Array, curvature_at: Array | None = None) -> LbfgsState:
         """With a metric (or where that of a sample was taken), a first direction, (d,), and step lengths to try along it, (K,)."""
-        outcome, waited = verdict(self.objective, self.tolerance, start, direction)
+        outcome, _ = verdict(self.objective, self.tolerance, start, direction)
         return LbfgsState(
             point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
             step=0.0, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=np.empty((0, len(start.point))), changes=np.empty((0, len(start.point))), metric=metric, direction=direction,
-            trials=trials, refusals=0, best_gradient_max=start.gradient_max, accepted=0, passes_without_gain=0, waited=waited,
-            curvature_at=np.empty(0) if curvature_at is None else curvature_at)
+            trials=trials, refusals=0, best_gradient_max=start.gradient_max, accepted=0, passes_without_gain=0,
+            curvature_at=np.empty(0) if curvature_at is None else curvature_at, flattest_point=start.point)
 
     def candidates(self, state: State) -> Array:
         assert isinstance(state, LbfgsState)
@@ -128,18 +127,22 @@ class Lbfgs:
         if chosen is None:
             return self._refuse(state, evaluations)
         found = evaluations[chosen]
-        moves, changes = self._remember(state, found)
+        if found.hessian is not None and np.isfinite(found.hessian).all():  # a direction was tried
+            state = replace(state, metric=inverse_of(found.hessian, RIDGE), curvature_at=np.empty(0), moves=state.moves[:0], changes=state.changes[:0])
+            moves, changes = state.moves, state.changes
+        else:
+            moves, changes = self._remember(state, found)
         direction = quasi_newton_direction(found.gradient, moves, changes, self._metric(state))
-        outcome, waited = verdict(self.objective, self.tolerance, found, direction, state.waited)
+        outcome, suspect = verdict(self.objective, self.tolerance, found, direction, state.suspect)
         gained = found.value < state.value - 1e-15 * abs(state.value) or found.gradient_max < 0.9 * state.best_gradient_max
         idle = 0 if gained else state.passes_without_gain + 1
         following = LbfgsState(
             point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
             step=float(state.trials[chosen]), status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=moves, changes=changes, metric=state.metric, direction=direction, trials=np.ones(1), refusals=0,
-            best_gradient_max=min(found.gradient_max, state.best_gradient_max), accepted=state.accepted + 1, passes_without_gain=idle, waited=waited,
-            curvature_at=state.curvature_at)
-        return self._start_plain(following) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
+            best_gradient_max=min(found.gradient_max, state.best_gradient_max), accepted=state.accepted + 1, passes_without_gain=idle,
+            curvature_at=state.curvature_at, suspect=suspect)
+        return self._start_plain(with_flattest(following, state)) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
 
     def result(self, state: State) -> Array:
         return state.point
@@ -167,15 +170,11 @@ class Lbfgs:
     def _start_plain(self, state: LbfgsState) -> LbfgsState:
         """Where no step helps, the metric of a sample may be why: go on as if there had been none. Without one, this is the end."""
         if state.metric.ndim == 1 and not len(state.curvature_at):
-            return self._stalled(state)
+            return stalled(state, self.tolerance)
         log.warning("no step along the sample's metric lowers the objective at a gradient of %.2g; going on without it", state.gradient_max)
         metric = 1.0 / self.objective.diagonal()
         return replace(state, metric=metric, curvature_at=np.empty(0), direction=-metric * state.gradient, trials=FIRST_STEPS, moves=state.moves[:0],
                        changes=state.changes[:0], refusals=0, passes_without_gain=0, step=0.0)
-
-    def _stalled(self, state: LbfgsState) -> LbfgsState:
-        return replace(state, status=STALLED, reason=f"no step lowers the objective any further, at a gradient of "
-                       f"{state.gradient_max:.2g}: the tolerance of {self.tolerance:g} is below what rounding allows for these data")
 
     def _remember(self, state: LbfgsState, found: Evaluation) -> tuple[Array, Array]:
         """The memory with the latest pair, unless rounding has made its curvature worthless."""

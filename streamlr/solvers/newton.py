@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.objective import Evaluation, Objective
-from streamlr.solvers.base import STALLED, State, verdict
+from streamlr.solvers.base import State, stalled, verdict, with_flattest
 from streamlr.solvers.line_search import best_acceptable, shorter_steps
 
 Array = NDArray[np.float64]
 
 _SMALLEST_RIDGE = 1e-12
 _MOST_REFUSALS = 12
-_RIDGE = 1e-11
+RIDGE = 1e-11
 """Relative to the diagonal: far below any curvature that matters, and above the rounding of a Hessian that is singular."""
 
 
@@ -64,8 +64,6 @@ class NewtonState(State):
     """Step length to try."""
     refusals: int
     """Step lengths refused in a row."""
-    waited: int
-    """Passes in a row with a small gradient and an optimum that is still far."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +79,8 @@ class Newton:
         """Without a Hessian yet: the first pass evaluates the start again, with one."""
         return NewtonState(
             point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
-            step=0.0, status="", reason="", direction=np.zeros_like(start.point), trial=0.0, refusals=0, waited=0)
+            step=0.0, status="", reason="", direction=np.zeros_like(start.point), trial=0.0, refusals=0,
+            flattest_point=start.point)
 
     def candidates(self, state: State) -> Array:
         assert isinstance(state, NewtonState)
@@ -94,28 +93,25 @@ class Newton:
         if not first and best_acceptable(state.value, state.gradient, state.direction, np.array([state.trial]), evaluations) is None:
             return self._refuse(state, found)
         assert found.hessian is not None
-        direction = -(inverse_of(found.hessian, _RIDGE) @ found.gradient) if np.isfinite(found.hessian).all() else np.zeros_like(found.point)
-        outcome, waited = verdict(self.objective, self.tolerance, found, direction, state.waited)
-        if outcome is None and not first and _no_longer_moves(state, found):
-            return self._stalled(state)
-        return NewtonState(
+        direction = -(inverse_of(found.hessian, RIDGE) @ found.gradient) if np.isfinite(found.hessian).all() else np.zeros_like(found.point)
+        outcome, suspect = verdict(self.objective, self.tolerance, found, direction, state.suspect)
+        following = NewtonState(
             point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
             step=state.trial, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
-            direction=direction, trial=1.0, refusals=0, waited=waited)
+            direction=direction, trial=1.0, refusals=0, suspect=suspect)
+        if outcome is None and not first and _no_longer_moves(state, found):
+            return stalled(with_flattest(following, state), self.tolerance)
+        return following
 
     def result(self, state: State) -> Array:
         return state.point
 
     def _refuse(self, state: NewtonState, found: Evaluation) -> NewtonState:
         if state.refusals + 1 >= _MOST_REFUSALS:
-            return self._stalled(state)
+            return stalled(state, self.tolerance)
         slope = float(state.gradient @ state.direction)
         trial = float(shorter_steps(state.value, slope, state.trial, found.value, 1)[0])
         return replace(state, trial=trial, refusals=state.refusals + 1, step=0.0)
-
-    def _stalled(self, state: NewtonState) -> NewtonState:
-        return replace(state, status=STALLED, step=0.0, reason=f"no step lowers the objective any further, at a gradient of "
-                       f"{state.gradient_max:.2g}: the tolerance of {self.tolerance:g} is below what rounding allows for these data")
 
 
 def _no_longer_moves(state: State, found: Evaluation) -> bool:

@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.objective import Evaluation, Objective
-from streamlr.solvers.base import STALLED, Outcome, State, verdict
+from streamlr.solvers.base import Outcome, State, stalled, verdict, with_flattest
+from streamlr.solvers.curvature import curvature_of
 from streamlr.solvers.lbfgs import FIRST_STEPS
 from streamlr.solvers.line_search import best_by_slopes, shorter_steps
-from streamlr.solvers.quadratic import curvature_of, minimum
+from streamlr.solvers.quadratic import minimum
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +56,6 @@ class ProximalState(State):
     """Steps taken so far."""
     passes_without_gain: int
     """Passes since the objective or the gradient last improved."""
-    waited: int
-    """Passes in a row with a small gradient and an optimum that is still far."""
 
 
 def loss_hessian(objective: Objective, found: Evaluation) -> Array:
@@ -85,12 +84,12 @@ class Proximal:
         none = np.empty((0, len(start.point)))
         if goal is None or not self._promise(start, goal) < 0:
             goal = self._goal(start, metric, none, none)
-        outcome, waited = self._verdict(start, goal, 0)
+        outcome, _ = self._verdict(start, goal, None)
         return ProximalState(
             point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
             step=0.0, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=none, changes=none, metric=metric, goal=goal, trials=trials, refusals=0, best_gradient_max=start.gradient_max, accepted=0,
-            passes_without_gain=0, waited=waited)
+            passes_without_gain=0, flattest_point=start.point)
 
     def candidates(self, state: State) -> Array:
         """At the full length the goal itself, whose zeros and bounds are exact."""
@@ -108,22 +107,23 @@ class Proximal:
         found = evaluations[chosen]
         moves, changes, metric = self._remember(state, found)
         goal = self._goal(found, metric, moves, changes)
-        outcome, waited = self._verdict(found, goal, state.waited)
+        outcome, suspect = self._verdict(found, goal, state.suspect)
         gained = found.value < state.value - 1e-15 * abs(state.value) or found.gradient_max < 0.9 * state.best_gradient_max
         idle = 0 if gained else state.passes_without_gain + 1
         following = ProximalState(
             point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
             step=float(state.trials[chosen]), status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
             moves=moves, changes=changes, metric=metric, goal=goal, trials=np.ones(1), refusals=0,
-            best_gradient_max=min(found.gradient_max, state.best_gradient_max), accepted=state.accepted + 1, passes_without_gain=idle, waited=waited)
-        return self._start_plain(following) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
+            best_gradient_max=min(found.gradient_max, state.best_gradient_max), accepted=state.accepted + 1, passes_without_gain=idle, suspect=suspect)
+        return self._start_plain(with_flattest(following, state)) if outcome is None and idle >= _MOST_PASSES_WITHOUT_GAIN else following
 
     def result(self, state: State) -> Array:
         return state.point
 
     def _goal(self, at: Evaluation | State, metric: Array, moves: Array, changes: Array) -> Array:
         added = self.objective.penalty_curvature if metric.ndim == 2 else np.zeros_like(metric)
-        return minimum(at.gradient, at.point, curvature_of(metric, added, moves, changes), self.objective.nonsmooth)
+        few = self.objective.moments.n_rows * self.objective.coordinates.n_outputs < self.objective.size
+        return minimum(at.gradient, at.point, curvature_of(metric, added, moves, changes), self.objective.nonsmooth, singular=few)
 
     def _promise(self, at: Evaluation | State, goal: Array) -> float:
         """Δ: by how much the objective falls on the way to the goal, to first order; below 0 where it falls."""
@@ -136,8 +136,8 @@ class Proximal:
         slope = float((found.gradient + thresholds * np.sign(found.point)) @ direction)
         return max(0.0, abs(slope) - float(thresholds @ np.where(found.point == 0, np.abs(direction), 0.0)))
 
-    def _verdict(self, at: Evaluation, goal: Array, waited: int) -> tuple[Outcome | None, int]:
-        return verdict(self.objective, self.tolerance, at, goal - at.point, waited, -self._promise(at, goal))
+    def _verdict(self, at: Evaluation, goal: Array, tried: Array | None) -> tuple[Outcome | None, Array | None]:
+        return verdict(self.objective, self.tolerance, at, goal - at.point, tried, -self._promise(at, goal))
 
     def _refuse(self, state: ProximalState, evaluations: list[Evaluation]) -> ProximalState:
         """Try shorter steps, then the metric without its memory, then the plain metric; then there is nothing left."""
@@ -155,8 +155,7 @@ class Proximal:
     def _start_plain(self, state: ProximalState) -> ProximalState:
         """Where no step helps, the metric of a sample may be why: go on as if there had been none. Without one, this is the end."""
         if state.metric.ndim == 1:
-            return replace(state, status=STALLED, reason=f"no step lowers the objective any further, at a gradient of "
-                           f"{state.gradient_max:.2g}: the tolerance of {self.tolerance:g} is below what rounding allows for these data")
+            return stalled(state, self.tolerance)
         log.warning("no step along the sample's metric lowers the objective at a gradient of %.2g; going on without it", state.gradient_max)
         metric, none = self.objective.diagonal(), state.moves[:0]
         return replace(state, metric=metric, goal=self._goal(state, metric, none, none), trials=FIRST_STEPS, moves=none, changes=none, refusals=0,

@@ -2,28 +2,31 @@
 
     q(x) = gᵀ(x - v) + ½ (x - v)ᵀ B (x - v) + Σ t |x|,   lower <= x <= upper
 
-B is a Hessian that was had cheaply, corrected by the pairs (s, y) of BFGS, written out as a sum (Nocedal and Wright, "Numerical
-Optimization", 2nd ed., eq. 6.19):  B = H + Σ σ w wᵀ,  with w = y / √(yᵀs), σ = 1, and w = B s / √(sᵀ B s), σ = -1, for each pair.
+B is a Hessian that was had cheaply, corrected by the pairs (s, y) of BFGS (see `streamlr.solvers.curvature`).
 
 Rounds of two steps. On the entries that are free (neither at a bound nor at the kink of l1) q is smooth: Newton's step there is exact, and
 what it would take across a kink or a bound stops there. Then entries that others have set free or caught are found, by sweeps over
 the coordinates where the Hessian is a matrix, else by steps along the scaled subgradient. Both only ever lower q, so the rounds end, and
 once the free entries are the right ones the next Newton step is the answer: that costs no more rounds where features are nearly collinear.
+Where some rounds have not found them, as where there are fewer examples than features, `streamlr.solvers.active_set` does.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.penalty import Nonsmooth
+from streamlr.solvers.active_set import settled
+from streamlr.solvers.curvature import Curvature as Curvature
+from streamlr.solvers.curvature import curvature_of as curvature_of
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
 
 _MOST_ROUNDS = 40
+_FEW_ROUNDS = 8
+"""After which entries are set free one at a time, where the Hessian is a matrix: there are so many of about the same use that sweeps take turns."""
 _PRECISION = 1e-4
 """Of the model's minimum, by its subgradient, relative to that at the start: the model itself is no better."""
 _SWEEPS = 3
@@ -32,81 +35,9 @@ _SHORTER = (0.5, 0.25)
 _MOST_STOPS = 10
 """Newton's steps in a row that end at a kink or a bound."""
 _MOST_HALVINGS = 24
-_RIDGE = 1e-11
-"""Of the diagonal: far below any curvature that matters, and above the rounding of a Hessian that is singular."""
 
 
-@dataclass(frozen=True, slots=True)
-class Curvature:
-    """B = H + Σ σ w wᵀ."""
-
-    hessian: Array
-    """H without ``added``: its diagonal, (d,), or whole, (d, d); never written to."""
-    added: Array
-    """What is added to its diagonal, (d,)."""
-    vectors: Array
-    """w, (K, d)."""
-    signs: Array
-    """σ, (K,)."""
-
-    def product(self, p: Array) -> Array:
-        """B p, (d,)."""
-        first = self.hessian @ p if self.hessian.ndim == 2 else self.hessian * p
-        return first + self.added * p + self.vectors.T @ (self.signs * (self.vectors @ p))
-
-    @property
-    def diagonal(self) -> Array:
-        """Of B, (d,), positive."""
-        own = np.diag(self.hessian) if self.hessian.ndim == 2 else self.hessian
-        diagonal = own + self.added + self.signs @ self.vectors**2
-        least = 1e-10 * float(diagonal.max(initial=0.0))
-        return np.maximum(diagonal, least if least > 0 else 1.0)
-
-    def part(self, at: Index) -> Array:
-        """Rows and columns of B, (k, k)."""
-        assert self.hessian.ndim == 2
-        W = self.vectors[:, at]
-        B = self.hessian[np.ix_(at, at)]
-        B += W.T @ (self.signs[:, None] * W)
-        B[np.arange(len(at)), np.arange(len(at))] += self.added[at] + _RIDGE * np.abs(np.diag(B))
-        return B
-
-    def solve(self, at: Index, rhs: Array) -> Array:
-        """The inverse of a part of B times ``rhs``, (k,)."""
-        if self.hessian.ndim == 2:
-            return np.asarray(np.linalg.solve(self.part(at), rhs), dtype=np.float64)
-        inverse, W = 1.0 / (self.hessian + self.added)[at], self.vectors[:, at]
-        small = np.diag(self.signs) + (W * inverse) @ W.T  # Woodbury; the inverse of a sign is itself
-        return inverse * rhs - inverse * (W.T @ np.linalg.solve(small, W @ (inverse * rhs)))
-
-
-def curvature_of(hessian: Array, added: Array, moves: Array, changes: Array) -> Curvature:
-    """B from a Hessian, (d,) or (d, d), and the last steps.
-
-    A diagonal is a guess and takes the size that the last pair tells; a matrix has the right size already.
-
-    Parameters
-    ----------
-    hessian, added
-        H is their sum: its diagonal, (d,), or the whole, (d, d); and what is added to its diagonal, (d,).
-    moves, changes
-        s and y of the last steps, oldest first, (M, d), with sᵀy > 0.
-    """
-    if hessian.ndim == 1:
-        hessian, added = hessian + added, np.zeros_like(added)
-        if len(moves):
-            hessian = hessian * float((changes[-1] @ (changes[-1] / hessian)) / (moves[-1] @ changes[-1]))
-    B = Curvature(hessian, added, np.empty((0, len(added))), np.empty(0))
-    for s, y in zip(moves, changes, strict=True):
-        Bs = B.product(s)
-        size = float(s @ Bs)
-        if not size > 0:
-            continue
-        B = replace(B, vectors=np.vstack([B.vectors, Bs / np.sqrt(size), y / np.sqrt(s @ y)]), signs=np.append(B.signs, [-1.0, 1.0]))
-    return B
-
-
-def minimum(gradient: Array, point: Array, B: Curvature, nonsmooth: Nonsmooth) -> Array:
+def minimum(gradient: Array, point: Array, B: Curvature, nonsmooth: Nonsmooth, *, singular: bool = False) -> Array:
     """Where q is smallest, (d,), with exact zeros and bounds that are met exactly.
 
     Parameters
@@ -117,12 +48,16 @@ def minimum(gradient: Array, point: Array, B: Curvature, nonsmooth: Nonsmooth) -
         Curvature of the model.
     nonsmooth
         t and the bounds.
+    singular
+        Whether B is known to be so, which sweeps take long to find out.
     """
     diagonal = B.diagonal
     unit = np.sqrt(diagonal)
     x, slope = point.copy(), gradient.copy()
     goal = _PRECISION * float(np.max(np.abs(nonsmooth.subgradient(x, slope)) / unit, initial=0.0))
-    for _ in range(_MOST_ROUNDS):
+    for done in range(_MOST_ROUNDS):
+        if B.hessian.ndim == 2 and (singular or done == _FEW_ROUNDS):
+            return settled(x, slope, B, nonsmooth, goal)[0]
         x, slope = _newton(x, slope, B, nonsmooth)
         left = np.abs(nonsmooth.subgradient(x, slope)) / unit
         if not float(np.max(left, initial=0.0)) > goal:

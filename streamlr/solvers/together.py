@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.objective import Evaluation, Objective, evaluate_together
-from streamlr.solvers.base import DIVERGED, PASS_LIMIT, Outcome, Solver, State
+from streamlr.solvers.base import DIVERGED, PASS_LIMIT, Outcome, Solver, State, with_flattest
 
 Array = NDArray[np.float64]
 
@@ -84,7 +84,8 @@ def minimize_together(problems: Sequence[Problem], standings: Sequence[Standing]
             scans = _scans(asked, most_columns)
             for scan in scans:
                 passes += 1
-                found = evaluate_together([asked[at] for at in scan], f"pass {passes}")
+                suspects = [_suspect(now[active[at]]) for at in scan]
+                found = evaluate_together([asked[at] for at in scan], f"pass {passes}", directions=suspects)
                 for at, evaluations in zip(scan, found, strict=True):
                     now[active[at]] = _stepped(problems[active[at]], now[active[at]], evaluations, passes)
                 pass_done(passes, list(now), scan is scans[-1])
@@ -93,6 +94,10 @@ def minimize_together(problems: Sequence[Problem], standings: Sequence[Standing]
 
 def _candidates(problem: Problem, standing: Standing) -> Array:
     return standing.point[None, :] if standing.state is None else problem.solver.candidates(standing.state)
+
+
+def _suspect(standing: Standing) -> Array | None:
+    return None if standing.state is None else standing.state.suspect
 
 
 def _scans(asked: Sequence[tuple[Objective, Array]], most_columns: int) -> list[list[int]]:
@@ -111,7 +116,7 @@ def _scans(asked: Sequence[tuple[Objective, Array]], most_columns: int) -> list[
 def _stepped(problem: Problem, standing: Standing, evaluations: list[Evaluation], passes: int) -> Standing:
     if standing.state is None:
         return _begun(problem, standing, evaluations[0], passes)
-    state = problem.solver.step(standing.state, evaluations)
+    state = with_flattest(problem.solver.step(standing.state, evaluations), standing.state)
     for found in evaluations:
         if found.point is state.point:
             return replace(standing, state=state, passes=passes, held_loss=found.held_loss, held_weight=found.held_weight)

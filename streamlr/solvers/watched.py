@@ -49,6 +49,8 @@ class Watched:
         """The solver's next state. A pass in which it does not move (to shorten a step, or for a Hessian) is no step."""
         following = self.solver.step(state, evaluations)
         held_loss = next((found.held_loss for found in evaluations if np.array_equal(found.point, following.point, equal_nan=True)), state.held_loss)
+        if following.flattest_point is not None and following.point is following.flattest_point:
+            held_loss = following.flattest_held_loss
         lower = held_loss < state.best_held_loss
         moved = not np.array_equal(following.point, state.point)
         following = replace(
