@@ -78,9 +78,9 @@ def read_direct(store: Path) -> dict[str, Any]:
     """One read through streamlr's reader, buffers reused."""
     import threading
 
-    from streamlr.config import DataConfig
+    from streamlr.config.sections import DataConfig
     from streamlr.data.source import Buffer
-    from streamlr.data.store import ZarrSource
+    from streamlr.data.sources.store import ZarrSource
 
     source, local = ZarrSource(DataConfig(store=str(store))), threading.local()
     rows = source.chunk_rows
@@ -212,13 +212,13 @@ def measure(name: str, store: Path, limit: str, timeout: float) -> dict[str, Any
 
 def objective(store: Path, found: dict[str, Any]) -> tuple[float, float]:
     """Exact mean loss and gradient (in standardised units) of coefficients, by streamlr's serial reference."""
-    from streamlr.config import DataConfig, ModelConfig
-    from streamlr.data.store import ZarrSource
+    from streamlr.config.sections import DataConfig, ModelConfig
+    from streamlr.data.sources.store import ZarrSource
     from streamlr.execution.local import SerialEngine
     from streamlr.execution.scanner import Scanner
-    from streamlr.kernels.labels import LabelScan
-    from streamlr.kernels.survey import SurveyScan
-    from streamlr.objective import Moments, Objective
+    from streamlr.kernels.scans.labels import LabelScan
+    from streamlr.kernels.scans.moments import SurveyScan
+    from streamlr.objective.objective import Moments, Objective
 
     scanner = Scanner(SerialEngine(), ZarrSource(DataConfig(store=str(store))), lambda event: None)
     classes = scanner.run(LabelScan(), "labels").labels

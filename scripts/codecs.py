@@ -56,9 +56,9 @@ def read(path: Path, reader: str, threads: int) -> float:
         zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
     local = threading.local()
     if reader == "streamlr":
-        from streamlr.config import DataConfig
+        from streamlr.config.sections import DataConfig
         from streamlr.data.source import Buffer
-        from streamlr.data.store import ZarrSource
+        from streamlr.data.sources.store import ZarrSource
 
         source = ZarrSource(DataConfig(store=str(path)))
         rows, total, width = source.chunk_rows, source.n_rows, source.n_features

@@ -16,7 +16,7 @@ import numpy as np
 from distributed import Client, LocalCluster
 
 from streamlr.data.partition import Partition
-from streamlr.execution.cluster import ClusterEngine
+from streamlr.execution.cluster.engine import ClusterEngine
 from streamlr.kernels.batch import Batch, Workspace
 
 

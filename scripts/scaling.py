@@ -19,12 +19,12 @@ from statistics import median
 import numpy as np
 from bench import measure
 
-from streamlr.config import DataConfig
-from streamlr.data.store import ZarrSource
+from streamlr.config.sections import DataConfig
+from streamlr.data.sources.store import ZarrSource
 from streamlr.data.synth import SynthSpec, synthesize
 from streamlr.execution.local import ThreadsEngine, available_cores
 from streamlr.execution.scanner import Scanner
-from streamlr.kernels.gradient import GradientScan
+from streamlr.kernels.scans.gradient import GradientScan
 
 
 def rows(folder: Path, count: int, times: int, features: int, rounds: int) -> None:

@@ -12,19 +12,19 @@ from streamlr import events as events
 from streamlr.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from streamlr.config import TrainConfig, load_config
+    from streamlr.config.sections import TrainConfig, load_config
     from streamlr.estimator import (
         LinearRegression,
         LogisticRegression,
         LogisticRegressionCV,
         PoissonRegressor,
     )
-    from streamlr.inference import summary
-    from streamlr.inference_table import Summary
+    from streamlr.inference.summary import summary
+    from streamlr.inference.table import Summary
     from streamlr.model import Model, load_model
-    from streamlr.path_run import PathResult, path
-    from streamlr.scoring import evaluate, predict
-    from streamlr.training import TrainResult, train
+    from streamlr.scoring.scoring import evaluate, predict
+    from streamlr.training.path import PathResult, path
+    from streamlr.training.train import TrainResult, train
 
 __all__ = [
     "LinearRegression",
@@ -46,19 +46,19 @@ __all__ = [
 ]
 
 _HOMES = {
-    "streamlr.config": ("TrainConfig", "load_config"),
+    "streamlr.config.sections": ("TrainConfig", "load_config"),
     "streamlr.estimator": (
         "LinearRegression",
         "LogisticRegression",
         "LogisticRegressionCV",
         "PoissonRegressor",
     ),
-    "streamlr.inference": ("summary",),
-    "streamlr.inference_table": ("Summary",),
+    "streamlr.inference.summary": ("summary",),
+    "streamlr.inference.table": ("Summary",),
     "streamlr.model": ("Model", "load_model"),
-    "streamlr.path_run": ("PathResult", "path"),
-    "streamlr.scoring": ("evaluate", "predict"),
-    "streamlr.training": ("TrainResult", "train"),
+    "streamlr.training.path": ("PathResult", "path"),
+    "streamlr.scoring.scoring": ("evaluate", "predict"),
+    "streamlr.training.train": ("TrainResult", "train"),
 }
 """Where the names of ``__all__`` are defined."""
 

@@ -17,16 +17,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from streamlr.data.dask_rows import DaskArray, DaskFrame
+from streamlr.config.places import local_output, local_run
 from streamlr.data.frames import in_order_of
 from streamlr.data.records import read_array, read_attributes, write_record
-from streamlr.data.rows import in_memory, read_all_by_blocks, rows_of
 from streamlr.data.source import Rows, log_of_exposure, refuse_bad_offset
-from streamlr.data.sparse_rows import SparseMatrix, StoredMatrix
+from streamlr.data.sources.adapters import in_memory, read_all_by_blocks, rows_of
+from streamlr.data.sources.dask_rows import DaskArray, DaskFrame
+from streamlr.data.sources.sparse_rows import SparseMatrix, StoredMatrix
 from streamlr.errors import ConfigError, DataError, RunDirectoryError, ShapeError
 from streamlr.kernels.families import FAMILIES
 from streamlr.text import named
-from streamlr.urls import local_output, local_run
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import streamlr
-from streamlr.kernels.gradient import GradientScan
+from streamlr.kernels.scans.gradient import GradientScan
 
 FEATURES = 6
 PACKAGE = Path(streamlr.__file__).parent

@@ -89,9 +89,9 @@ def _watched(counts: dict[str, int], at: tuple[str, int] | None, blow: int | str
 
 def _hook(live: Callable[[str], None]) -> None:
     """Have every durable call and every event told."""
-    from streamlr import training
-    from streamlr.data.files import ChunkFiles
+    from streamlr.data.chunks.files import ChunkFiles
     from streamlr.events import Event, PassFinished, ScanStarted
+    from streamlr.training import train as training
 
     def told(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def instead(*arguments: Any, **named: Any) -> Any:
@@ -137,7 +137,7 @@ def _child(job: dict[str, Any], counts: dict[str, int], folder: Path) -> None:
 
 def _serve(folder: Path) -> None:
     import streamlr.cli.main
-    import streamlr.path_run  # noqa: F401 - loaded once, for all children
+    import streamlr.training.path  # noqa: F401 - loaded once, for all children
 
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

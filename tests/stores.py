@@ -16,9 +16,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec, GzipCodec, ZstdCodec
 
-from streamlr.config import DataConfig
+from streamlr.config.sections import DataConfig
 from streamlr.data.source import Buffer
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.store import ZarrSource
 
 CODECS_V3: dict[str, list[Any]] = {
     "raw": [],

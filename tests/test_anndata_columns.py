@@ -15,9 +15,9 @@ from stores import chunk_paths, put, two_class_data
 from test_damage import names, refusal, train
 
 import streamlr
-from streamlr.config import DataConfig
-from streamlr.data.info import describe_store
-from streamlr.data.store import ZarrSource
+from streamlr.config.sections import DataConfig
+from streamlr.data.describe import describe_store
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import (
     ChunkError,
     DtypeError,

@@ -21,9 +21,9 @@ from test_damage import DAMAGES, chunk_file, names, refusal
 from zarr.storage import FsspecStore, ZipStore
 
 import streamlr
-from streamlr.data.info import describe_store
+from streamlr.data.describe import describe_store
 from streamlr.data.source import Buffer
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import ChunkError, DataError, LabelError, NonFiniteError, ShapeError, StoreNotFoundError
 from streamlr.events import Event, Note, PassFinished
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from stores import two_class_data, write_store
 
 import streamlr
-from streamlr.checkpoint import CheckpointWriter, load_checkpoint
 from streamlr.errors import ConfigError
 from streamlr.events import Event, PassFinished, PathPassFinished
+from streamlr.runs.checkpoint import CheckpointWriter, load_checkpoint
 
 MUTATIONS = 45
 """Of each run; 300 and more were tried when the digest was made."""

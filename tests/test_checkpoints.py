@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from stores import two_class_data, write_store
 
 import streamlr
-from streamlr.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointWriter, load_checkpoint, save_checkpoint
 from streamlr.errors import RunDirectoryError
+from streamlr.runs.checkpoint import FORMAT_VERSION, Checkpoint, CheckpointWriter, load_checkpoint, save_checkpoint
 
 LARGE = 200_000  # numbers of an array that is written beside the others
 
@@ -97,7 +97,7 @@ def test_damage_to_one_copy_of_a_large_array_costs_nothing(copy: int, damage: st
 
 
 def test_a_run_with_a_large_metric_goes_on_to_the_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.checkpoint._LARGE_BYTES", 100)
+    monkeypatch.setattr("streamlr.runs.checkpoint._LARGE_BYTES", 100)
     X, y = two_class_data(2000, 20)
     write_store(tmp_path / "s", X, y, (100, 20))
     config: dict[str, Any] = {"data": {"store": str(tmp_path / "s")}, "cluster": {"kind": "serial"}, "solver": {"name": "lbfgs"}}

@@ -29,12 +29,12 @@ from sklearn.preprocessing import scale
 
 import streamlr
 from streamlr.cli import main as cli_main
-from streamlr.data import ingest as ingest_module
 from streamlr.data import synth as synth_module
-from streamlr.data.ingest import IngestResult, IngestSpec
+from streamlr.data.ingest import ingest as ingest_module
+from streamlr.data.ingest.ingest import IngestResult, IngestSpec
+from streamlr.data.ingest.table import Columns
 from streamlr.data.synth import SynthSpec
-from streamlr.data.tables import Columns
-from streamlr.training import TrainResult
+from streamlr.training.train import TrainResult
 
 COMMANDS = ["synth", "ingest", "info", "plan", "train", "evaluate", "predict", "summary", "path"]
 CONTRACT = {  # what the help of every command has to mention
@@ -357,7 +357,7 @@ def test_statuses_are_those_of_the_process(arguments: list[str], status: int, pl
 
 
 def test_a_scheduler_that_is_not_there_is_status_1(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.execution.opening._CONNECT_SECONDS", 1)  # it waits for 30 s else
+    monkeypatch.setattr("streamlr.execution.cluster.opening._CONNECT_SECONDS", 1)  # it waits for 30 s else
     done = streamlr_here("train", "--config", "c.yaml", "--set", "cluster.kind=address", "--set", "cluster.address=tcp://127.0.0.1:9",
                          cwd=fresh(place, tmp_path))
     assert done.returncode == 1

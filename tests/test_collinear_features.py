@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import make_classification, make_regression
 
 import streamlr
-from streamlr.training import TrainResult
+from streamlr.training.train import TrainResult
 
 Array = NDArray[np.float64]
 FAMILIES = ("linear", "logistic", "poisson")

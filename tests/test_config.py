@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from streamlr.config import ClusterConfig, SolverConfig, TrainConfig, load_config
-from streamlr.config_tree import flat_settings
+from streamlr.config.sections import ClusterConfig, SolverConfig, TrainConfig, load_config
+from streamlr.config.tree import flat_settings
 from streamlr.errors import ConfigError
 
 TOP = Path(__file__).parents[1]

@@ -20,10 +20,10 @@ from stores import chunk_paths, put, read_rows, two_class_data, write_store
 from test_damage import names, refusal
 
 import streamlr
-from streamlr.config import DataConfig
-from streamlr.data.decoding import DamagedChunkError, chunk_decoder
-from streamlr.data.info import describe_store
-from streamlr.data.store import ZarrSource
+from streamlr.config.sections import DataConfig
+from streamlr.data.chunks.decoding import DamagedChunkError, chunk_decoder
+from streamlr.data.describe import describe_store
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import DtypeError, NonFiniteError, ShapeError
 
 

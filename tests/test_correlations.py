@@ -14,9 +14,9 @@ from streamlr.data.source import ArraySource
 from streamlr.execution.local import SerialEngine, ThreadsEngine
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.batch import Batch
+from streamlr.kernels.scans.moments import SurveyScan, SurveySums
 from streamlr.kernels.split import Split
-from streamlr.kernels.survey import SurveyScan, SurveySums
-from streamlr.moments import Moments
+from streamlr.objective.moments import Moments
 
 ROWS = 3000
 

@@ -17,9 +17,9 @@ from stores import CHECKSUMMED, CODECS_V2, CODECS_V3, chunk_paths, put, two_clas
 from zarr.codecs import BytesCodec, ShardingCodec
 
 import streamlr
-from streamlr.config import DataConfig
+from streamlr.config.sections import DataConfig
 from streamlr.data.source import Buffer
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import ChunkError, DataError, DtypeError, LabelError, NonFiniteError, ShapeError, StoreNotFoundError
 from streamlr.events import Event, PassFinished, ScanFinished
 

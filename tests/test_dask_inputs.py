@@ -23,9 +23,9 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from streamlr import LinearRegression, LogisticRegression, LogisticRegressionCV, PoissonRegressor, train
-from streamlr.data.dask_rows import DaskRows
-from streamlr.data.rows import rows_of
 from streamlr.data.source import Buffer
+from streamlr.data.sources.adapters import rows_of
+from streamlr.data.sources.dask_rows import DaskRows
 from streamlr.errors import DtypeError, NonFiniteError, ShapeError
 
 Array = NDArray[np.float64]

@@ -22,19 +22,19 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_info
 
 from streamlr import train
-from streamlr.config import ClusterConfig, DataConfig
+from streamlr.config.sections import ClusterConfig, DataConfig
 from streamlr.data import partition as partition_module
 from streamlr.data import source as source_module
 from streamlr.data.partition import Partition
 from streamlr.data.source import ArraySource
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import NonFiniteError
 from streamlr.execution import ENGINES, open_engine
 from streamlr.execution import scanner as scanner_module
 from streamlr.execution.engine import Engine
 from streamlr.execution.local import SerialEngine
-from streamlr.kernels.gradient import GradientScan, GradientSums
-from streamlr.training import TrainResult
+from streamlr.kernels.scans.gradient import GradientScan, GradientSums
+from streamlr.training.train import TrainResult
 
 Array = NDArray[np.float64]
 ROWS, FEATURES, CHUNK = 6000, 5, 256

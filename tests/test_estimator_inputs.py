@@ -21,9 +21,9 @@ from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.linear_model import PoissonRegressor as PoissonReference
 
 from streamlr import LinearRegression, LogisticRegression, PoissonRegressor, train
-from streamlr.config import ClusterConfig
-from streamlr.data.rows import SparseRows, ZarrRows, rows_of
+from streamlr.config.sections import ClusterConfig
 from streamlr.data.source import Buffer
+from streamlr.data.sources.adapters import SparseRows, ZarrRows, rows_of
 from streamlr.errors import ConfigError, LabelError, NonFiniteError, ShapeError
 from streamlr.execution.local import ThreadsEngine
 
@@ -407,7 +407,7 @@ def test_parameters_that_cannot_be_meant_are_refused(model: Any, message: str) -
 def test_small_data_need_no_threads_unless_they_are_asked_for(given: Any, started: int, monkeypatch: pytest.MonkeyPatch) -> None:
     X = features()
     kinds: list[str] = []
-    monkeypatch.setattr("streamlr.training.open_engine", lambda config: (kinds.append(config.kind), ThreadsEngine(1))[1])
+    monkeypatch.setattr("streamlr.training.train.open_engine", lambda config: (kinds.append(config.kind), ThreadsEngine(1))[1])
     LogisticRegression(cluster=given).fit(X, targets("logistic", X))
     assert kinds == ["threads" if started else "serial"]
 

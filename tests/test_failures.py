@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from streamlr.data.failures import Failure, RequestError, failure_of, is_unknown_host, reason, requested_key
-from streamlr.data.retries import Retries, StoppedError, UnreadableError, retried, stop_with, take_read_retries
+from streamlr.data.chunks.failures import Failure, RequestError, failure_of, is_unknown_host, reason, requested_key
+from streamlr.data.chunks.retries import Retries, StoppedError, UnreadableError, retried, stop_with, take_read_retries
 
 TESTS = Path(__file__).parent
 

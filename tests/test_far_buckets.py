@@ -64,7 +64,7 @@ def test_what_goes_on_failing_is_told_with_resume_and_not_as_damage(web: Web, fa
 
 
 def test_a_dead_endpoint_is_told_as_that(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.data.store.NOBODY_SECONDS", 3.0)
+    monkeypatch.setattr("streamlr.data.sources.store.NOBODY_SECONDS", 3.0)
     with serving(root) as web:
         url = web.url
     with pytest.raises(StoreUnreachableError, match=r"nobody answers at 's3://data/set/a.zarr', in \d+ attempts.*endpoint in data.storage_options"):

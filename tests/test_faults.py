@@ -24,15 +24,15 @@ import pytest
 from stores import Remote, two_class_data, write_store
 
 import streamlr
-from streamlr.config import ClusterConfig, DataConfig, load_config
+from streamlr.config.sections import ClusterConfig, DataConfig, load_config
 from streamlr.data.partition import Partition
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import ChunkError, ClusterError, ConfigError
 from streamlr.events import Event, PassFinished
 from streamlr.execution import open_engine
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.process import is_stopped
-from streamlr.kernels.gradient import GradientScan
+from streamlr.kernels.scans.gradient import GradientScan
 
 ROWS, FEATURES = 4000, 6
 
@@ -223,7 +223,7 @@ class Flaky(Remote):
 @pytest.mark.parametrize("kind", ["serial", "threads"])
 def test_reads_that_fail_for_a_moment_are_tried_again_and_counted(kind: str, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec.register_implementation("flaky", Flaky, clobber=True)
-    monkeypatch.setattr("streamlr.data.retries._FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("streamlr.data.chunks.retries._FIRST_WAIT_SECONDS", 0.0)
     Flaky.left.clear()
     there = Flaky()
     there.put(store, "/flaky.zarr", recursive=True)
@@ -237,7 +237,7 @@ def test_reads_that_fail_for_a_moment_are_tried_again_and_counted(kind: str, sto
 
 def test_reads_that_go_on_failing_end_the_run_and_say_how_to_go_on(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec.register_implementation("flaky", Flaky, clobber=True)
-    monkeypatch.setattr("streamlr.data.retries._FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr("streamlr.data.chunks.retries._FIRST_WAIT_SECONDS", 0.0)
     monkeypatch.setattr(Flaky, "failures", 10**6)
     Flaky().put(store, "/flaky.zarr", recursive=True)
     with pytest.raises(ChunkError, match=r"X.* cannot be read, in \d+ attempts within 1 s: connection reset by peer; .*--resume"):

@@ -18,9 +18,9 @@ from stores import put
 
 import streamlr
 from streamlr.cli.main import cli
-from streamlr.config import DataConfig
-from streamlr.data.info import describe_store
-from streamlr.data.store import ZarrSource
+from streamlr.config.sections import DataConfig
+from streamlr.data.describe import describe_store
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import ChunkError, ConfigError, DtypeError, RunDirectoryError, ShapeError
 from streamlr.events import Event, Note
 

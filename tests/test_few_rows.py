@@ -14,7 +14,7 @@ from test_passes import CountingSource, reads
 
 import streamlr
 from streamlr.events import Event, Note, PassFinished
-from streamlr.training import TrainResult, train
+from streamlr.training.train import TrainResult, train
 
 Array = NDArray[np.float64]
 ULP = float(np.finfo(np.float64).eps)
@@ -197,7 +197,7 @@ def test_every_engine_has_the_same_bits(rows: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [60, 300])
 def test_reads_are_counted_as_passes(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     CountingSource.forget()
-    monkeypatch.setattr("streamlr.training.ArraySource", CountingSource)
+    monkeypatch.setattr("streamlr.training.train.ArraySource", CountingSource)
     X, y = drawn(rows)
     result = fit(X, y)
     assert reads(CountingSource.features, len(y)) == result.passes == len(result.history) <= 3
@@ -231,7 +231,7 @@ def test_a_run_that_is_broken_off_goes_on_to_the_bit(
 
 
 def test_a_limit_that_has_no_room_for_all_rows_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.workforce.process_bytes", lambda: 2**27)  # whatever ran here before
+    monkeypatch.setattr("streamlr.planning.workforce.process_bytes", lambda: 2**27)  # whatever ran here before
     X, y = drawn(rows=900, dtype="float32")
     events: list[Event] = []
     cluster = {"kind": "serial", "memory_limit": "250MB"}

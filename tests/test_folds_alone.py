@@ -13,16 +13,16 @@ from sklearn.model_selection import KFold, PredefinedSplit
 from stores import runner, write_store
 
 import streamlr
-from streamlr import warm_start
 from streamlr.cli.main import cli
 from streamlr.errors import ConfigError
 from streamlr.events import Event, Note, PathPassFinished
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.part_sums import PartScan, PartSums, spread_of
+from streamlr.kernels.scans.fold_sums import PartScan, PartSums, spread_of
+from streamlr.kernels.scans.moments import SurveyScan
 from streamlr.kernels.split import Split, folds
-from streamlr.kernels.survey import SurveyScan
-from streamlr.path_run import PathResult
+from streamlr.pilot import solve as warm_start
+from streamlr.training.path import PathResult
 
 M, N, K = 900, 6, 4
 Array = NDArray[Any]

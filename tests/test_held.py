@@ -15,22 +15,22 @@ from numpy.typing import NDArray
 from stores import two_class_data, write_store
 
 from streamlr import train
-from streamlr import workforce as workforce_module
-from streamlr.config import ClusterConfig, DataConfig, TrainConfig, load_config
+from streamlr.config.sections import ClusterConfig, DataConfig, TrainConfig, load_config
 from streamlr.data import partition as partition_module
-from streamlr.data.held import HeldRows
 from streamlr.data.partition import Partition, partition_rows
 from streamlr.data.source import ArraySource, Buffer
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.resident import HeldRows
+from streamlr.data.sources.store import ZarrSource
 from streamlr.execution import ENGINES, open_engine
 from streamlr.execution import scanner as scanner_module
-from streamlr.execution.cluster import ClusterEngine
+from streamlr.execution.cluster.engine import ClusterEngine
 from streamlr.execution.local import SerialEngine
-from streamlr.kernels.gradient import GradientScan
-from streamlr.plan import Plan, make_plan
-from streamlr.projection import WORKER_BYTES
-from streamlr.training import TrainResult
-from streamlr.workforce import workers_of
+from streamlr.kernels.scans.gradient import GradientScan
+from streamlr.planning import workforce as workforce_module
+from streamlr.planning.memory import WORKER_BYTES
+from streamlr.planning.plan import Plan, make_plan
+from streamlr.planning.workforce import workers_of
+from streamlr.training.train import TrainResult
 
 ROWS, FEATURES, CHUNK = 3000, 5, 100
 ROW_BYTES = FEATURES * 8

@@ -22,11 +22,11 @@ from test_damage import _as_nobody, names, refusal
 from zarr.storage import FsspecStore
 
 import streamlr
-from streamlr.config import DataConfig, load_config, public_url
+from streamlr.config.sections import DataConfig, load_config, public_url
 from streamlr.data.records import commit_file, write_record
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import ChunkError, ConfigError, DataError, RunDirectoryError, StreamlrError
-from streamlr.scoring import evaluate
+from streamlr.scoring.scoring import evaluate
 
 # Secrets
 

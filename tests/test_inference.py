@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from stores import runner
 
 import streamlr
-from streamlr import inference
 from streamlr.cli.main import cli
-from streamlr.data.group_keys import group_keys
-from streamlr.distributions import chi_squared_tail, f_tail, quantile, two_sided_p
+from streamlr.data.sources.group_keys import group_keys
 from streamlr.errors import ConfigError, DataError, DtypeError, LabelError, MemoryLimitError, NonFiniteError, RunDirectoryError, ShapeError
 from streamlr.events import Event, Note, ScanStarted
 from streamlr.execution import ENGINES
+from streamlr.inference import summary as inference
+from streamlr.inference.distributions import chi_squared_tail, f_tail, quantile, two_sided_p
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.groups import sum_by_group
 from streamlr.kernels.likelihood import LIKELIHOODS, log_factorial
+from streamlr.kernels.scans.groups import sum_by_group
 
 Array = NDArray[Any]
 STARTED_HERE = sorted(set(ENGINES) - {"address"})

@@ -16,12 +16,12 @@ from click.testing import CliRunner
 from stores import CHECKSUMMED, CODECS_V3, chunk_paths, put, two_class_data, write_store
 
 from streamlr.cli.main import cli
-from streamlr.config import DataConfig
-from streamlr.data.info import describe_store
-from streamlr.data.store import ZarrSource
+from streamlr.config.sections import DataConfig
+from streamlr.data.describe import describe_store
+from streamlr.data.sources.store import ZarrSource
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.fold import fold
-from streamlr.kernels.target import TargetScan
+from streamlr.kernels.scans.target import TargetScan
 
 
 def describe(config: DataConfig, family: str = "logistic") -> dict[str, Any]:

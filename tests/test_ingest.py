@@ -20,12 +20,13 @@ import zarr
 from stores import DTYPES, any_values, bits, files_of, two_class_data
 
 import streamlr
-from streamlr.config import DataConfig
-from streamlr.data import array_tables, tables
-from streamlr.data.info import describe_store
-from streamlr.data.ingest import IngestResult, IngestSpec, ingest
-from streamlr.data.store import ZarrSource
-from streamlr.data.tables import Columns
+from streamlr.config.sections import DataConfig
+from streamlr.data.describe import describe_store
+from streamlr.data.ingest import numpy_files as array_tables
+from streamlr.data.ingest import table as tables
+from streamlr.data.ingest.ingest import IngestResult, IngestSpec, ingest
+from streamlr.data.ingest.table import Columns
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import ConfigError, IngestError
 
 DATA = [[0.1, -2.5e-300, 3.0], [1e22, 0.30000000000000004, -0.0], [123456789.123, 5e-324, 1.7976931348623157e308], [2.0, 7.0, -1.5]]
@@ -450,9 +451,10 @@ def test_a_store_that_stands_there_is_kept_unless_told_otherwise(tmp_path: Path)
 
 _KILLED = """
 import os, signal, sys
-from streamlr.data import array_tables, tables
-from streamlr.data.ingest import IngestSpec, ingest
-from streamlr.data.tables import Columns
+from streamlr.data.ingest import numpy_files as array_tables
+from streamlr.data.ingest import table as tables
+from streamlr.data.ingest.ingest import IngestSpec, ingest
+from streamlr.data.ingest.table import Columns
 assert array_tables.BATCH_BYTES == tables.BATCH_BYTES  # fails where the name has moved, and with it what is set here
 tables.BATCH_BYTES = array_tables.BATCH_BYTES = 4096
 store, target, after, *sources = sys.argv[1:]
@@ -532,9 +534,10 @@ def test_labels_that_changed_in_between_are_not_mixed(tmp_path: Path) -> None:
 
 _PEAK = """
 import sys
-from streamlr.data import array_tables, tables
-from streamlr.data.ingest import IngestSpec, ingest
-from streamlr.data.tables import Columns
+from streamlr.data.ingest import numpy_files as array_tables
+from streamlr.data.ingest import table as tables
+from streamlr.data.ingest.ingest import IngestSpec, ingest
+from streamlr.data.ingest.table import Columns
 from streamlr.execution.process import process_peak_bytes
 assert array_tables.BATCH_BYTES == tables.BATCH_BYTES  # fails where the name has moved, and with it what is set here
 tables.BATCH_BYTES = array_tables.BATCH_BYTES = 2**18

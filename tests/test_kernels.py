@@ -16,15 +16,15 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from streamlr.errors import LabelError, NonFiniteError
-from streamlr.kernels import scores
 from streamlr.kernels.batch import Batch, Workspace
-from streamlr.kernels.classification import ClassSums
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.fold import fold
-from streamlr.kernels.gradient import GradientScan, GradientSums
-from streamlr.kernels.labels import LabelScan, LabelSums, indicator
-from streamlr.kernels.metrics import MetricScan
-from streamlr.kernels.survey import SurveyScan, SurveySums, locate_non_finite, row_is_drawn
+from streamlr.kernels.metrics import score_counts as scores
+from streamlr.kernels.metrics.classification import ClassSums
+from streamlr.kernels.scans.gradient import GradientScan, GradientSums
+from streamlr.kernels.scans.labels import LabelScan, LabelSums, indicator
+from streamlr.kernels.scans.metrics import MetricScan
+from streamlr.kernels.scans.moments import SurveyScan, SurveySums, locate_non_finite, row_is_drawn
 
 Array = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)

@@ -11,9 +11,9 @@ import pytest
 from distributed import Client, Security
 from distributed.comm import connect
 
-from streamlr.config import ClusterConfig
+from streamlr.config.sections import ClusterConfig
 from streamlr.execution import open_engine
-from streamlr.execution.cluster import ClusterEngine
+from streamlr.execution.cluster.engine import ClusterEngine
 
 
 @pytest.fixture(scope="module")

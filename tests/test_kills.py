@@ -17,7 +17,7 @@ from mortal import MARKS, End, Mortal, moments
 from stores import two_class_data, write_store
 
 import streamlr
-from streamlr.run_directory import RunDirectory
+from streamlr.runs.directory import RunDirectory
 
 SOLVERS = ("gradient_descent", "lbfgs", "newton", "proximal", "auto")
 KINDS = ("serial", "threads")

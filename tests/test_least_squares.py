@@ -15,9 +15,9 @@ from scipy.linalg import lstsq
 from test_passes import CountingSource, reads
 
 import streamlr
-from streamlr import squares
 from streamlr.events import Event, Note, PassFinished
-from streamlr.training import TrainResult, train
+from streamlr.training import least_squares as squares
+from streamlr.training.train import TrainResult, train
 
 Array = NDArray[np.float64]
 ULP = float(np.finfo(np.float64).eps)
@@ -303,7 +303,7 @@ def test_every_engine_has_the_same_bits(name: str) -> None:
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     CountingSource.forget()
-    monkeypatch.setattr("streamlr.training.ArraySource", CountingSource)
+    monkeypatch.setattr("streamlr.training.train.ArraySource", CountingSource)
 
 
 @pytest.mark.parametrize("name", ["Norris", "Longley", "Filip", "Wampler5"])
@@ -343,7 +343,7 @@ def test_a_run_that_is_broken_off_goes_on_to_the_bit(name: str, passes: int, tmp
 
 
 def test_a_limit_that_has_no_room_for_the_products_leaves_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.workforce.process_bytes", lambda: 2**27)  # whatever ran here before
+    monkeypatch.setattr("streamlr.planning.workforce.process_bytes", lambda: 2**27)  # whatever ran here before
     rng = np.random.default_rng(9)
     X = rng.normal(size=(3000, 3000)).astype(np.float32)
     y = X[:, 0] + rng.normal(size=3000)

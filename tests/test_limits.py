@@ -16,14 +16,14 @@ from distributed import Client
 from stores import two_class_data, write_store
 
 import streamlr
-from streamlr.config import ClusterConfig, DataConfig, load_config
-from streamlr.data.store import ZarrSource
+from streamlr.config.sections import ClusterConfig, DataConfig, load_config
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import MemoryLimitError
 from streamlr.execution import ENGINES, limits
+from streamlr.execution.cluster.tasks import _bare_errors
 from streamlr.execution.limits import FoundLimit, found_limit, memory_told
-from streamlr.execution.tasks import _bare_errors
-from streamlr.plan import check_plan, make_plan
-from streamlr.workforce import Workers, workers_of
+from streamlr.planning.plan import check_plan, make_plan
+from streamlr.planning.workforce import Workers, workers_of
 
 MB = 10**6
 GROUP = Path("/sys/fs/cgroup/memory/streamlr-test")
@@ -166,7 +166,7 @@ def group() -> Iterator[Path]:
 @pytest.mark.parametrize("more", [[], ["--set", "cluster.memory_limit=2GB"]], ids=["", "2GB set"])
 def test_in_a_small_control_group_the_plan_is_refused_and_nothing_is_killed(store: DataConfig, tmp_path: Path, group: Path, more: list[str]) -> None:
     # the process joins the group after its libraries are loaded: it is the plan that is to refuse, not the interpreter that is to be killed
-    before = f"import streamlr.cli.main, streamlr.training\nopen('{group}/cgroup.procs', 'w').write(str(os.getpid()))"
+    before = f"import streamlr.cli.main, streamlr.training.train\nopen('{group}/cgroup.procs', 'w').write(str(os.getpid()))"
     done = run_limited(store, tmp_path, before, *more)
     assert done.returncode == 2, done.stderr
     assert f"memory.limit_in_bytes of the control group '{group}' is 60 MB; raise the limit" in done.stderr
@@ -174,7 +174,7 @@ def test_in_a_small_control_group_the_plan_is_refused_and_nothing_is_killed(stor
 
 
 def test_an_address_space_that_is_too_small_is_an_error_and_no_traceback(store: DataConfig, tmp_path: Path) -> None:
-    before = "import streamlr.cli.main, streamlr.training\n" \
+    before = "import streamlr.cli.main, streamlr.training.train\n" \
              "mapped = int(next(l for l in open('/proc/self/status') if l.startswith('VmSize')).split()[1]) * 1024\n" \
              "resource.setrlimit(resource.RLIMIT_AS, (mapped + 4 * 10**6,) * 2)"
     done = run_limited(store, tmp_path, before)

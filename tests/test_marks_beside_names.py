@@ -13,10 +13,10 @@ from stores import put
 from test_damage import names
 
 import streamlr
-from streamlr.config import DataConfig
-from streamlr.data.rows import ZarrRows
+from streamlr.config.sections import DataConfig
 from streamlr.data.source import Buffer
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.adapters import ZarrRows
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import ChunkError, MissingValueError, ShapeError
 
 ROWS = 240

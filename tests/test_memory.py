@@ -15,21 +15,23 @@ import numpy as np
 import pytest
 from stores import any_values, bits, read_rows, two_class_data, write_store
 
-from streamlr import projection, train, warm_start
-from streamlr import workforce as workforce_module
-from streamlr.config import ClusterConfig, DataConfig, TrainConfig, load_config
-from streamlr.data import arrays as arrays_module
+from streamlr import train
+from streamlr.config.sections import ClusterConfig, DataConfig, TrainConfig, load_config
+from streamlr.data.chunks import stored_array as arrays_module
 from streamlr.data.source import Buffer
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import ChunkError, MemoryLimitError
 from streamlr.execution import ENGINES, open_engine
 from streamlr.execution import local as local_module
 from streamlr.execution.engine import slab_sums
-from streamlr.kernels.survey import SampledRows
-from streamlr.plan import Plan, check_plan, make_plan
-from streamlr.projection import Demand, leader_peak, local_peak, worker_peak
-from streamlr.warm_start import join_sample
-from streamlr.workforce import workers_of
+from streamlr.kernels.scans.moments import SampledRows
+from streamlr.pilot import solve as warm_start
+from streamlr.pilot.solve import join_sample
+from streamlr.planning import memory as projection
+from streamlr.planning import workforce as workforce_module
+from streamlr.planning.memory import Demand, leader_peak, local_peak, worker_peak
+from streamlr.planning.plan import Plan, check_plan, make_plan
+from streamlr.planning.workforce import workers_of
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 MB = 1_000_000

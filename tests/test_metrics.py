@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from streamlr.kernels import scores
-from streamlr.kernels.classification import ClassSums, class_metrics, class_sums
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.fold import fold
-from streamlr.kernels.metrics import METRICS
-from streamlr.kernels.ranking import Ranking
-from streamlr.kernels.regression import RegressionSums, deviance, regression_metrics, regression_sums
-from streamlr.kernels.scores import ScoreCounts, score_counts
+from streamlr.kernels.metrics import score_counts as scores
+from streamlr.kernels.metrics.classification import ClassSums, class_metrics, class_sums
+from streamlr.kernels.metrics.ranking import Ranking
+from streamlr.kernels.metrics.regression import RegressionSums, deviance, regression_metrics, regression_sums
+from streamlr.kernels.metrics.score_counts import ScoreCounts, score_counts
+from streamlr.kernels.scans.metrics import METRICS
 
 Array = NDArray[np.float64]
 ROWS = 900

@@ -20,11 +20,11 @@ from test_damage import names, refusal, train
 
 import streamlr
 from streamlr.cli.main import cli
-from streamlr.config import DataConfig
-from streamlr.data.info import describe_store
-from streamlr.data.rows import ZarrRows
+from streamlr.config.sections import DataConfig
+from streamlr.data.describe import describe_store
 from streamlr.data.source import Buffer
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.adapters import ZarrRows
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import DtypeError, MissingValueError, NonFiniteError
 
 ROWS, FEATURES = 400, 6

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 import streamlr
-from streamlr.training import TrainResult
+from streamlr.training.train import TrainResult
 
 Array = NDArray[np.float64]
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 import streamlr
-from streamlr.config import DataConfig
-from streamlr.data.store import ZarrSource
+from streamlr.config.sections import DataConfig
+from streamlr.data.sources.store import ZarrSource
 
 ORDER = [3, 0, 2, 1]
 rng = np.random.default_rng(1)

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from stores import put, write_store
 
 import streamlr
-from streamlr import warm_start
-from streamlr.config import load_config
+from streamlr.config.sections import load_config
 from streamlr.data.source import ArraySource
 from streamlr.errors import MemoryLimitError
 from streamlr.events import Event, ScanStarted
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.survey import SurveyScan
-from streamlr.objective import Moments
-from streamlr.path_null import intercept_beside_offset
-from streamlr.plan import MOST_SECANTS, make_plan, solves_null_model
-from streamlr.workforce import workers_of
+from streamlr.kernels.scans.moments import SurveyScan
+from streamlr.objective.objective import Moments
+from streamlr.pilot import solve as warm_start
+from streamlr.planning.plan import MOST_SECANTS, make_plan, solves_null_model
+from streamlr.planning.workforce import workers_of
+from streamlr.training.null_model import intercept_beside_offset
 
 M, N = 900, 6
 FACTORS = [0.0, 1.0, 2.0, 1.0, 0.0, 0.5]

@@ -16,8 +16,8 @@ from streamlr import train
 from streamlr.errors import ConfigError, LabelError, NonFiniteError
 from streamlr.events import ScanStarted
 from streamlr.model import load_model
-from streamlr.scoring import predict
-from streamlr.training import TrainResult
+from streamlr.scoring.scoring import predict
+from streamlr.training.train import TrainResult
 from tests.stores import put, write_store
 
 Array = NDArray[np.float64]

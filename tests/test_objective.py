@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamlr.config import ModelConfig, PenaltyConfig
+from streamlr.config.sections import ModelConfig, PenaltyConfig
 from streamlr.data.source import ArraySource
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.survey import SurveyScan
-from streamlr.objective import Moments, Objective, data_coordinates, standard_coordinates
+from streamlr.kernels.scans.moments import SurveyScan
+from streamlr.objective.objective import Moments, Objective, data_coordinates, standard_coordinates
 
 Array = NDArray[np.float64]
 Wide = NDArray[np.longdouble]

@@ -25,15 +25,15 @@ from test_damage import _as_nobody
 import streamlr
 from streamlr.cli.main import cli
 from streamlr.data import locks
-from streamlr.data.ingest import IngestSpec, ingest
+from streamlr.data.ingest.ingest import IngestSpec, ingest
+from streamlr.data.ingest.table import Columns
 from streamlr.data.locks import FileLock
 from streamlr.data.predictions import PredictionWriter
 from streamlr.data.synth import SynthSpec, synthesize
-from streamlr.data.tables import Columns
 from streamlr.data.writing import StoreWriter
 from streamlr.errors import ConfigError, RunDirectoryError, WriteError
 from streamlr.reporting.plots import plot_metrics
-from streamlr.run_directory import RunDirectory
+from streamlr.runs.directory import RunDirectory
 
 IN_USE = r"is (being written|in use) by another run \(process \d+"
 

@@ -14,7 +14,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wi
 from sklearn.linear_model import LogisticRegression
 
 from streamlr import train
-from streamlr.training import TrainResult
+from streamlr.training.train import TrainResult
 
 Array = NDArray[np.float64]
 Table = tuple[Array, NDArray[np.int64]]

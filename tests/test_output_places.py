@@ -15,11 +15,11 @@ from stores import files_of, runner, two_class_data, write_store
 
 import streamlr
 from streamlr.cli.main import cli
-from streamlr.data.ingest import IngestSpec, ingest
+from streamlr.config.places import is_url, local_output, local_path
+from streamlr.data.ingest.ingest import IngestSpec, ingest
+from streamlr.data.ingest.table import Columns
 from streamlr.data.synth import SynthSpec, synthesize
-from streamlr.data.tables import Columns
 from streamlr.errors import ConfigError, RunDirectoryError
-from streamlr.urls import is_url, local_output, local_path
 
 URLS = ["s3://bucket/out", "gs://bucket/out", "memory://out", "http://host/out", "https://host/out?sig=secret", "s3:/bucket/out", "abfs://c@host/out",
         "simplecache::s3://bucket/out", "S3://bucket/out", "file+x://host/out"]

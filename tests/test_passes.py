@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from streamlr import train, warm_start
-from streamlr.config import SolverConfig
+from streamlr import train
+from streamlr.config.sections import SolverConfig
 from streamlr.data.source import ArraySource, Buffer
 from streamlr.data.synth import Population, SynthSpec
 from streamlr.events import Event, ScanStarted
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
-from streamlr.kernels.labels import LabelScan
-from streamlr.kernels.survey import SurveyScan
-from streamlr.training import TrainResult
+from streamlr.kernels.scans.labels import LabelScan
+from streamlr.kernels.scans.moments import SurveyScan
+from streamlr.pilot import solve as warm_start
+from streamlr.training.train import TrainResult
 
 SOLVERS: tuple[str, ...] = get_args(get_type_hints(SolverConfig)["name"])
 
@@ -59,7 +60,7 @@ class CountingSource(ArraySource):
 def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     """`train` reads arrays through a source that counts; the sample, which is in memory, is no read of the data."""
     CountingSource.forget()
-    monkeypatch.setattr("streamlr.training.ArraySource", CountingSource)
+    monkeypatch.setattr("streamlr.training.train.ArraySource", CountingSource)
     monkeypatch.setattr("streamlr.data.source._MEMORY_CHUNK_BYTES", 64 * 4 * 8)
     monkeypatch.setattr("streamlr.data.partition._SMALLEST_BLOCK_BYTES", 0)
 

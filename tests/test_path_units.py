@@ -14,7 +14,7 @@ from stores import runner, write_store
 
 import streamlr
 from streamlr.cli.main import cli
-from streamlr.path_run import PathResult
+from streamlr.training.path import PathResult
 
 M, N = 600, 30
 UNITS = [(1e6, 0.0), (1e-6, 0.0), (1.0, 1e4), (-1e3, 5e3)]

@@ -15,26 +15,26 @@ from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
 from stores import runner, write_store
 
 import streamlr
-from streamlr import warm_start
 from streamlr.cli.main import cli
-from streamlr.config import ClusterConfig, DataConfig, TrainConfig, load_config
-from streamlr.data.group_keys import group_keys
+from streamlr.config.sections import ClusterConfig, DataConfig, TrainConfig, load_config
 from streamlr.data.source import ArraySource
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.group_keys import group_keys
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import ConfigError, RunDirectoryError, ShapeError
 from streamlr.events import Event, PathPassFinished, ScanStarted
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.batch import Batch
-from streamlr.kernels.held_scores import HeldScores, bins_for
+from streamlr.kernels.scans.fold_scores import HeldScores, bins_for
+from streamlr.kernels.scans.moments import SurveyScan
 from streamlr.kernels.split import folds
-from streamlr.kernels.survey import SurveyScan
-from streamlr.objective import Moments, Objective
-from streamlr.path_grid import Judgement, mean_and_error, penalized, strengths
-from streamlr.path_run import PathResult
-from streamlr.plan import make_plan
+from streamlr.objective.objective import Moments, Objective
+from streamlr.pilot import solve as warm_start
+from streamlr.planning.plan import make_plan
+from streamlr.planning.workforce import workers_of
 from streamlr.solvers import Lbfgs, Problem, Standing, minimize_together
-from streamlr.workforce import workers_of
+from streamlr.training.lambda_grid import Judgement, mean_and_error, penalized, strengths
+from streamlr.training.path import PathResult
 
 M, N = 900, 5
 TOLERANCE = 1e-11
@@ -148,8 +148,8 @@ def test_without_a_sample_they_are_the_same(solver: str) -> None:
 
 
 def test_many_classes_have_the_metric_of_a_kronecker_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.path_start._NEWTON_PARAMETERS", 10)
-    monkeypatch.setattr("streamlr.path_start._DENSE_PRODUCTS", 0)
+    monkeypatch.setattr("streamlr.pilot.solve_together._NEWTON_PARAMETERS", 10)
+    monkeypatch.setattr("streamlr.pilot.solve_together._DENSE_PRODUCTS", 0)
     for alpha in (0.0, 0.5):
         X, y = data("softmax")
         found = streamlr.path(config_of("softmax", lambdas=[0.1, 0.01], alpha=alpha, folds=2), X=X, y=y)
@@ -369,10 +369,10 @@ def test_a_path_goes_on_to_the_bit(family: str, alpha: float, solver: str, tmp_p
     X, y = data(family, rows=4000)
     monkeypatch.setattr(warm_start, "_LEAST_BYTES", 20_000)
     monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 1)
-    monkeypatch.setattr("streamlr.checkpoint._LARGE_BYTES", 200)
+    monkeypatch.setattr("streamlr.runs.checkpoint._LARGE_BYTES", 200)
     if family == "softmax":
-        monkeypatch.setattr("streamlr.path_start._NEWTON_PARAMETERS", 10)
-    monkeypatch.setattr("streamlr.path_start._DENSE_PRODUCTS", 0)
+        monkeypatch.setattr("streamlr.pilot.solve_together._NEWTON_PARAMETERS", 10)
+    monkeypatch.setattr("streamlr.pilot.solve_together._DENSE_PRODUCTS", 0)
     config = config_of(family, solver=solver, lambdas=[0.1, 0.01, 0.001], alpha=alpha, folds=2)
     config |= {"data": {"store": write_store(tmp_path / "s.zarr", X, y, (250, N)).store}, "cluster": {"kind": "serial"}}
     config["solver"]["tolerance"] = 1e-8
@@ -472,8 +472,8 @@ def test_the_plan_counts_the_models(store: str) -> None:
 def test_models_that_have_no_room_in_one_pass_take_several(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(count=6, folds=2) | {"data": {"store": store}}
     whole = streamlr.path(config)
-    from streamlr import first_look
-    from streamlr.plan import Plan
+    from streamlr.planning.plan import Plan
+    from streamlr.runs import session as first_look
 
     def narrow(*arguments: Any, **named: Any) -> Plan:
         from dataclasses import replace

@@ -19,15 +19,16 @@ from sklearn.linear_model import LogisticRegression as ScikitLearn
 from stores import put, write_store
 
 import streamlr
-from streamlr import train, warm_start
-from streamlr.config import ModelConfig, load_config
-from streamlr.config_penalty import OF_FEATURES
+from streamlr import train
+from streamlr.config.feature_values import OF_FEATURES
+from streamlr.config.sections import ModelConfig, load_config
 from streamlr.data.synth import Population, SynthSpec
 from streamlr.errors import ConfigError
 from streamlr.kernels.families import FAMILIES
-from streamlr.penalty import Nonsmooth, with_features_by_number
+from streamlr.objective.penalty import Nonsmooth, with_features_by_number
+from streamlr.pilot import solve as warm_start
 from streamlr.solvers.quadratic import Curvature, curvature_of, minimum
-from streamlr.training import TrainResult
+from streamlr.training.train import TrainResult
 
 Array = NDArray[np.float64]
 

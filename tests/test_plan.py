@@ -14,19 +14,19 @@ from dask.callbacks import Callback
 from stores import two_class_data, write_store
 
 from streamlr import train
-from streamlr import workforce as workforce_module
 from streamlr.cli.main import cli
-from streamlr.config import DataConfig, TrainConfig, load_config
+from streamlr.config.sections import DataConfig, TrainConfig, load_config
 from streamlr.data import partition as partition_module
 from streamlr.data.partition import Partition, partition_rows, with_held_slabs, with_slabs_for
 from streamlr.data.source import ArraySource
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import MemoryLimitError
 from streamlr.execution import open_engine
-from streamlr.kernels.gradient import GradientScan
-from streamlr.plan import Plan, check_plan, make_plan
-from streamlr.projection import TAKEN_OVER_SLABS
-from streamlr.workforce import Workers, workers_of
+from streamlr.kernels.scans.gradient import GradientScan
+from streamlr.planning import workforce as workforce_module
+from streamlr.planning.memory import TAKEN_OVER_SLABS
+from streamlr.planning.plan import Plan, check_plan, make_plan
+from streamlr.planning.workforce import Workers, workers_of
 
 ROWS, FEATURES, CHUNK = 4000, 6, 50
 GIB = 2**30

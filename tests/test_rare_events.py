@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 import streamlr
-from streamlr.training import TrainResult
+from streamlr.training.train import TrainResult
 
 Array = NDArray[np.float64]
 ROWS = 300_000
@@ -33,8 +33,8 @@ def fit(X: Any, y: Any, solver: str, family: str = "logistic", *, weights: Array
 @pytest.fixture(autouse=True)
 def sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sample of a tenth: of so few rows all would be in it."""
-    monkeypatch.setattr("streamlr.warm_start._LEAST_BYTES", 30_000 * 20 * 4)
-    monkeypatch.setattr("streamlr.warm_start._WANTED_ROWS_PER_PARAMETER", 1000)
+    monkeypatch.setattr("streamlr.pilot.solve._LEAST_BYTES", 30_000 * 20 * 4)
+    monkeypatch.setattr("streamlr.pilot.solve._WANTED_ROWS_PER_PARAMETER", 1000)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -17,9 +17,9 @@ from stores import CODECS_V2, CODECS_V3, DTYPES, any_values, bits, chunk_paths, 
 from zarr.codecs import BytesCodec, Crc32cCodec, ShardingCodec, TransposeCodec
 
 import streamlr
-from streamlr.config import DataConfig
+from streamlr.config.sections import DataConfig
 from streamlr.data.source import Buffer
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.store import ZarrSource
 
 
 def assert_reads(config: DataConfig, X: Any, *, step: int = 17, direct: bool | None = True) -> ZarrSource:

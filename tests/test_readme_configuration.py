@@ -12,7 +12,7 @@ from stores import runner, two_class_data, write_store
 
 import streamlr
 from streamlr.cli.main import cli
-from streamlr.config import load_config
+from streamlr.config.sections import load_config
 from streamlr.errors import ConfigError
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -17,8 +17,8 @@ from streamlr.cli import evaluate as evaluate_module
 from streamlr.cli import main as cli_main
 from streamlr.errors import ConfigError
 from streamlr.events import Event, ScanStarted
-from streamlr.kernels.classification import class_metrics, class_sums
-from streamlr.kernels.regression import regression_metrics, regression_sums
+from streamlr.kernels.metrics.classification import class_metrics, class_sums
+from streamlr.kernels.metrics.regression import regression_metrics, regression_sums
 from streamlr.model import Model
 from streamlr.reporting.metrics import metric_lines
 from streamlr.reporting.plots import check_plot, plot_metrics

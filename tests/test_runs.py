@@ -23,13 +23,13 @@ import zarr
 from numpy.typing import NDArray
 
 import streamlr
-from streamlr.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from streamlr.config import SolverConfig, load_config
+from streamlr.config.sections import SolverConfig, load_config
 from streamlr.data.partition import partition_rows
 from streamlr.errors import ConfigError, DataError, NonFiniteError, RunDirectoryError, StreamlrError
 from streamlr.events import Event, PassFinished, ScanStarted
 from streamlr.model import Model, load_model
-from streamlr.training import TrainResult, train
+from streamlr.runs.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from streamlr.training.train import TrainResult, train
 
 HISTORY_KEYS = {"pass", "loss", "gradient_max", "step", "seconds", "bytes_read"}
 SUMMARY_KEYS = {"status", "passes", "objective", "gradient_max", "seconds", "peak_memory_bytes", "rows", "features", "coefficients_sha256"}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import streamlr
 from streamlr.errors import RunDirectoryError
 from streamlr.events import Event, Note, PassFinished
-from streamlr.training import train
+from streamlr.training.train import train
 
 Array = NDArray[Any]
 
@@ -102,7 +102,7 @@ def test_a_summary_knows_the_data_that_the_model_was_trained_on(
 @pytest.fixture
 def nominal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever ran in this process before."""
-    monkeypatch.setattr("streamlr.workforce.process_bytes", lambda: 2**27)
+    monkeypatch.setattr("streamlr.planning.workforce.process_bytes", lambda: 2**27)
 
 
 WIDE = {"rows for products": (900, 5000, "400MB"), "products": (3000, 3000, "420MB")}

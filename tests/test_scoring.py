@@ -29,9 +29,9 @@ from streamlr.errors import ChunkError, ConfigError, LabelError, NonFiniteError,
 from streamlr.events import Event, ScanFinished, ScanStarted, SlabFinished
 from streamlr.execution import ENGINES
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.metrics import METRICS
+from streamlr.kernels.scans.metrics import METRICS
 from streamlr.model import Model
-from streamlr.scoring import evaluate, predict
+from streamlr.scoring.scoring import evaluate, predict
 
 ROWS, FEATURES, CHUNK = 1000, 4, 150  # the last chunk is short
 STARTED_HERE = sorted(set(ENGINES) - {"address"})  # the engines that need no scheduler from elsewhere

@@ -36,15 +36,16 @@ from stores import two_class_data, write_store
 from zarr.storage import LocalStore
 
 import streamlr
-from streamlr.config import ClusterConfig, DataConfig
-from streamlr.data.class_weights import WeightedByClass
-from streamlr.data.held import HeldRows
+from streamlr.config.sections import ClusterConfig, DataConfig
 from streamlr.data.partition import Partition
 from streamlr.data.source import ArraySource, Buffer, Source
-from streamlr.data.store import ZarrSource
-from streamlr.data.zarr_rows import ZarrRows
+from streamlr.data.sources.resident import HeldRows
+from streamlr.data.sources.reweighted import WeightedByClass
+from streamlr.data.sources.store import ZarrSource
+from streamlr.data.sources.zarr_rows import ZarrRows
 from streamlr.errors import ChunkError, ClusterError, NonFiniteError, StoreNotFoundError
-from streamlr.execution import open_engine, opening
+from streamlr.execution import open_engine
+from streamlr.execution.cluster import opening
 from streamlr.execution.local import SerialEngine
 
 ROWS, CHUNK = 4000, 100
@@ -278,7 +279,7 @@ def test_a_folder_that_may_not_be_entered_is_named(
 
 # Workers with another streamlr, or none
 
-SCALED = {"kernels/gradient.py": ("dW = X @ dZ.T", "dW = 1.5 * (X @ dZ.T)")}
+SCALED = {"kernels/scans/gradient.py": ("dW = X @ dZ.T", "dW = 1.5 * (X @ dZ.T)")}
 
 
 @pytest.mark.parametrize("kind", ["none", "another"])

@@ -16,8 +16,8 @@ from test_inference import TIGHT, columns, draw, fitted, train, write
 
 import streamlr
 from streamlr.cli.main import cli
-from streamlr.covariance import CORRECTIONS
 from streamlr.errors import ConfigError, DataError
+from streamlr.inference.covariance import CORRECTIONS
 
 __all__ = ["fitted"]
 Array = NDArray[Any]

@@ -17,8 +17,8 @@ from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from streamlr import train, warm_start
-from streamlr.config import ModelConfig, PenaltyConfig
+from streamlr import train
+from streamlr.config.sections import ModelConfig, PenaltyConfig
 from streamlr.data.partition import partition_rows
 from streamlr.data.source import ArraySource
 from streamlr.data.synth import Population, SynthSpec
@@ -27,13 +27,14 @@ from streamlr.events import Event, PassFinished
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.batch import Batch, Workspace
-from streamlr.kernels.gradient import GradientScan
-from streamlr.kernels.survey import SurveyScan
+from streamlr.kernels.scans.gradient import GradientScan
+from streamlr.kernels.scans.moments import SurveyScan
 from streamlr.model import load_model
-from streamlr.objective import Moments, Objective, data_coordinates, standard_coordinates
-from streamlr.sample_curvature import SampleCurvature
-from streamlr.scoring import predict
-from streamlr.training import TrainResult
+from streamlr.objective.objective import Moments, Objective, data_coordinates, standard_coordinates
+from streamlr.pilot import solve as warm_start
+from streamlr.pilot.kronecker import SampleCurvature
+from streamlr.scoring.scoring import predict
+from streamlr.training.train import TrainResult
 from tests.stores import write_store
 
 Array = NDArray[np.float64]
@@ -164,7 +165,7 @@ def test_a_point_of_intercepts_needs_no_pass(l2: float, standardize: bool, inter
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 def test_the_sampled_metric_inverts_the_hessian(l2: float, weighted: bool, intercept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.sample_curvature._RESIDUAL", 1e-6)
+    monkeypatch.setattr("streamlr.pilot.kronecker._RESIDUAL", 1e-6)
     at, source = problem(l2, False, intercept, "standard", weighted, rows=400)
     point = some_point(at)
     found = at.evaluate(point[None, :], "t", hessian=True)[0]

@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from streamlr import train
-from streamlr.config import SolverConfig
-from streamlr.objective import Evaluation
+from streamlr.config.sections import SolverConfig
+from streamlr.objective.objective import Evaluation
 from streamlr.solvers.base import CONVERGED, DIVERGED, PASS_LIMIT, STALLED, Outcome, State, minimize
 from streamlr.solvers.lbfgs import quasi_newton_direction
 from streamlr.solvers.line_search import SUFFICIENT_DECREASE, best_acceptable, shorter_steps
 from streamlr.solvers.newton import inverse_of
-from streamlr.training import TrainResult
+from streamlr.training.train import TrainResult
 
 Array = NDArray[np.float64]
 

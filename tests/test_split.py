@@ -11,18 +11,18 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from streamlr.config import DataConfig, ModelConfig, PenaltyConfig
-from streamlr.data.group_keys import group_keys
+from streamlr.config.sections import DataConfig, ModelConfig, PenaltyConfig
 from streamlr.data.source import ArraySource
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.group_keys import group_keys
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import StoreNotFoundError
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.batch import Batch, Workspace
-from streamlr.kernels.gradient import GradientScan
+from streamlr.kernels.scans.gradient import GradientScan
+from streamlr.kernels.scans.moments import SurveyScan
 from streamlr.kernels.split import Split, folds
-from streamlr.kernels.survey import SurveyScan
-from streamlr.objective import Moments, Objective, evaluate_together
+from streamlr.objective.objective import Moments, Objective, evaluate_together
 
 EPS = float(np.finfo(np.float64).eps)
 FAMILIES = {"logistic": (np.arange(2), 1), "softmax": (np.arange(3), 3), "linear": (np.empty(0), 1), "poisson": (np.empty(0), 1)}

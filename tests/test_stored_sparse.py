@@ -13,9 +13,9 @@ import zarr
 from numpy.typing import NDArray
 
 from streamlr import LogisticRegression, train
-from streamlr.data.rows import rows_of
 from streamlr.data.source import Buffer
-from streamlr.data.sparse_rows import StoredSparseRows
+from streamlr.data.sources.adapters import rows_of
+from streamlr.data.sources.sparse_rows import StoredSparseRows
 from streamlr.errors import DtypeError
 
 Array = NDArray[np.float64]

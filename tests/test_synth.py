@@ -12,9 +12,9 @@ import zarr
 from stores import bits, chunk_paths, files_of, read_rows
 
 from streamlr import train
-from streamlr.config import DataConfig
-from streamlr.data.info import describe_store
-from streamlr.data.store import ZarrSource
+from streamlr.config.sections import DataConfig
+from streamlr.data.describe import describe_store
+from streamlr.data.sources.store import ZarrSource
 from streamlr.data.synth import DRAWS, DTYPES, Population, SynthSpec, synthesize
 from streamlr.errors import ConfigError
 from streamlr.kernels.families import FAMILIES

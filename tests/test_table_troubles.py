@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from tables import ingest_here, parquet
 
-from streamlr.data import tables
+from streamlr.data.ingest import table as tables
 from streamlr.errors import IngestError
 
 TROUBLED = """a,city,when,b b,c,d,big,e,y

@@ -17,12 +17,12 @@ from test_ingest import run, write_csv
 
 import streamlr
 from streamlr.cli.main import cli
-from streamlr.config import DataConfig
-from streamlr.data import coded_text, texts
-from streamlr.data.coded_text import write_codes
-from streamlr.data.info import describe_store
-from streamlr.data.store import ZarrSource
-from streamlr.data.texts import Coded, KeptTexts
+from streamlr.config.sections import DataConfig
+from streamlr.data.conventions import coded_text, texts
+from streamlr.data.conventions.coded_text import write_codes
+from streamlr.data.conventions.texts import Coded, KeptTexts
+from streamlr.data.describe import describe_store
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import ChunkError, IngestError
 from streamlr.events import Event, PassFinished
 
@@ -269,7 +269,7 @@ def test_an_ingest_that_ends_at_the_codes_goes_on_to_the_same_bytes(
         raise IngestError("the power went")
 
     with monkeypatch.context() as patch:
-        patch.setattr("streamlr.data.ingest.write_codes", fail)
+        patch.setattr("streamlr.data.ingest.ingest.write_codes", fail)
         with pytest.raises(IngestError, match="the power went"):
             ingested(tmp_path / "s")
     run(tmp_path / "table.csv", tmp_path / "s", chunk_rows=90)

@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 
 from streamlr import train
 from streamlr.cli.main import cli
-from streamlr.config import SolverConfig, load_config
-from streamlr.data.group_keys import group_keys
+from streamlr.config.sections import SolverConfig, load_config
+from streamlr.data.sources.group_keys import group_keys
 from streamlr.errors import ConfigError, DtypeError, LabelError, NonFiniteError, RunDirectoryError, StoreNotFoundError, StreamlrError
 from streamlr.events import Event, PassFinished, ScanStarted
 from streamlr.execution import ENGINES
 from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.scans.moments import SurveyScan
 from streamlr.kernels.split import Split
-from streamlr.kernels.survey import SurveyScan
 from streamlr.model import Model
-from streamlr.objective import Moments
+from streamlr.objective.objective import Moments
 from streamlr.reporting.console import pass_line
-from streamlr.scoring import evaluate
-from streamlr.training import TrainResult
+from streamlr.scoring.scoring import evaluate
+from streamlr.training.train import TrainResult
 
 Array = NDArray[np.float64]
 SOLVERS: tuple[str, ...] = get_args(get_type_hints(SolverConfig)["name"])

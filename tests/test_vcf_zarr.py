@@ -13,10 +13,10 @@ from stores import chunk_paths, put
 from test_damage import names, refusal, train
 
 import streamlr
-from streamlr.config import DataConfig
-from streamlr.data.rows import ZarrRows
+from streamlr.config.sections import DataConfig
 from streamlr.data.source import Buffer
-from streamlr.data.store import ZarrSource
+from streamlr.data.sources.adapters import ZarrRows
+from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import DataError, MissingValueError, ShapeError
 
 SAMPLES, VARIANTS = 300, 8

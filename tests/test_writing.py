@@ -13,8 +13,8 @@ import pytest
 from mortal import Mortal
 from stores import chunk_paths, files_of, two_class_data, write_store
 
-from streamlr.data.ingest import IngestSpec, ingest
-from streamlr.data.tables import Columns
+from streamlr.data.ingest.ingest import IngestSpec, ingest
+from streamlr.data.ingest.table import Columns
 
 
 @pytest.fixture(scope="module")

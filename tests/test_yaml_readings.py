@@ -13,8 +13,8 @@ import yaml
 from stores import two_class_data, write_store
 
 import streamlr
-from streamlr.config import TrainConfig, load_config
-from streamlr.config_penalty import OF_FEATURES, spread_over_features
+from streamlr.config.feature_values import OF_FEATURES, spread_over_features
+from streamlr.config.sections import TrainConfig, load_config
 from streamlr.errors import ConfigError
 
 

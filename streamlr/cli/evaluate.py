@@ -39,7 +39,7 @@ def evaluate_command(
     """Score the model of RUN on STORE in one streamed pass."""
     if plot is not None:
         from streamlr.reporting.plots import check_plot
-        from streamlr.scoring import require_plotted
+        from streamlr.scoring.scoring import require_plotted
 
         check_plot(plot)
         require_plotted(run)

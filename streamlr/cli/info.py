@@ -18,9 +18,9 @@ from streamlr.reporting.store import store_text
 @options.as_json
 def info_command(store: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show what STORE holds: shape, chunks, codecs, classes or range of the target, problems."""
-    from streamlr.config import load_config
-    from streamlr.data.info import describe_store
-    from streamlr.data.store import ZarrSource
+    from streamlr.config.sections import load_config
+    from streamlr.data.describe import describe_store
+    from streamlr.data.sources.store import ZarrSource
 
     config = load_config({"data": {"store": store}}, overrides)
     found = describe_store(ZarrSource(config.data), config.model.family)

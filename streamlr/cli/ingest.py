@@ -93,8 +93,8 @@ def ingest_command(
 ) -> None:
     """Make a STORE from tables (CSV, Parquet, .npy, .npz), streamed; an interrupted ingest goes on
     where it stopped."""
-    from streamlr.data import ingest
-    from streamlr.data.table_columns import Columns
+    from streamlr.data.ingest import ingest
+    from streamlr.data.ingest.columns import Columns
 
     columns = Columns(
         target,

@@ -29,7 +29,7 @@ from streamlr.cli.predict import predict_command
 from streamlr.cli.summary import summary_command
 from streamlr.cli.synth import synth_command
 from streamlr.cli.train import train_command
-from streamlr.data.reads import may_wait_for_ever
+from streamlr.data.chunks.reads import may_wait_for_ever
 from streamlr.errors import StreamlrError
 from streamlr.reporting.console import plain
 

@@ -14,11 +14,11 @@ from streamlr.reporting.console import json_text
 @options.as_json
 def plan_command(config_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Show what a run would do and need; trains nothing."""
-    from streamlr.config import load_config
-    from streamlr.data.validation import open_store
+    from streamlr.config.sections import load_config
+    from streamlr.data.holdout import open_store
     from streamlr.execution import told_of_engine
-    from streamlr.plan import make_plan
-    from streamlr.workforce import workers_of
+    from streamlr.planning.plan import make_plan
+    from streamlr.planning.workforce import workers_of
 
     config = load_config(config_path, overrides, with_path=None)
     source = open_store(config)

@@ -13,7 +13,7 @@ from streamlr.reporting.inference import summary_lines
 
 
 def _corrections() -> Sequence[str]:
-    from streamlr.covariance import CORRECTIONS
+    from streamlr.inference.covariance import CORRECTIONS
 
     return CORRECTIONS
 

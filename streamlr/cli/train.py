@@ -15,7 +15,7 @@ from streamlr.events import PassFinished
 from streamlr.reporting.console import Console, json_text, plain
 
 if TYPE_CHECKING:
-    from streamlr.training import TrainResult
+    from streamlr.training.train import TrainResult
 
 
 @click.command("train")

@@ -8,9 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.data.coordinates import coordinate_texts
+from streamlr.data.conventions.coordinates import coordinate_texts
+from streamlr.data.conventions.texts import text_of
 from streamlr.data.matching import match_names
-from streamlr.data.texts import text_of
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.data.footprint import IN_MEMORY, Footprint
-from streamlr.data.group_keys import group_keys
+from streamlr.data.sources.group_keys import group_keys
 from streamlr.errors import DtypeError, NonFiniteError, ShapeError
 from streamlr.kernels.gaps import Marks
 from streamlr.kernels.memory import page_memory
@@ -170,7 +170,7 @@ def check_feature_dtype(dtype: np.dtype[Any], name: str) -> None:
 
 
 class Rows(Protocol):
-    """Features that are no plain array, read by rows (see `streamlr.data.rows`)."""
+    """Features that are no plain array, read by rows (see `streamlr.data.sources.adapters`)."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...

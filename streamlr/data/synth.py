@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.config.places import local_output
 from streamlr.data.writing import Compressor, StoreWriter, chunk_rows_for, create_array, put, write_names
 from streamlr.errors import ConfigError
 from streamlr.kernels.families import FAMILIES
-from streamlr.urls import local_output
 
 Array = NDArray[np.float64]
 

@@ -16,8 +16,8 @@ from sklearn.utils import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
-from streamlr.config import ClusterConfig
-from streamlr.data.rows import in_memory
+from streamlr.config.sections import ClusterConfig
+from streamlr.data.sources.adapters import in_memory
 from streamlr.errors import ConfigError, LabelError
 from streamlr.estimator.checks import features_of, target_of, weights_of
 from streamlr.estimator.linear_model import LinearModel, Restraints, shown
@@ -58,7 +58,7 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
     verbose
         Whether to show the passes as they end, on standard error.
     cluster
-        The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.ClusterConfig`; None for threads, and one for what is small.
+        The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.sections.ClusterConfig`; None for threads, and one for what is small.
 
     Attributes
     ----------

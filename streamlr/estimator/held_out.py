@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import _check_method_params
 
-from streamlr.path_run import PathResult
+from streamlr.training.path import PathResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,16 +15,16 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from streamlr.config import ClusterConfig
-from streamlr.config_penalty import SMOOTH_SOLVERS
-from streamlr.data.dask_rows import DaskRows
-from streamlr.data.rows import read_all_by_blocks
+from streamlr.config.feature_values import SMOOTH_SOLVERS
+from streamlr.config.sections import ClusterConfig
 from streamlr.data.source import Rows
+from streamlr.data.sources.adapters import read_all_by_blocks
+from streamlr.data.sources.dask_rows import DaskRows
 from streamlr.errors import ConfigError, ShapeError
 from streamlr.estimator.checks import features_of
 from streamlr.model import Model
 from streamlr.reporting.console import Console
-from streamlr.training import TrainResult, train
+from streamlr.training.train import TrainResult, train
 
 _SMALL_BYTES = 32 * 2**20
 _SOLVERS = {"lbfgs": "lbfgs", "newton-cholesky": "newton", "newton-cg": "auto", "sag": "auto", "saga": "auto", "liblinear": "auto"}

@@ -14,18 +14,18 @@ from sklearn.metrics import get_scorer
 from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import UNUSED, MetadataRouter, MethodMapping, _raise_for_params, process_routing
 
-from streamlr.config import ClusterConfig
-from streamlr.data.rows import in_memory, stored_rows
+from streamlr.config.sections import ClusterConfig
 from streamlr.data.source import Rows
+from streamlr.data.sources.adapters import in_memory, stored_rows
 from streamlr.errors import ConfigError
 from streamlr.estimator.checks import features_of, target_of, weights_of
 from streamlr.estimator.classifier import LogisticRegression, classes_of
 from streamlr.estimator.held_out import HeldOut, Tried, naming_classes
 from streamlr.estimator.linear_model import Restraints
 from streamlr.model import Model
-from streamlr.path_folds import lacking
-from streamlr.path_run import PathResult, path
 from streamlr.reporting.console import Console
+from streamlr.training.folds import lacking
+from streamlr.training.path import PathResult, path
 
 _SCORES = {"accuracy": ("accuracy", 1.0), "neg_log_loss": ("loss", -1.0), "roc_auc": ("auc", 1.0)}
 """Those that sums over the rows held out tell, by which no row has to be at hand, and their signs."""

@@ -12,9 +12,9 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import d2_tweedie_score, r2_score
 from sklearn.utils.validation import check_is_fitted
 
-from streamlr.config import ClusterConfig
-from streamlr.data.rows import in_memory
+from streamlr.config.sections import ClusterConfig
 from streamlr.data.source import Rows
+from streamlr.data.sources.adapters import in_memory
 from streamlr.errors import ConfigError, LabelError
 from streamlr.estimator.checks import features_of, target_of, weights_of
 from streamlr.estimator.linear_model import LinearModel, Restraints, shown
@@ -98,7 +98,7 @@ class LinearRegression(_Regressor):
     verbose
         Whether to show the passes as they end, on standard error.
     cluster
-        The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.ClusterConfig`; None for threads, and one for what is small.
+        The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.sections.ClusterConfig`; None for threads, and one for what is small.
 
     Attributes
     ----------
@@ -170,7 +170,7 @@ class PoissonRegressor(_Regressor):
     verbose
         Whether to show the passes as they end, on standard error.
     cluster
-        The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.ClusterConfig`; None for threads, and one for what is small.
+        The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.sections.ClusterConfig`; None for threads, and one for what is small.
 
     Attributes
     ----------

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from streamlr.config import ClusterConfig
+from streamlr.config.sections import ClusterConfig
+from streamlr.execution.cluster.opening import default_processes, open_address, open_processes
 from streamlr.execution.engine import Engine
 from streamlr.execution.limits import FoundLimit
 from streamlr.execution.local import SerialEngine, available_cores, open_threads
-from streamlr.execution.opening import default_processes, open_address, open_processes
 
 ENGINES: dict[str, Callable[[ClusterConfig], Engine]] = {
     "serial": lambda config: SerialEngine(),

@@ -18,7 +18,7 @@ from streamlr.errors import NonFiniteError
 from streamlr.execution.limits import FoundLimit
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.fold import Sums, fold
-from streamlr.kernels.survey import locate_non_finite
+from streamlr.kernels.scans.moments import locate_non_finite
 
 
 class Scan(Protocol):

@@ -11,11 +11,11 @@ from typing import Any, cast
 import dask.threaded
 from dask.callbacks import Callback
 
-from streamlr.config import ClusterConfig
-from streamlr.data.held import HeldRows
+from streamlr.config.sections import ClusterConfig
+from streamlr.data.chunks.retries import stop_with, take_read_retries
 from streamlr.data.partition import Partition
-from streamlr.data.retries import stop_with, take_read_retries
 from streamlr.data.source import Source
+from streamlr.data.sources.resident import HeldRows
 from streamlr.execution.engine import Engine, Scan, one_blas_thread, release_memory, slab_sums, sum_tree
 from streamlr.execution.limits import FoundLimit
 from streamlr.execution.news import told_of_quiet

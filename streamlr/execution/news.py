@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from streamlr.data.reads import told, watched
+from streamlr.data.chunks.reads import told, watched
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.kernels.labels import indicator, numbers, one_hot
+from streamlr.kernels.scans.labels import indicator, numbers, one_hot
 
 Array = NDArray[np.float64]
 

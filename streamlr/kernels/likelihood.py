@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.kernels.regression import deviance
+from streamlr.kernels.metrics.regression import deviance
 
 Array = NDArray[np.float64]
 

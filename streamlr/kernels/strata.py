@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.labels import codes_of
+from streamlr.kernels.scans.labels import codes_of
 
 _RARE = 1 / 8
 """Share of what each stratum would have if they were equal, below which it is rare."""

@@ -9,9 +9,9 @@ import os
 from contextlib import suppress
 from typing import Any
 
+from streamlr.config.places import local_output
 from streamlr.errors import ConfigError, WriteError
 from streamlr.reporting.console import plain
-from streamlr.urls import local_output
 
 _SUFFIXES = (".png", ".svg")
 _DRAWN, _GUIDE = "#1f6f8b", "#b5b5b5"

@@ -9,7 +9,7 @@ from streamlr.text import named
 
 
 def store_text(found: Mapping[str, Any]) -> str:
-    """Lines of `streamlr.data.info.describe_store`."""
+    """Lines of `streamlr.data.describe.describe_store`."""
     lines = [
         f"{found['store']}: {found['rows']:,} rows, {found['features']:,} features, "
         f"{found['dtype']}, {found['data_bytes'] / 1e6:,.1f} MB decoded"

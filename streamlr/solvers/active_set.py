@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.penalty import Nonsmooth
+from streamlr.objective.penalty import Nonsmooth
 from streamlr.solvers.curvature import Curvature
 
 Array = NDArray[np.float64]

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective import Evaluation, Objective
+from streamlr.objective.objective import Evaluation, Objective
 
 Array = NDArray[np.float64]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective import Evaluation, Objective
+from streamlr.objective.objective import Evaluation, Objective
 from streamlr.solvers.base import CONVERGED, DIVERGED, SEPARABLE, State
 
 Array = NDArray[np.float64]

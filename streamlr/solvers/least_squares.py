@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective import Evaluation, Objective
+from streamlr.objective.objective import Evaluation, Objective
 from streamlr.solvers.base import CONVERGED, DIVERGED, STALLED, Outcome, Solver, State
 
 Array = NDArray[np.float64]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective import Evaluation
+from streamlr.objective.objective import Evaluation
 
 Array = NDArray[np.float64]
 

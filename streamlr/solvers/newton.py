@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective import Evaluation, Objective
+from streamlr.objective.objective import Evaluation, Objective
 from streamlr.solvers.base import State, stalled, verdict, with_flattest
 from streamlr.solvers.line_search import best_acceptable, shorter_steps
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective import Evaluation, Objective
+from streamlr.objective.objective import Evaluation, Objective
 from streamlr.solvers.base import Outcome, State, stalled, verdict, with_flattest
 from streamlr.solvers.curvature import curvature_of
 from streamlr.solvers.lbfgs import FIRST_STEPS

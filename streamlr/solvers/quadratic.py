@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.penalty import Nonsmooth
+from streamlr.objective.penalty import Nonsmooth
 from streamlr.solvers.active_set import settled
 from streamlr.solvers.curvature import Curvature as Curvature
 from streamlr.solvers.curvature import curvature_of as curvature_of

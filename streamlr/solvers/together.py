@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective import Evaluation, Objective, evaluate_together
+from streamlr.objective.objective import Evaluation, Objective, evaluate_together
 from streamlr.solvers.base import DIVERGED, PASS_LIMIT, Outcome, Solver, State, with_flattest
 
 Array = NDArray[np.float64]

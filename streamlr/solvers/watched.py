@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective import Evaluation, Objective
+from streamlr.objective.objective import Evaluation, Objective
 from streamlr.solvers.base import DIVERGED, PASS_LIMIT, Solver, State
 
 Array = NDArray[np.float64]

@@ -1,0 +1,1 @@
+"""How chunks are read: files and shards, decoding, retries and what has changed meanwhile."""

@@ -1,0 +1,1 @@
+"""What others mean by what they store: names, missing values, categories, coordinates."""

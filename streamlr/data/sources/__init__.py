@@ -1,0 +1,1 @@
+"""What rows are read from: stores, arrays and frames, and views of them."""

@@ -1,0 +1,138 @@
+"""Features that people bring as other things than plain arrays, read by rows: sparse matrices, Zarr arrays, Dask arrays and frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from streamlr.data.conventions.marks import FillValue, marks_of_given
+from streamlr.data.source import Buffer, Rows, rows_of_memory_chunk
+from streamlr.data.sources.dask_rows import DaskArray, DaskFrame, DaskRows
+from streamlr.data.sources.sparse_rows import SparseMatrix, SparseRows, StoredMatrix, StoredSparseRows
+from streamlr.data.sources.zarr_rows import ZarrRows
+from streamlr.errors import DtypeError, LabelError
+
+Elsewhere = ZarrRows | DaskRows | StoredSparseRows
+"""Rows that are not in memory."""
+
+
+def stored_rows(X: Any) -> Elsewhere | None:
+    """The rows of what stays where it is, such as a Zarr array or a Dask array or frame; None for anything else.
+
+    Raises
+    ------
+    DtypeError
+        For what cannot be read by rows of numbers.
+    """
+    if isinstance(X, zarr.Array):
+        return ZarrRows(X)
+    if isinstance(X, zarr.Group):
+        raise DtypeError(
+            f"X is the Zarr group {X.name!r}, and features are an array; give one of those in it, or of a sparse "
+            "matrix that anndata has written anndata.io.sparse_dataset(X)")
+    if isinstance(X, StoredMatrix):
+        return StoredSparseRows.of(X)
+    if isinstance(X, DaskFrame):
+        return DaskRows.of_frame(X) if X.ndim == 2 else None
+    return DaskRows.of_array(X) if isinstance(X, DaskArray) else None
+
+
+def rows_of(X: Any, fill_value: FillValue = None) -> NDArray[Any] | Rows:
+    """What features are read from: a plain array, or rows that are not one; those of Dask are counted where need be.
+
+    Of a Zarr array ``fill_value`` says what its fill value stands for.
+    """
+    if isinstance(X, zarr.Array):
+        return ZarrRows(X, fill_value=fill_value)
+    rows = X if isinstance(X, SparseRows | Elsewhere) else stored_rows(X)
+    if rows is None:
+        return SparseRows(X.tocsr()) if isinstance(X, SparseMatrix) else np.asarray(X)
+    return rows.counted() if isinstance(rows, DaskRows) and len(rows.shape) == 2 else rows
+
+
+def in_memory(given: Any, name: str, fill_value: FillValue = None) -> Any:
+    """What Zarr or Dask hold elsewhere, such as labels, (m,), brought here; anything else as it is.
+
+    Raises
+    ------
+    MissingValueError
+        For missing values in a Zarr array, with their number and the first.
+    """
+    if isinstance(given, DaskArray | DaskFrame):
+        return np.asarray(given)
+    if not isinstance(given, zarr.Array):
+        return given
+    values, marks = np.asarray(given[...]), marks_of_given(given, name, fill_value)
+    if marks is not None and values.ndim in (1, 2) and marks.where(values).any():
+        gaps = marks.gaps(np.atleast_2d(values.T), 0)
+        raise marks.refusal(gaps, given.chunks[0], of_features=values.ndim == 2)
+    return values
+
+
+def labels_of(y: Any, fill_value: FillValue = None) -> NDArray[Any]:
+    """Labels of a type that sorts and travels: Python objects become text or numbers.
+
+    Raises
+    ------
+    LabelError
+        When one of them is None, NaN or pandas' NA among objects.
+    DtypeError
+        When they are neither numbers nor text.
+    """
+    labels = without_gaps(in_memory(y, "y", fill_value))
+    if labels.dtype.kind in "Mm":
+        raise _unusable(labels.dtype)
+    if labels.dtype.kind not in "OT":
+        return labels
+    values = labels.tolist()
+    try:
+        plain = np.array(values)
+        return plain if plain.dtype.kind != "O" else plain.astype(np.float64)  # decimals, fractions
+    except (TypeError, ValueError) as error:
+        raise _unusable(f"objects of the type {type(values[0]).__name__}") from error
+
+
+def _unusable(what: object) -> DtypeError:
+    return DtypeError(f"y holds {what}; labels must be integers, bools, floats or text")
+
+
+def without_gaps(y: Any) -> NDArray[Any]:
+    """Labels as NumPy has them, none of which is missing; else ``nan`` would be a class.
+
+    Raises
+    ------
+    LabelError
+        When objects or texts among them stand for no label; with their number, and the first.
+    """
+    labels = np.asarray(y)
+    if labels.dtype.kind == "U" and isinstance(y, list | tuple):
+        labels = np.asarray(y, dtype=object)  # NumPy has made text of a NaN among texts
+    if labels.dtype.kind not in "OT":
+        return labels
+    values = labels.ravel().tolist()
+    gaps = [row for row, value in enumerate(values) if _is_gap(value)]
+    if gaps:
+        raise LabelError(
+            f"y holds {len(gaps)} missing label{'s' * (len(gaps) > 1)} (first: {values[gaps[0]]} at "
+            f"row {gaps[0]}); drop or label those rows"
+        )
+    return labels
+
+
+def _is_gap(value: Any) -> bool:
+    """Whether an object equals nothing: None, NaN, or pandas' NA, whose comparisons are NA."""
+    same = value == value  # which NaN does not
+    return value is None or not (isinstance(same, bool | np.bool_) and same)
+
+
+def read_all_by_blocks(X: NDArray[Any] | Rows, function: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
+    """What a function makes of every row, (m,) or (m, c), from blocks of rows, of which one at a time is in memory."""
+    m, step = X.shape[0], rows_of_memory_chunk(max(1, X.shape[1]) * 8)
+    if isinstance(X, np.ndarray):
+        return np.concatenate([function(X[start : start + step]) for start in range(0, m, step)])
+    buffer, step = Buffer(), max(1, step // X.chunk_rows) * X.chunk_rows
+    return np.concatenate([function(X.read(start, min(start + step, m), buffer)) for start in range(0, m, step)])

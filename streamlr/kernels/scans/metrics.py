@@ -1,0 +1,118 @@
+"""The metrics of a model in one read of the data: what is summed and what is told of it is a matter of the family.
+
+A new family brings its entry of `METRICS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.errors import NonFiniteError
+from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
+from streamlr.kernels.families import FAMILIES
+from streamlr.kernels.metrics.classification import class_metrics, class_sums
+from streamlr.kernels.metrics.regression import regression_metrics, regression_sums
+from streamlr.kernels.scans.labels import refuse_bad_weights
+from streamlr.kernels.scans.moments import locate_non_finite
+from streamlr.kernels.split import Split
+
+Array = NDArray[np.float64]
+
+
+class LeafSums(Protocol):
+    """Sums over some examples, of Z, (c, k), Y, (c, k), their loss, (1, k), A, (c, k), and weights, (k,)."""
+
+    def __call__(self, Z: Array, Y: Array, loss: Array, A: Array, omega: Array) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyMetrics:
+    """What is summed for models of a family, and what is told of the sums."""
+
+    sums: LeafSums
+    """The sums over some examples, a record of a monoid with the fields ``n_rows`` and ``weight_sum``, and a ``probe``."""
+    report: Callable[[Any, list[Any]], dict[str, Any]]
+    """Metrics by name, of the sums over all rows and the labels of the classes."""
+    plotted: bool
+    """Whether `streamlr.reporting.plots` draws the report."""
+
+
+def _of_classes() -> FamilyMetrics:
+    return FamilyMetrics(class_sums, class_metrics, True)
+
+
+def _of_numbers(*, counts: bool) -> FamilyMetrics:
+    return FamilyMetrics(partial(regression_sums, counts=counts), lambda sums, _: regression_metrics(sums), False)
+
+
+METRICS: dict[str, FamilyMetrics] = {
+    "logistic": _of_classes(), "softmax": _of_classes(), "linear": _of_numbers(counts=False), "poisson": _of_numbers(counts=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class MetricScan:
+    """Asks how well a model fits."""
+
+    reads_features = True
+    reads_target = True
+
+    family: str
+    """Name of the family."""
+    classes: NDArray[np.generic]
+    """The sorted labels."""
+    coefficients: Array
+    """W, (n, c)."""
+    intercept: Array
+    """b, (c,)."""
+    weights_name: str = "weights"
+    """How messages name the weights."""
+    split: Split | None = None
+    """Tells the rows that were held out, where those alone are to count."""
+
+    def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> Any:
+        """The sums over a batch: its leaves, added from first to last."""
+        return sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
+
+    def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> Any:
+        assert batch.target is not None
+        if batch.weights is not None:
+            refuse_bad_weights(batch.weights[leaf], batch.first_row + leaf.start, self.weights_name)
+        family = FAMILIES[self.family]
+        Y = family.target(batch.target[leaf], self.classes, batch.first_row + leaf.start)
+        weights, offset = batch.weights_of(leaf), batch.offset_of(leaf)
+        Z = linear(workspace.cast(batch.X[:, leaf]), self.coefficients, self.intercept)
+        if offset is not None:
+            Z += offset
+        with np.errstate(over="ignore", invalid="ignore"):
+            loss, A = family.loss_and_activation(Z, Y)
+        refuse_overflow(loss, Z, batch, leaf)
+        omega = np.ones(Y.shape[1]) if weights is None else weights
+        if self.split is None:
+            return METRICS[self.family].sums(Z, Y, loss, A, omega)
+        counted = self.split.held_out(batch, leaf)
+        return replace(METRICS[self.family].sums(Z, Y, loss, A, np.where(counted, omega, 0.0)), n_rows=int(np.count_nonzero(counted)))
+
+
+def refuse_overflow(values: Array, Z: Array, batch: Batch, leaf: slice) -> None:
+    """Raise a `NonFiniteError` that names the first example of which ``values``, (c, k), are not finite, though all features of the leaf are.
+
+    Features that are not finite are looked for where a chunk can be named.
+    """
+    bad = ~np.isfinite(values).all(axis=0)
+    if bad.any() and locate_non_finite(batch.X[:, leaf]) is None:
+        at = int(np.argmax(bad))
+        raise NonFiniteError(f"row {batch.first_row + leaf.start + at}: its features are finite, but the model makes {Z[np.abs(Z[:, at]).argmax(), at]:.3g} of "
+                             "them, which overflows; are the features of the store in the units of those that the model was fitted to?")
+
+
+def linear(X: Array, W: Array, b: Array) -> Array:
+    """Z = Wᵀ X + b, (c, k)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        Z: Array = W.T @ X + b[:, None]
+    return Z

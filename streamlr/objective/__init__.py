@@ -1,0 +1,1 @@
+"""What is minimised: loss and penalty in coordinates that suit a solver."""

@@ -1,0 +1,363 @@
+"""The function that is minimised, in coordinates that suit a solver.
+
+    J(W, b) = sum(ω loss) / sum(ω) + (l2/2) Σ r (σ W)² + l1 Σ r |σ W|,   lower <= W <= upper
+
+with the factors r of the features, and σ = 1 or, with ``standardize``, the spreads of the features. Solvers work on a vector of
+parameters: the coefficients of standardised features, V = scale * W, followed by the intercept at their means,
+u = b + meanᵀ W. Standardising is implicit: it is done to the parameters and the sums, never to the data.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.config.sections import ModelConfig
+from streamlr.execution.scanner import Scanner
+from streamlr.kernels.alignment import Basis
+from streamlr.kernels.families import FAMILIES, Family
+from streamlr.kernels.scans.gradient import Direction, GradientScan, GradientSums
+from streamlr.kernels.split import Split
+from streamlr.objective.coordinates import Coordinates as Coordinates
+from streamlr.objective.coordinates import data_coordinates as data_coordinates
+from streamlr.objective.coordinates import spreads_in_penalty
+from streamlr.objective.coordinates import standard_coordinates as standard_coordinates
+from streamlr.objective.moments import Moments as Moments  # part of what an objective is made of
+from streamlr.objective.penalty import Nonsmooth, Penalty
+
+log = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+
+_FAR_FROM_ZERO = 16.0
+"""Spreads from 0 from which on a mean is taken from a feature before it is used: sums would lose a digit or more."""
+_FEW = 4.0
+"""Counts up to which a mean is small."""
+_STILL = 1e-9
+"""A margin along a direction whose largest entry is 1 that is nothing but rounding."""
+_AGAINST = 1e-11
+"""A margin against an example's side, relative to the largest to some side, that counts as none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The objective at one point."""
+
+    point: Array
+    """The parameters, (d,)."""
+    loss: float
+    """Weighted mean loss."""
+    value: float
+    """The loss plus the penalty."""
+    gradient: Array
+    """Of what is smooth in the value (all but l1) by the parameters, (d,)."""
+    gradient_max: float
+    """Largest absolute entry of the gradient by the coefficients of standardised features and the intercept; with l1 of the shortest subgradient, with
+    bounds of the gradient less what would leave them."""
+    hessian: Array | None = None
+    """Of the value by the parameters, (d, d), where it was asked for."""
+    separates: bool = False
+    """Whether the point classifies every single example correctly: a proof that without a penalty there is no optimum."""
+    held_loss: float = np.nan
+    """Mean loss of the rows that are held out; not a number where none are."""
+    held_weight: float = 0.0
+    """Their weight."""
+    recedes: bool = False
+    """Whether the loss falls for ever along the direction that was tried in the same pass: a proof that there is no optimum."""
+    gradient_rest: Array | None = None
+    """What rounding has cut off from the gradient, (d,), where that is known."""
+
+
+class Objective:
+    """Evaluates J and its derivatives at points; each call of `evaluate` is one pass over the data.
+
+    Parameters
+    ----------
+    scanner, model, classes, moments, coordinates
+        The data, what is fitted to them, and what is known of them.
+    split, held_out
+        The part of the rows that is left out of J, if any. Moments and coordinates may be those of all rows all the same, which changes no optimum but
+        where the penalty is by the spreads.
+    penalty_spread
+        With ``standardize``, the spreads that the penalty is by, (n,); None: those of the moments.
+    """
+
+    def __init__(self, scanner: Scanner, model: ModelConfig, classes: NDArray[np.generic], moments: Moments,
+                 coordinates: Coordinates | None = None, split: Split | None = None, held_out: int = -1,
+                 penalty_spread: Array | None = None) -> None:
+        self.scanner = scanner
+        self.split = split
+        self.held_out = held_out
+        self.model = model
+        self.classes = classes
+        self.moments = moments
+        self.family: Family = FAMILIES[model.family]
+        self._standard = standard_coordinates(moments, model.fit_intercept, by_size=model.family != "linear")
+        self.coordinates = coordinates or self._standard
+        self.penalty_spread = spreads_in_penalty(moments, model.fit_intercept) if penalty_spread is None else penalty_spread
+        spread_in_penalty = self.penalty_spread if model.standardize else np.ones_like(moments.mean)
+        penalty = Penalty.of(model, len(moments.mean))
+        self._penalty = penalty.per(self.coordinates.scale, spread_in_penalty)
+        self._l2 = penalty.l2
+        self.penalty_scale = self._penalty.l2 if self.coordinates.basis is None else np.diag(self._penalty_of_basis(self.coordinates.basis)).copy()
+        self.nonsmooth = self._nonsmooth(self._penalty)
+        self._nonsmooth_by_standard = self._nonsmooth(penalty.per(self._standard.scale, spread_in_penalty))
+        basis = self.coordinates.basis
+        far = np.abs(moments.mean) > (1.0 if model.family == "linear" and model.fit_intercept else _FAR_FROM_ZERO) * moments.spread
+        self._shift = np.where(far, moments.mean, 0.0) if basis is None else basis.moved(basis.shift)
+        self.target_unit = _unit_of_target(model.family, moments)
+
+    def _nonsmooth(self, penalty: Penalty) -> Nonsmooth:
+        c = self.coordinates.n_outputs
+
+        def of_parameters(values: Array, intercept: float) -> Array:
+            return self.coordinates.join(np.repeat(values[:, None], c, axis=1), np.full(c, intercept))
+
+        return Nonsmooth(of_parameters(penalty.l1, 0.0), of_parameters(penalty.lower, -np.inf), of_parameters(penalty.upper, np.inf))
+
+    @property
+    def penalized(self) -> bool:
+        """Whether penalty and bounds hold every coefficient, so that the optimum is finite; a factor of 0 lets one go."""
+        return bool(self._penalty.held.all())
+
+    @property
+    def value_unit(self) -> float:
+        """What the objective's values go by."""
+        return self.target_unit**2 if self.model.family == "linear" else self.target_unit
+
+    @property
+    def smooth(self) -> bool:
+        """Whether there is neither l1 nor a bound."""
+        return self.model.penalty.l1 == 0 and not self.model.bounds.given
+
+    @property
+    def penalty_curvature(self) -> Array:
+        """Second derivatives of the penalty by the parameters, (d,)."""
+        c = self.coordinates.n_outputs
+        return self.coordinates.join(np.repeat(self.penalty_scale[:, None], c, axis=1), np.zeros(c))
+
+    def penalty_gradient(self, V: Array) -> Array:
+        """Derivative by V of what the penalty's squares are, (n, c)."""
+        at = self.coordinates
+        if at.basis is None:
+            return self.penalty_scale[:, None] * V
+        return at.basis.moved(self._l2[:, None] * at.basis.to_features(V / at.scale[:, None])) / at.scale[:, None]
+
+    def _penalty_of_basis(self, basis: Basis) -> Array:
+        """Second derivatives of these squares by V, (n, n): where combinations stand in the place of features no diagonal."""
+        rows = basis.moved(basis.moved(np.diag(self._l2)).T)
+        return rows / np.outer(self.coordinates.scale, self.coordinates.scale)
+
+    @property
+    def may_recede(self) -> bool:
+        """Whether there may be a direction along which it falls for ever."""
+        return self.model.family != "linear" and not self.penalized
+
+    def unheld(self, direction: Array) -> Array:
+        """A direction, (d,), without what the penalty or the bounds do not let grow without end."""
+        V, u = self.coordinates.split(direction)
+        basis, scale = self.coordinates.basis, self.coordinates.scale[:, None]
+        W = V if basis is None else basis.to_features(V / scale)
+        W = np.where(self._penalty.free(W), W, 0.0)
+        return self.coordinates.join(W if basis is None else basis.from_features(W) * scale, u)
+
+    def free_to_grow(self, point: Array) -> bool:
+        """Whether the point's coefficients may grow without end at no cost."""
+        V, basis = self.coordinates.split(point)[0], self.coordinates.basis
+        return self._penalty.free_to_grow(V if basis is None else basis.to_features(V / self.coordinates.scale[:, None]))
+
+    def from_data_units(self, W: Array, b: Array) -> Array:
+        """The parameters of W, (n, c), and b, (c,), within the bounds."""
+        return self.nonsmooth.clip(self.coordinates.from_data_units(W, b))
+
+    def to_data_units(self, parameters: Array) -> tuple[Array, Array]:
+        """W, (n, c), and b, (c,), in the units of the data; at its bounds exactly where the parameters are, which a division by the scale need not be."""
+        W, b = self.coordinates.to_data_units(parameters)
+        if not self.model.bounds.given:
+            return W, b
+        V, bounds = self.coordinates.split(parameters)[0], Penalty.of(self.model, len(W))
+        lower, upper = bounds.lower[:, None], bounds.upper[:, None]
+        W = np.where(self._penalty.lower[:, None] >= V, lower, np.where(self._penalty.upper[:, None] <= V, upper, W))
+        return np.clip(W, lower, upper), b
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return self.coordinates.size
+
+    @property
+    def shift(self) -> Array | None:
+        """What is taken from every feature before it is used, (n,), where that keeps digits; a basis has its own."""
+        return self._shift if self._shift.any() and self.coordinates.basis is None else None
+
+    def start(self) -> Array:
+        """The parameters at which no feature counts and the intercept fits the mean of the target (about, where there is an offset)."""
+        c = self.coordinates.n_outputs
+        u = self.family.link(self.moments.target_mean) - self.moments.offset_mean if self.model.fit_intercept else np.zeros(c)
+        return self.nonsmooth.clip(self.coordinates.join(np.zeros((len(self.moments.mean), c)), u))
+
+    def diagonal(self) -> Array:
+        """Diagonal of the Hessian at the start, (d,), which the moments give: spread² or so, times the curvature."""
+        m, at = self.moments, self.coordinates
+        c = at.n_outputs
+        curvature = self.family.curvature(m.target_mean if self.model.fit_intercept else self.family.activate(np.zeros((c, 1)))[:, 0])
+        if self.family.coupled:  # the same for all classes, so that steps keep the sum of the parameters over the classes
+            curvature = np.full(c, curvature.mean())
+        square = (m.spread**2 + (m.mean - at.center) ** 2) / at.scale**2
+        V = np.maximum(np.outer(square, curvature) + self.penalty_scale[:, None], 1e-12)
+        return at.join(V, np.broadcast_to(curvature, (c,)))
+
+    def without_features(self, point: Array) -> Evaluation:
+        """The objective at a point of intercepts alone, from the survey: no pass. Not where there is an offset, which is no constant."""
+        _, u = self.coordinates.split(point)
+        m = self.moments
+        db = self.family.activate(u[:, None])[:, 0] - m.target_mean
+        dW = np.outer(m.mean - self._shift, db) - m.comoment
+        held = np.nan
+        if m.held_target_mean is not None and m.held_target_variance is not None:
+            held = self.family.mean_loss(m.held_target_mean, u, m.held_target_variance)
+        return self._evaluation(point, self.family.mean_loss(m.target_mean, u, m.target_variance), dW, db, None, False, held)
+
+    def evaluate(self, points: Array, title: str, *, hessian: bool = False, direction: Array | None = None) -> list[Evaluation]:
+        """The objective at each row of ``points``, (K, d); the Hessian, where asked for, at the first alone. One pass.
+
+        Parameters
+        ----------
+        points
+            Parameters to evaluate.
+        title
+            What a person is told meanwhile.
+        hessian
+            Whether second derivatives are wanted.
+        direction
+            Along which the loss may fall for ever, (d,), which the first evaluation then tells.
+        """
+        return evaluate_together([(self, points)], title, hessian=hessian, directions=[direction])[0]
+
+    def found(self, point: Array, sums: GradientSums, k: int, margins: Array | None = None) -> Evaluation:
+        """What the sums say of candidate ``k``, which is ``point``; and the margins, (2,), of the direction that was tried with it, if one was."""
+        held = float(sums.held_weight_sum[k])
+        weight = sums.weight_sum - held
+        return self._evaluation(
+            point, float(sums.loss_sum[k] / weight), sums.coefficient_sum[k] / weight, sums.intercept_sum[k] / weight,
+            None if sums.hessian_sum is None or k > 0 else sums.hessian_sum / weight,
+            bool(sums.loss_max[k] < self.family.certain_loss),
+            float(sums.held_loss_sum[k]) / held if held > 0 else np.nan, held,
+            _falls_for_ever(margins))
+
+    def shifted_units(self, point: Array) -> tuple[Array, Array]:
+        """W, and the intercept that goes with features less their shift."""
+        V, u = self.coordinates.split(point)
+        W = V / self.coordinates.scale[:, None]
+        return W, u - (self.coordinates.center - self._shift) @ W
+
+    def _evaluation(self, point: Array, loss: float, dW: Array, db: Array, hessian: Array | None, separates: bool, held_loss: float = np.nan,
+                    held_weight: float = 0.0, recedes: bool = False) -> Evaluation:
+        """From derivatives by W and b of features less their shift to those by the parameters."""
+        V, _ = self.coordinates.split(point)
+        if self.family.coupled:  # the sum over the classes is 0, but for rounding, which would move the point where nothing holds it
+            dW, db = dW - dW.mean(axis=1, keepdims=True), db - db.mean()
+        penalty = self.penalty_scale[:, None]
+        by_V = self.penalty_gradient(V)
+        gradient = self._gradient(self.coordinates, dW, db, by_V)
+        in_standard = V * (self._standard.scale / self.coordinates.scale)[:, None]
+        by_standard, squares = penalty * (self.coordinates.scale / self._standard.scale)[:, None] ** 2 * in_standard, penalty * V**2
+        if self.coordinates.basis is not None:  # whose coordinates are the standard ones
+            by_standard, squares = by_V, V * by_V
+        gradient_by_standard = self._gradient(self._standard, dW, db, by_standard)
+        value = loss + 0.5 * float(np.sum(squares))
+        if not self.smooth:
+            value += self.nonsmooth.value(point)
+            scaled = self._standard.join(in_standard, np.zeros(len(db)))  # an intercept has neither threshold nor bound: any value will do
+            gradient_by_standard = self._nonsmooth_by_standard.subgradient(scaled, gradient_by_standard)
+        gradient_max = float(np.abs(gradient_by_standard).max()) / self.target_unit
+        return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates, held_loss,
+                          held_weight, recedes)
+
+    def _gradient(self, at: Coordinates, dW: Array, db: Array, penalty: Array) -> Array:
+        by_V = (dW - np.outer(at.center - self._shift, db)) / at.scale[:, None]
+        return at.join(by_V + penalty, db)
+
+    def _hessian(self, by_raw: Array) -> Array:
+        """By the parameters; row by row, since another matrix of this size is what a run may not have room for."""
+        at = self.coordinates
+        n, c = len(at.scale), at.n_outputs
+        raw = by_raw.reshape(n + 1, c, n + 1, c)
+        a, scale = (at.center - self._shift)[:, None], at.scale[:, None]
+        h, h_across, h0 = raw[:n, :, n], raw[n, :, :n], raw[n, :, n]
+        H = np.empty((n + at.fit_intercept, c, n + at.fit_intercept, c))
+        for i in range(n):
+            for j in range(c):
+                H[i, j, :n] = (raw[i, j, :n] - a[i] * h_across[j] - h[i, j] * a + h0[j] * (a[i] * a)) / (scale[i] * scale)
+        if at.fit_intercept:
+            H[:n, :, n] = (h - a[:, :, None] * h0) / scale[:, :, None]
+            H[n, :, :n] = H[:n, :, n].transpose(2, 0, 1)
+            H[n, :, n] = h0
+        if self.family.coupled:
+            _hold_common_shift(H, np.append((self._penalty.l1 == 0) & np.isinf(self._penalty.lower) & np.isinf(self._penalty.upper), True))
+        for output in range(c):
+            if at.basis is None:
+                H[np.arange(n), output, np.arange(n), output] += self.penalty_scale
+            elif self._l2.any():
+                H[:n, output, :n, output] += self._penalty_of_basis(at.basis)
+        return H.reshape(at.size, at.size)
+
+
+def evaluate_together(asked: Sequence[tuple[Objective, Array]], title: str, *, hessian: bool = False,
+                      directions: Sequence[Array | None] = ()) -> list[list[Evaluation]]:
+    """Objectives of the same data, which differ in their penalty and in the rows that they leave out, each at its points, (K, d): one pass for all.
+
+    Parameters
+    ----------
+    asked
+        The objectives and their points; all of the same family, classes, moments and split.
+    title
+        What a person is told meanwhile.
+    hessian
+        Whether second derivatives are wanted, at the very first point alone.
+    directions
+        Along which the loss of each may fall for ever, (d,) or None, which its first evaluation then tells.
+    """
+    first = asked[0][0]
+    columns = [(objective, point) for objective, points in asked for point in points]
+    raw = [objective.shifted_units(point) for objective, point in columns]
+    starts = np.cumsum([0, *(len(points) for _, points in asked)]).tolist()
+    tried = tuple(Direction(starts[at], *asked[at][0].shifted_units(direction)) for at, direction in enumerate(directions) if direction is not None)
+    scan = GradientScan(
+        first.model.family, first.classes, np.stack([W for W, _ in raw]), np.stack([b for _, b in raw]), first.shift, hessian, first.split,
+        None if first.split is None else np.array([objective.held_out for objective, _ in columns]), first.coordinates.basis, tried)
+    sums: GradientSums = first.scanner.run(scan, title)
+    margins = {} if sums.margins is None else {direction.candidate: found for direction, found in zip(tried, sums.margins, strict=True)}
+    found = iter([objective.found(point, sums, k, margins.get(k)) for k, (objective, point) in enumerate(columns)])
+    return [[next(found) for _ in points] for _, points in asked]
+
+
+def _unit_of_target(family: str, moments: Moments) -> float:
+    """What gradients go by where the target has a unit: the spread of a number, and the mean of counts, to which gradient and Hessian are in proportion;
+    small counts are taken as they are."""
+    if family == "linear":
+        spread = float(np.sqrt(moments.target_variance.max()))
+        return spread if spread > 0 else 1.0
+    mean = float(moments.target_mean.max())
+    return mean if family == "poisson" and mean > _FEW else 1.0
+
+
+def _falls_for_ever(margins: Array | None) -> bool:
+    """Whether no example is moved against its side, but for rounding and what a solver leaves of a direction's other parts, and some are moved."""
+    return margins is not None and bool(margins[1] > _STILL and margins[0] >= -_AGAINST * margins[1])
+
+
+def _hold_common_shift(H: Array, where: NDArray[np.bool_]) -> None:
+    """Give a Hessian, (n + 1, c, n + 1, c), curvature where it has none: along a common shift of a feature's coefficients in all classes.
+
+    Points and gradients have no part there, so it changes no step; without it the Hessian had no inverse. Not of features with l1 or bounds (``where`` is
+    False, (n + 1,)): these tell where along the shift the optimum lies, and curvature that is not there would make the steps to it short.
+    """
+    n, c = H.shape[0], H.shape[1]
+    at = np.flatnonzero(where[:n])
+    size = np.trace(H[at, :, at, :], axis1=1, axis2=2) / c
+    H[at, :, at, :] += (np.where(size > 0, size, 1.0) / c)[:, None, None]

@@ -1,0 +1,132 @@
+"""Who takes the sums of a run, and what each process may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from streamlr.config.sections import ClusterConfig
+from streamlr.execution.limits import FoundLimit, found_limit
+from streamlr.execution.local import available_cores
+from streamlr.execution.process import process_bytes
+from streamlr.planning import memory as projection
+from streamlr.planning.memory import SAMPLES_FORWARDED, SAMPLES_SENT, Demand, leader_peak, local_peak, worker_peak
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """What a run needs over what it may use."""
+
+    needed_bytes: int
+    """Projected."""
+    where: str
+    """In which process, or how many of them."""
+    limit: FoundLimit
+    """What it is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Who will take the sums."""
+
+    threads: int
+    """Slabs summed at a time, in all processes."""
+    threads_per_process: int
+    """Slabs summed at a time in one of them."""
+    in_this_process: bool
+    """Whether that is this process, in whose memory the sample is too."""
+    base_bytes: int
+    """What this process holds before the run."""
+    worker_base_bytes: int
+    """The same of the others, where there are any."""
+    answer_directly: bool = False
+    """Whether they send what they have summed straight to this process, on whose machine they are."""
+    found: FoundLimit | None = None
+    """What this process may use, or together with the workers on its machine."""
+    worker_found: FoundLimit | None = None
+    """What each of the workers of others may use."""
+
+    @property
+    def processes(self) -> int:
+        return self.threads // self.threads_per_process
+
+
+@dataclass(frozen=True, slots=True)
+class Peaks:
+    """Projected bytes of the processes of a run."""
+
+    leader: int
+    """Of this process."""
+    worker: int
+    """Of the largest that takes sums; the same process where that is this one."""
+
+    @property
+    def largest(self) -> int:
+        return max(self.leader, self.worker)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What may be used: under the limit that was set and those that were found."""
+
+    limit: int | None
+    """``cluster.memory_limit``, of each process."""
+    workers: Workers
+
+    @property
+    def of_process(self) -> FoundLimit | None:
+        """The least that one process may use."""
+        told = [] if self.limit is None else [FoundLimit(self.limit, "cluster.memory_limit")]
+        found = [limit for limit in (self.workers.found, self.workers.worker_found) if limit is not None]
+        return min(told + found, key=lambda limit: limit.nbytes, default=None)
+
+    def fits(self, demand: Demand, threads: int) -> bool:
+        """Whether it does on so many threads in each process; of the leader no limit that was set is asked, since fewer threads would not help it."""
+        peaks = peaks_of(demand, self.workers, threads)
+        told = self.limit is None or peaks.worker <= self.limit
+        return told and not any(found.needed_bytes > found.limit.nbytes for found in self._found(peaks))
+
+    def excess(self, peaks: Peaks) -> Excess | None:
+        """The first limit that does not hold."""
+        told = [] if self.limit is None else [Excess(peaks.largest, "in one process", FoundLimit(self.limit, "cluster.memory_limit"))]
+        return next((found for found in [*told, *self._found(peaks)] if found.needed_bytes > found.limit.nbytes), None)
+
+    def _found(self, peaks: Peaks) -> Iterator[Excess]:
+        """What is needed under each limit that was found, over it or not."""
+        workers = self.workers
+        if workers.found is not None:
+            together = workers.answer_directly and not workers.in_this_process
+            needed = peaks.leader + together * workers.processes * peaks.worker
+            yield Excess(needed, f"in {workers.processes + 1} processes" if together else "in one process", workers.found)
+        if workers.worker_found is not None:
+            yield Excess(peaks.worker, "in a worker", workers.worker_found)
+
+
+def workers_of(cluster: ClusterConfig, threads: int, worker_base_bytes: int | None = None, worker_found: FoundLimit | None = None) -> Workers:
+    """Who will take the sums on an engine with so many threads in all.
+
+    Parameters
+    ----------
+    cluster, threads
+        The engine, and its threads.
+    worker_base_bytes
+        What its processes hold before the run, where there is an engine to ask.
+    worker_found
+        What the smallest of its workers may use, where they are not on this machine and told it.
+    """
+    here = found_limit()
+    if cluster.kind in ("serial", "threads"):
+        return Workers(threads, threads, True, process_bytes(), 0, found=here)
+    started = worker_base_bytes is not None
+    return Workers(threads, min(threads, cluster.threads_per_worker), False, process_bytes() + (0 if started else projection.CLUSTER_BYTES),
+                   projection.WORKER_BYTES if worker_base_bytes is None else worker_base_bytes, cluster.kind == "processes", here, worker_found)
+
+
+def peaks_of(demand: Demand, workers: Workers, threads: int) -> Peaks:
+    """What a run takes with so many threads in each process."""
+    if workers.in_this_process:
+        peak = local_peak(demand, threads, workers.base_bytes, available_cores())
+        return Peaks(peak, peak)
+    samples = SAMPLES_SENT if workers.answer_directly else SAMPLES_FORWARDED
+    worker = worker_peak(demand, threads, workers.processes, workers.worker_base_bytes, samples, workers.threads_per_process - threads)
+    return Peaks(leader_peak(demand, available_cores(), workers.base_bytes), worker)

@@ -1,0 +1,1 @@
+"""What a model predicts for a store, and how well."""

@@ -1,0 +1,1 @@
+"""Training: one model, or the models of a path, from opening the data to the results."""

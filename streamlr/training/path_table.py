@@ -1,0 +1,132 @@
+"""What a path has come to, strength by strength, and what its folds say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streamlr.events import finite
+from streamlr.objective.objective import Objective
+from streamlr.solvers import Standing, State
+from streamlr.solvers.base import CONVERGED
+from streamlr.training.lambda_grid import Judgement, mean_and_error, nonzero
+
+Array = NDArray[np.float64]
+Scores = dict[str, tuple[Array, Array]]
+"""Values and weights of every score of the rows held out, (L, K) each."""
+
+
+@dataclass(frozen=True, slots=True)
+class FoldVerdicts:
+    """What the folds say of the strengths."""
+
+    scores: Scores
+    """None where there are no folds."""
+    left_out: NDArray[np.bool_]
+    """The folds that have no say, (K,)."""
+    unsolved: NDArray[np.bool_]
+    """The folds whose models need have no optimum, (K,)."""
+    least_loss: Array
+    """What no model can change of the loss of the rows that each holds out, (K,)."""
+
+    @property
+    def judgement(self) -> Judgement | None:
+        """By the loss; None where there are no folds."""
+        if not self.scores:
+            return None
+        losses, weights = self.scores["loss"]
+        return Judgement.of(losses, self._counting(weights), self.least_loss)
+
+    def means(self) -> Scores:
+        """Of every score its mean over the folds that judge, and its standard error, (L,) each."""
+        found = {name: mean_and_error(values, self._counting(weights))
+                 for name, (values, weights) in self.scores.items()}
+        judged = self.judgement
+        if judged is not None:
+            found["loss"] = judged.mean, judged.standard_error
+        return found
+
+    def solved(self, standings: Sequence[Standing]) -> list[Standing]:
+        """Of the models of some strengths those that have an optimum."""
+        counts = [True, *(~self.unsolved).tolist()]
+        return [standing for i, standing in enumerate(standings) if counts[i % len(counts)]]
+
+    def _counting(self, weights: Array) -> Array:
+        return np.where(self.left_out, 0.0, weights)
+
+
+def path_table(lambdas: Array, grid: Sequence[Sequence[Objective]], standings: Sequence[Standing],
+               coefficients: Array, folds: FoldVerdicts) -> list[dict[str, Any]]:
+    """A record for each strength, as in ``path.json``.
+
+    Parameters
+    ----------
+    lambdas
+        The strengths, (L,).
+    grid, standings
+        Of every strength, the model of all rows, then those of the folds.
+    coefficients
+        Of the models of all rows, (L, c, n).
+    folds
+        What they say.
+    """
+    counted, means = nonzero(coefficients), folds.means()
+    every = len(standings) // len(lambdas)
+    rows = []
+    for i, strength in enumerate(lambdas.tolist()):
+        here, penalty = standings[i * every : (i + 1) * every], grid[i][0].model.penalty
+        state = state_of(here[0])
+        row = {
+            "lambda": strength,
+            "l2": penalty.l2,
+            "l1": penalty.l1,
+            "objective": state.value,
+            "loss": state.loss,
+            "gradient_max": max(state_of(s).gradient_max for s in here),
+            "status": worst(folds.solved(here))[0],
+            "passes": max(s.passes for s in here),
+            "nonzero": counted[i],
+        }
+        rows.append({key: finite(value) for key, value in (row | _held(means, i)).items()})
+    return rows
+
+
+def _held(means: Mapping[str, tuple[Array, Array]], i: int) -> dict[str, float]:
+    """The scores of the rows held out at one strength."""
+    found = {}
+    for name, (mean, error) in means.items():
+        found[f"held_{name}"] = float(mean[i])
+        if not name.endswith("bound"):
+            found[f"held_{name}_se"] = float(error[i])
+    return found
+
+
+def penalties(grid: Sequence[Sequence[Objective]]) -> dict[str, Array]:
+    """Those of all models, as ``path.zarr`` has them: (L,) of all rows, (L, K) of the folds."""
+    found: dict[str, Array] = {}
+    for name in ("l1", "l2"):
+        every = np.array([[getattr(objective.model.penalty, name) for objective in row] for row in grid])
+        found[name] = every[:, 0]
+        if every.shape[1] > 1:
+            found[f"fold_{name}"] = every[:, 1:]
+    return found
+
+
+def state_of(standing: Standing) -> State:
+    """Of a model that has begun."""
+    assert standing.state is not None
+    return standing.state
+
+
+def worst(standings: Sequence[Standing]) -> tuple[str, str]:
+    """How all have ended: converged, or as the first that has not."""
+    outcomes = [standing.outcome for standing in standings]
+    bad = [outcome for outcome in outcomes if outcome.status != CONVERGED]
+    if not bad:
+        return CONVERGED, f"the gradients of all {len(outcomes)} models are within the tolerance"
+    told = f"{len(bad)} of {len(outcomes)} models did not converge; the first: {bad[0].reason}"
+    return bad[0].status, told
