@@ -32,7 +32,8 @@ def value_of(config: Any, key: str) -> Any:
 NUMBERS = {  # every key that holds a number, with what goes beside it, where it would be refused alone
     "data.sample_axis": "", "model.penalty.l2": "", "model.penalty.l1": "", "validation.fraction": "", "validation.patience": "fraction: 0.1",
     "path.count": "", "path.ratio": "", "path.alpha": "", "path.folds": "", "solver.tolerance": "", "solver.max_passes": "", "solver.learning_rate": "",
-    "cluster.workers": "", "cluster.threads_per_worker": "", "cluster.memory_limit": "", "cluster.stall_seconds": "", "run.checkpoint_every": "",
+    "data.retry_seconds": "", "cluster.workers": "", "cluster.threads_per_worker": "", "cluster.memory_limit": "", "cluster.stall_seconds": "",
+    "run.checkpoint_every": "",
     "run.seed": "", "model.bounds.lower": "", "model.bounds.upper": ""}
 SHARES = ("validation.fraction", "path.ratio", "path.alpha")
 
