@@ -214,7 +214,7 @@ def test_a_signal_ends_a_run_that_waits_for_a_server(web: Web, tmp_path: Path, k
     asked.wait()
     process.send_signal(number)
     _, told = process.communicate()
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "stopped before the first pass was finished" in told
     assert "Traceback" not in told
     assert "Task was destroyed" not in told
