@@ -77,7 +77,7 @@ class _Regressor(RegressorMixin, LinearModel):  # type: ignore[misc]
 
 
 class LinearRegression(_Regressor):
-    """Least squares without a penalty; of many optima, where there are more features than rows, the one of smallest norm in standardised units.
+    """Least squares without a penalty; of many optima, where there are more features than rows, the one of smallest norm in units of the data.
 
     Parameters
     ----------
