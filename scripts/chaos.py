@@ -40,7 +40,7 @@ from pathlib import Path
 
 import psutil
 
-COMMAND = [sys.executable, "-c", "from streamlr.cli.main import main; main()"]
+COMMAND = [sys.executable, "-c", "from streamlr.cli.main import program; program()"]
 CLIENT_SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 ON_WORKERS = ("worker", "worker", "workers", "stopped")
 ENGINES = {

@@ -96,6 +96,14 @@ def test_an_error_without_a_number_is_a_codecs_unless_it_comes_from_a_request() 
     assert failure_of(led_to(error, RequestError("X/c/0"))) is Failure.PASSING
 
 
+@pytest.mark.parametrize(("text", "expected"), [
+    ("403 Forbidden for s.zarr", Failure.REFUSED), ("HTTP/1.1 404 Not Found", Failure.ABSENT), ("503 Slow Down", Failure.PASSING),
+    ("400 Bad Request", Failure.OTHER), ("403.5 bytes", Failure.PASSING), ("1 of 403 files", Failure.PASSING)])
+def test_a_status_in_front_of_a_text_without_a_number_is_what_was_answered(text: str, expected: Failure) -> None:
+    assert failure_of(OSError(text)) is Failure.OTHER
+    assert failure_of(led_to(OSError(text), RequestError("X/c/0"))) is expected
+
+
 def test_a_reason_is_one_line_that_names_the_last_cause() -> None:
     error = led_to(OSError(errno.ECONNREFUSED, "Connect call failed"), of_library("botocore.EndpointConnectionError", "Could not connect\nand more"))
     assert reason(led_to(error, RequestError("X/c/0"))) == "Could not connect ([Errno 111] Connect call failed)"
@@ -195,8 +203,8 @@ SILENT = """
     Silent().put(folder + "/a.zarr", "/s.zarr", recursive=True)
     Path(folder, "c.yaml").write_text(f"data: {{store: 'silent:///s.zarr', retry_seconds: {seconds}}}\\ncluster: {{kind: {kind}, workers: 2}}\\n")
     sys.argv = ["streamlr", "train", "--config", folder + "/c.yaml", "--run-dir", folder + "/run"]
-    from streamlr.cli.main import main
-    main()
+    from streamlr.cli.main import program
+    program()
 """
 
 

@@ -185,8 +185,7 @@ def test_access_that_is_refused_is_told_as_that(web: Web, status: int) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_waited_for_is_said_again_and_again(web: Web, kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr("streamlr.data.chunks.reads._SPEAK_SECONDS", 0.6)
-    monkeypatch.setattr("streamlr.execution.news._SPEAK_SECONDS", 0.6)
+    monkeypatch.setattr("streamlr.data.chunks.reads.SPEAK_SECONDS", 0.6)
     web.fault = first_times("silent", 10**9)
     with pytest.raises(ChunkError):
         streamlr.train({**settings(f"{web.url}/a.zarr", kind, retry_seconds=4.0), "model": {"standardize": True}})

@@ -342,6 +342,21 @@ def test_a_run_that_is_broken_off_goes_on_to_the_bit(name: str, passes: int, tmp
         assert resumed.passes == whole.passes
 
 
+@pytest.mark.parametrize("name", list(DATASETS))
+@pytest.mark.parametrize("first", [1, 2])
+@pytest.mark.parametrize("offset", [False, True])
+def test_a_run_that_ends_at_its_limit_goes_on_to_the_bit_under_another(name: str, first: int, offset: bool, tmp_path: Path) -> None:
+    """Also where the pass that it had no room for was to sum the products as pairs."""
+    data = DATASETS[name]
+    given = {"X": data.X, "y": data.y, **({"offset": 0.1 * data.X[:, 0]} if offset else {})}
+    config: dict[str, Any] = {"model": {"family": "linear"}, "run": {"directory": str(tmp_path / "run")}}
+    whole = train({"model": {"family": "linear"}}, **given)
+    train({**config, "solver": {"max_passes": first}}, **given)
+    resumed = train(config, **given, resume=True)
+    assert resumed.summary["coefficients_sha256"] == whole.summary["coefficients_sha256"]
+    assert (resumed.status, resumed.passes) == (whole.status, len(resumed.history))
+
+
 def test_a_limit_that_has_no_room_for_the_products_leaves_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamlr.planning.workforce.process_bytes", lambda: 2**27)  # whatever ran here before
     rng = np.random.default_rng(9)

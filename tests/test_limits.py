@@ -144,7 +144,7 @@ def test_the_smallest_worker_of_a_cluster_counts(store: DataConfig) -> None:
 
 
 def run_limited(store: DataConfig, tmp_path: Path, before: str, *more: str) -> subprocess.CompletedProcess[str]:
-    program = f"import resource, os, sys\n{before}\nsys.argv[0] = 'streamlr'\nfrom streamlr.cli.main import main\nmain()"
+    program = f"import resource, os, sys\n{before}\nsys.argv[0] = 'streamlr'\nfrom streamlr.cli.main import program\nprogram()"
     config = tmp_path / "c.yaml"
     config.write_text(f"data: {{store: '{store.store}'}}\ncluster: {{workers: 2}}\nsolver: {{max_passes: 3}}\n", encoding="utf-8")
     command = [sys.executable, "-c", program, "train", "--config", str(config), "--run-dir", str(tmp_path / "run"), *more]

@@ -107,7 +107,7 @@ def serial_bits(store: Path) -> bytes:
 
 def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from streamlr.cli.main import main; main()", *map(str, arguments)],
+        [sys.executable, "-c", "from streamlr.cli.main import program; program()", *map(str, arguments)],
         cwd=cwd,
         capture_output=True,
         text=True,

@@ -82,12 +82,11 @@ def _memory_told() -> Iterator[None]:
             raise
 
 
-def main() -> None:
-    """Entry point: ends even where a thread waits for a server that never answers, for which Python
-    would wait."""
-    signal.signal(signal.SIGTERM, _interrupt)
+def program() -> None:
+    """Entry point of a process: `main`, and an end even where a thread waits for a server that never
+    answers, for which Python would wait."""
     try:
-        _main()
+        main()
     except SystemExit as end:
         if may_wait_for_ever():
             status = end.code if isinstance(end.code, int) else 1
@@ -103,8 +102,10 @@ def _end_anyway(status: int) -> None:
     os._exit(status)
 
 
-def _main() -> None:
-    """Errors that streamlr raises on purpose end in one line and their exit status."""
+def main() -> None:
+    """Run the command line: errors that streamlr raises on purpose end in one line and their exit
+    status."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         with _memory_told():
             sys.exit(cli.main(standalone_mode=False) or 0)
@@ -124,4 +125,4 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program()

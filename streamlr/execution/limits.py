@@ -6,7 +6,6 @@ too) and those of the shell (``ulimit``). Dask's own ``distributed.system`` know
 
 from __future__ import annotations
 
-import errno
 import os
 import resource
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from streamlr.data.chunks.failures import lacks_memory
 from streamlr.errors import MemoryLimitError
 from streamlr.execution.process import process_bytes
 
@@ -125,10 +125,8 @@ def memory_told() -> Iterator[None]:
     """
     try:
         yield
-    except MemoryLimitError:
-        raise
     except (MemoryError, OSError, RuntimeError) as error:
-        if not _lacks_memory(error):
+        if not lacks_memory(error):
             raise
         limit = found_limit()
         known = "" if limit is None else f"; {limit.source} is {limit.nbytes / 1e6:.0f} MB"
@@ -136,9 +134,3 @@ def memory_told() -> Iterator[None]:
             f"there is no more memory ({str(error) or type(error).__name__}): this process holds {process_bytes() / 1e6:.0f} MB{known}. "
             "Set cluster.memory_limit to what it may use, so that the run is planned for it, use fewer threads (cluster.workers), "
             "or write the store in smaller chunks") from error
-
-
-def _lacks_memory(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError) or "can't start new thread" in str(error)

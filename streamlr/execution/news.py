@@ -7,11 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from streamlr.data.chunks.reads import told, watched
+from streamlr.data.chunks import reads
 
 log = logging.getLogger(__name__)
-
-_SPEAK_SECONDS = 30.0
 
 
 class _Quiet:
@@ -33,13 +31,13 @@ class _Quiet:
     def look(self) -> None:
         """Say what is waited for, if it is time: not between slabs that are merely slow."""
         seconds = time.monotonic() - self._moved
-        if seconds < self._spoken + _SPEAK_SECONDS:
+        if seconds < self._spoken + reads.SPEAK_SECONDS:
             return
-        reads = told(_SPEAK_SECONDS)
-        if reads or seconds >= 2 * self._longest:
+        waiting = reads.told(reads.SPEAK_SECONDS)
+        if waiting or seconds >= 2 * self._longest:
             self._spoken = seconds
             left = f"{self._n_slabs - self._done} of {self._n_slabs} slabs"
-            more = f"; {reads}" if reads else ""
+            more = f"; {waiting}" if waiting else ""
             log.warning("waiting for %s: nothing finished for %.0f s%s", left, seconds, more)
 
 
@@ -55,5 +53,5 @@ def told_of_quiet(
         quiet.moved()
         slab_done(slab)
 
-    with watched(quiet.look):
+    with reads.watched(quiet.look):
         yield done

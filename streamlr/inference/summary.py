@@ -103,10 +103,8 @@ def summary(run: str | Path, store: str | None = None, *, errors: Any = None, gr
         For more parameters or groups than there is room for.
     """
     options = SummaryOptions(errors or ("classical" if groups is None else "clustered"), weights, confidence, correction, use_t)
-    if groups is not None and options.errors != "clustered":
-        raise ConfigError(f"groups: errors {options.errors} take every row for its own; leave out one of the two")
     if groups is not None:
-        overrides = [*overrides, f"data.groups={json.dumps(groups)}"]
+        overrides = [*overrides, _override_of(groups, options)]
     facts = _facts(run)
     publish = publisher(subscribers)
     model, config, source = open_run(run, store, overrides, publish, labelled=True,
@@ -116,6 +114,13 @@ def summary(run: str | Path, store: str | None = None, *, errors: Any = None, gr
     with open_engine(config.cluster) as engine, one_blas_thread():
         look = FirstLook(config, source, engine, lambda event: _warnings_alone(event, publish))
         return _Inference(model, look, options, facts, publish).finish()
+
+
+def _override_of(groups: str, options: SummaryOptions) -> str:
+    """The setting that names the array of groups, where the errors are those of groups."""
+    if options.errors != "clustered":
+        raise ConfigError(f"groups: errors {options.errors} take every row for its own; leave out one of the two")
+    return f"data.groups={json.dumps(groups)}"
 
 
 def _warnings_alone(event: Event, publish: Subscriber) -> None:

@@ -183,7 +183,7 @@ def start_squares(objective: Objective, point: Array, tolerance: float, equation
         Most passes, with that of the survey.
     """
     title = f"pass {objective.scanner.passes + 1}"
-    pairs = (not equations.certain or _is_far(objective)) and len(equations.scale) <= MOST_FEATURES_OF_PRODUCTS and most_passes > 1
+    pairs = _asks_for_pairs(objective, equations) and most_passes > 1
     fine = pairs or is_fine(objective, equations.condition)
     if pairs:
         found, equations = FineSquares(objective).equations(point, title)
@@ -196,6 +196,16 @@ def start_squares(objective: Objective, point: Array, tolerance: float, equation
     if H is not None:
         state = replace(state, products=H.hi, products_rest=H.lo, lean=equations.lean)
     return Start(solver, state, found, equations)
+
+
+def _asks_for_pairs(objective: Objective, equations: Equations) -> bool:
+    """Whether the survey's products have too few digits, and a pass of its own is to sum them as pairs."""
+    return (not equations.certain or _is_far(objective)) and len(equations.scale) <= MOST_FEATURES_OF_PRODUCTS
+
+
+def lacks_pairs(objective: Objective, equations: Equations, state: LeastSquaresState) -> bool:
+    """Whether a run ended, by its limit, before the pass that was to sum the products as pairs."""
+    return state.products is None and _asks_for_pairs(objective, equations)
 
 
 def resumed(objective: Objective, solver: LeastSquares, state: LeastSquaresState) -> LeastSquares:

@@ -40,7 +40,7 @@ from streamlr.solvers.newton import NewtonState
 from streamlr.solvers.proximal import ProximalState
 from streamlr.text import named
 from streamlr.training.alignment import align, apart_of
-from streamlr.training.least_squares import MANY_OPTIMA, are_many_optima, equations_of, evaluator, findings, is_fine, resumed, start_squares
+from streamlr.training.least_squares import MANY_OPTIMA, are_many_optima, equations_of, evaluator, findings, is_fine, lacks_pairs, resumed, start_squares
 from streamlr.training.normal_equations import Equations
 
 _STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "least_squares": LeastSquaresState,
@@ -300,6 +300,11 @@ class _Run:
         problem = self._with_sample(problem, state)
         self.record.continue_from(saved)
         self.look.publish(Note(f"resuming after pass {saved.passes}, at a gradient of {state.gradient_max:.3g}"))
+        may_go_on, equations = saved.passes < self.settings.solver.max_passes, problem.equations
+        if may_go_on and isinstance(state, LeastSquaresState) and equations is not None and lacks_pairs(problem.objective, equations, state):
+            problem, begun = self._begin_squares(problem, state.point, known=False)
+            self._pass_done(saved.passes + 1, begun, problem)
+            return problem, begun
         return problem, state
 
     def _go_on_by(self, method: str) -> None:

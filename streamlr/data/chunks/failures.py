@@ -95,6 +95,7 @@ _OF_CODE = {code: meaning for codes, meaning in ((_REFUSED_CODES, Failure.REFUSE
 
 # obstore has one class for most of what goes wrong, and all of it in the text
 _STATUS_IN_TEXT = re.compile(r"(?:status code:?|HTTP status \w+ error \(|non-2xx status code:?)\s*(\d{3})", re.IGNORECASE)
+_STATUS_AT_FRONT = re.compile(r"(?:HTTP(?:/[\d.]+)?\s+)?(\d{3})\b(?!\.)")
 _PASSING_TEXT = re.compile(r"HTTP error|error sending request|body error|timed? ?out|connection|retries", re.IGNORECASE)
 _HOST_TEXT = re.compile(r"dns error|failed to lookup|name or service not known|name resolution|nodename nor servname", re.IGNORECASE)
 _NOBODY_TEXT = re.compile(r"dns error|connection refused|ConnectionRefused|failed to lookup|tcp connect error", re.IGNORECASE)
@@ -237,7 +238,9 @@ def _of_type(error: BaseException, requested: bool) -> Failure | None:
     if isinstance(error, TimeoutError | ConnectionError | ssl.SSLError):
         return Failure.PASSING
     if error.errno is None:
-        return Failure.PASSING if requested else Failure.OTHER
+        status = _STATUS_AT_FRONT.match(str(error))  # as some file systems hand on what was answered
+        answered = None if status is None else _of_status(status[1])
+        return (answered or Failure.PASSING) if requested else Failure.OTHER
     return _OF_ERRNO.get(error.errno, Failure.OTHER)
 
 

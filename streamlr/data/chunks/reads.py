@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
 
-_SPEAK_SECONDS = 30.0
+SPEAK_SECONDS = 30.0
+"""Between two words on what is waited for, here and by `streamlr.execution.news`."""
 _LOOK_SECONDS = 0.5
 _NAMED = 2
 
@@ -155,7 +156,7 @@ def _speak() -> None:
 
 def _speak_of_reads() -> None:
     """Where nobody else does: while a store is opened, for instance."""
-    due = [reading for reading in readings() if reading.seconds >= reading.spoken + _SPEAK_SECONDS]
+    due = [reading for reading in readings() if reading.seconds >= reading.spoken + SPEAK_SECONDS]
     for reading in due[:_NAMED]:
         log.warning("waiting: %s", reading)
     for reading in due:
