@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.objective.objective import Evaluation, Objective
-from streamlr.solvers.base import State, stalled, verdict, with_flattest
+from streamlr.solvers.base import State, stalled, with_flattest
+from streamlr.solvers.convergence import check_convergence
 from streamlr.solvers.line_search import best_acceptable, shorter_steps
 from streamlr.solvers.newton import RIDGE, inverse_of
 
@@ -109,7 +110,7 @@ class Lbfgs:
 
     def init_with(self, start: Evaluation, metric: Array, direction: Array, trials: Array, curvature_at: Array | None = None) -> LbfgsState:
         """With a metric (or where that of a sample was taken), a first direction, (d,), and step lengths to try along it, (K,)."""
-        outcome, _ = verdict(self.objective, self.tolerance, start, direction)
+        outcome, _ = check_convergence(self.objective, self.tolerance, start, direction)
         return LbfgsState(
             point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
             step=0.0, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
@@ -133,7 +134,7 @@ class Lbfgs:
         else:
             moves, changes = self._remember(state, found)
         direction = quasi_newton_direction(found.gradient, moves, changes, self._metric(state))
-        outcome, suspect = verdict(self.objective, self.tolerance, found, direction, state.suspect)
+        outcome, suspect = check_convergence(self.objective, self.tolerance, found, direction, state.suspect)
         gained = found.value < state.value - 1e-15 * abs(state.value) or found.gradient_max < 0.9 * state.best_gradient_max
         idle = 0 if gained else state.passes_without_gain + 1
         following = LbfgsState(

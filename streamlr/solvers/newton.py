@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.objective.objective import Evaluation, Objective
-from streamlr.solvers.base import State, stalled, verdict, with_flattest
+from streamlr.solvers.base import State, stalled, with_flattest
+from streamlr.solvers.convergence import check_convergence
 from streamlr.solvers.line_search import best_acceptable, shorter_steps
 
 Array = NDArray[np.float64]
@@ -94,7 +95,7 @@ class Newton:
             return self._refuse(state, found)
         assert found.hessian is not None
         direction = -(inverse_of(found.hessian, RIDGE) @ found.gradient) if np.isfinite(found.hessian).all() else np.zeros_like(found.point)
-        outcome, suspect = verdict(self.objective, self.tolerance, found, direction, state.suspect)
+        outcome, suspect = check_convergence(self.objective, self.tolerance, found, direction, state.suspect)
         following = NewtonState(
             point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
             step=state.trial, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",

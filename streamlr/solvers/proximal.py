@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.objective.objective import Evaluation, Objective
-from streamlr.solvers.base import Outcome, State, stalled, verdict, with_flattest
+from streamlr.solvers.base import Outcome, State, stalled, with_flattest
+from streamlr.solvers.convergence import check_convergence
 from streamlr.solvers.curvature import curvature_of
 from streamlr.solvers.lbfgs import FIRST_STEPS
 from streamlr.solvers.line_search import best_by_slopes, shorter_steps
@@ -137,7 +138,7 @@ class Proximal:
         return max(0.0, abs(slope) - float(thresholds @ np.where(found.point == 0, np.abs(direction), 0.0)))
 
     def _verdict(self, at: Evaluation, goal: Array, tried: Array | None) -> tuple[Outcome | None, Array | None]:
-        return verdict(self.objective, self.tolerance, at, goal - at.point, tried, -self._promise(at, goal))
+        return check_convergence(self.objective, self.tolerance, at, goal - at.point, tried, -self._promise(at, goal))
 
     def _refuse(self, state: ProximalState, evaluations: list[Evaluation]) -> ProximalState:
         """Try shorter steps, then the metric without its memory, then the plain metric; then there is nothing left."""
