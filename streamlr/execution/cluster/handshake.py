@@ -8,8 +8,8 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+from streamlr import version
 from streamlr.execution.arithmetic import Arithmetic, arithmetic
-from streamlr.version import __version__
 
 _DIGITS = 12
 
@@ -22,7 +22,7 @@ class OtherStreamlrError(Exception):
 def sources_digest() -> str:
     """A digest of the package's source files, by which two checkouts of one version are told apart;
     empty without any."""
-    root = Path(__file__).parents[1]
+    root = Path(version.__file__).parent  # which lies in the root of the package, wherever this does
     found = hashlib.sha256()
     files = sorted((path.relative_to(root).as_posix(), path) for path in root.rglob("*.py"))
     for name, path in files:
@@ -32,7 +32,7 @@ def sources_digest() -> str:
 
 def this_streamlr() -> str:
     """Version and sources of the streamlr of this process, for people and for comparison."""
-    return f"{__version__} (sources {sources_digest() or 'unknown'})"
+    return f"{version.__version__} (sources {sources_digest() or 'unknown'})"
 
 
 def tell() -> dict[str, str]:
