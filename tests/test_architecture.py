@@ -23,14 +23,14 @@ ARROWS: dict[str, set[str]] = {
     "events": set(),
     "text": set(),
     "version": set(),
+    "solvers": set(),
     "config": {"errors"},
     "kernels": {"errors"},
     "reporting": {"errors", "events", "text", "config"},
     "data": {"errors", "text", "config", "kernels"},
     "execution": {"errors", "events", "version", "config", "kernels", "data"},
     "model": {"errors", "text", "config", "kernels", "data"},
-    "objective": {"errors", "config", "kernels", "execution"},
-    "solvers": {"objective"},
+    "objective": {"errors", "solvers", "config", "kernels", "execution"},
     "pilot": {"kernels", "data", "execution", "objective", "solvers"},
     "planning": {"errors", "config", "kernels", "data", "execution", "pilot"},
     "runs": {
@@ -180,13 +180,13 @@ def test_kernels_know_numpy_alone(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if unit(module) == "solvers"])
-def test_solvers_know_an_objective_and_no_data_paths_or_schedulers(module: str) -> None:
+def test_solvers_know_a_problem_and_no_data_paths_or_schedulers(module: str) -> None:
     for name, line in imports(module):
         top = name.split(".")[0]
         if top == "streamlr":
-            assert unit(name) in ("solvers", "objective", "errors"), f"line {line}: {name}"
+            assert unit(name) in ("solvers", "errors"), f"line {line}: {name}"
         else:
-            assert top in ("numpy", "scipy") or (top in sys.stdlib_module_names and top not in NOT_IN_SOLVERS), f"line {line}: {name}"
+            assert top == "numpy" or (top in sys.stdlib_module_names and top not in NOT_IN_SOLVERS), f"line {line}: {name}"
 
 
 def prints(module: str) -> list[int]:

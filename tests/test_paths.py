@@ -28,11 +28,11 @@ from streamlr.kernels.batch import Batch
 from streamlr.kernels.scans.fold_scores import HeldScores, bins_for
 from streamlr.kernels.scans.moments import SurveyScan
 from streamlr.kernels.split import folds
-from streamlr.objective.objective import Moments, Objective
+from streamlr.objective.objective import Moments, Objective, evaluate_together
 from streamlr.pilot import solve as warm_start
 from streamlr.planning.plan import make_plan
 from streamlr.planning.workforce import workers_of
-from streamlr.solvers import Lbfgs, Problem, Standing, minimize_together
+from streamlr.solvers import Lbfgs, Solve, SolveProgress, minimize_together
 from streamlr.training.lambda_grid import Judgement, mean_and_error, penalized, strengths
 from streamlr.training.path import PathResult
 
@@ -314,11 +314,11 @@ def test_64_coefficient_vectors_take_one_pass() -> None:
     for k in range(64):
         objective = Objective(scanner, penalized(model, 1e-3 * (k + 1), 0.0), np.arange(2), moments, split=folds(4, 0), held_out=k % 5 - 1)
         solver = Lbfgs(objective, 1e-8)
-        problems.append(Problem(objective, solver, lambda found, solver=solver, objective=objective: solver.init(objective, found)))  # type: ignore[misc]
-    standings = [Standing(problem.objective.start()) for problem in problems]
-    minimize_together(problems, standings, 1, 2, 64, lambda number, *_: numbers.append(number))
+        problems.append(Solve(objective, solver, lambda found, solver=solver, objective=objective: solver.init(objective, found)))  # type: ignore[misc]
+    standings = [SolveProgress(problem.problem.start()) for problem in problems]
+    minimize_together(problems, standings, 1, 2, evaluate_together, lambda number, *_: numbers.append(number), 64)
     assert (numbers, scanner.passes) == ([2], 2)
-    minimize_together(problems, standings, 1, 3, 32, lambda number, _, complete: numbers.append((number, complete)))  # type: ignore[arg-type]
+    minimize_together(problems, standings, 1, 3, evaluate_together, lambda number, _, complete: numbers.append((number, complete)), 32)  # type: ignore[arg-type]
     assert numbers[1:] == [(2, False), (3, True)]
 
 

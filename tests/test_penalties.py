@@ -25,8 +25,9 @@ from streamlr.config.sections import ModelConfig, load_config
 from streamlr.data.synth import Population, SynthSpec
 from streamlr.errors import ConfigError
 from streamlr.kernels.families import FAMILIES
-from streamlr.objective.penalty import Nonsmooth, with_features_by_number
+from streamlr.objective.penalty import with_features_by_number
 from streamlr.pilot import solve as warm_start
+from streamlr.solvers import Nonsmooth
 from streamlr.solvers.quadratic import Curvature, curvature_of, minimum
 from streamlr.training.train import TrainResult
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from streamlr import train
 from streamlr.config.sections import SolverConfig
-from streamlr.objective.objective import Evaluation
-from streamlr.solvers.base import CONVERGED, DIVERGED, PASS_LIMIT, STALLED, Outcome, State, minimize
+from streamlr.solvers import Evaluation, State, Status, Termination, minimize
 from streamlr.solvers.lbfgs import quasi_newton_direction
 from streamlr.solvers.line_search import SUFFICIENT_DECREASE, best_acceptable, shorter_steps
 from streamlr.solvers.newton import inverse_of
@@ -72,7 +71,7 @@ def test_gradient_descent_is_the_loop_of_its_formulas_pass_by_pass(weighted: boo
 def test_no_more_passes_are_made_than_are_allowed_and_what_is_left_is_a_model(solver: str, max_passes: int) -> None:
     X, y = data()
     result = fit(solver, X, y, max_passes=max_passes, tolerance=1e-30)
-    assert result.status == PASS_LIMIT
+    assert result.status == Status.PASS_LIMIT
     assert f"the limit of {max_passes} passes was reached" in result.reason
     assert "raise solver.max_passes" in result.reason
     assert [line["pass"] for line in result.history] == list(range(1, max_passes + 1))
@@ -86,7 +85,7 @@ def test_no_more_passes_are_made_than_are_allowed_and_what_is_left_is_a_model(so
 def test_a_converged_model_has_a_gradient_within_the_tolerance(solver: str, tolerance: float) -> None:
     X, y = data()
     result = fit(solver, X, y, tolerance=tolerance, max_passes=500)
-    assert result.status == CONVERGED
+    assert result.status == Status.CONVERGED
     assert result.summary["gradient_max"] <= tolerance
     assert f"{tolerance:g}" in result.reason
     standardised = np.column_stack([(X - X.mean(axis=0)) / X.std(axis=0), np.ones(len(y))])
@@ -114,7 +113,7 @@ def test_a_tighter_tolerance_goes_the_same_way_and_further(solver: str) -> None:
 def test_a_tolerance_below_rounding_ends_as_stalled_at_an_optimum(solver: str) -> None:
     X, y = data()
     result = fit(solver, X, y, tolerance=1e-30, max_passes=500)
-    assert result.status == STALLED
+    assert result.status == Status.STALLED
     assert "no step lowers the objective any further" in result.reason
     assert "the tolerance of 1e-30 is below what rounding allows" in result.reason
     assert result.passes < 60
@@ -133,7 +132,7 @@ def test_a_learning_rate_that_is_too_long_is_told_and_not_hidden() -> None:
     X, y = data()
     with np.errstate(over="ignore", invalid="ignore"):
         result = fit("gradient_descent", X, y, l2=1.0, learning_rate=1e100, max_passes=50)
-    assert result.status == DIVERGED
+    assert result.status == Status.DIVERGED
     assert "lower solver.learning_rate (now 1e+100)" in result.reason
 
 
@@ -159,7 +158,7 @@ class CountingObjective:
     def __init__(self) -> None:
         self.titles: list[str] = []
 
-    def evaluate(self, points: Array, title: str, *, hessian: bool = False) -> list[Evaluation]:
+    def evaluate(self, points: Array, title: str, *, hessian: bool = False, direction: Array | None = None) -> list[Evaluation]:
         self.titles.append(title)
         return []
 
@@ -177,14 +176,14 @@ class EndsAfter:
 
     def step(self, state: State, evaluations: list[Evaluation]) -> State:
         done = state.step + 1 == self.steps
-        return replace(state, step=state.step + 1, status=CONVERGED if done else "", reason="there" if done else "")
+        return replace(state, step=state.step + 1, status=Status.CONVERGED if done else "", reason="there" if done else "")
 
 
 EMPTY = State(np.zeros(1), 1.0, 1.0, np.ones(1), 1.0, 0.0, "", "")
 
 
 @pytest.mark.parametrize(("already", "limit", "steps", "made", "status"), [
-    (1, 10, 3, 3, CONVERGED), (1, 3, 5, 2, PASS_LIMIT), (3, 3, 1, 0, PASS_LIMIT), (2, 3, 1, 1, CONVERGED)])
+    (1, 10, 3, 3, Status.CONVERGED), (1, 3, 5, 2, Status.PASS_LIMIT), (3, 3, 1, 0, Status.PASS_LIMIT), (2, 3, 1, 1, Status.CONVERGED)])
 def test_the_loop_makes_one_evaluation_a_pass_until_the_end_or_the_limit(already: int, limit: int, steps: int, made: int, status: str) -> None:
     objective, told = CountingObjective(), []
     solver: Any = EndsAfter(steps)
@@ -205,7 +204,7 @@ def test_what_a_pass_found_is_let_go_of_before_the_next_one() -> None:
     alive: list[int] = []
 
     class WatchedObjective:
-        def evaluate(self, points: Array, title: str, *, hessian: bool = False) -> list[Evaluation]:
+        def evaluate(self, points: Array, title: str, *, hessian: bool = False, direction: Array | None = None) -> list[Evaluation]:
             alive.append(sum(reference() is not None for reference in watched))
             found = Found()
             watched.append(weakref.ref(found))
@@ -220,8 +219,8 @@ def test_what_a_pass_found_is_let_go_of_before_the_next_one() -> None:
 def test_a_state_that_has_ended_is_left_alone() -> None:
     objective: Any = CountingObjective()
     solver: Any = EndsAfter(1)
-    state = replace(EMPTY, status=DIVERGED, reason="so it is")
-    assert minimize(objective, solver, state, 1, 10, lambda number, reached: None) == (state, Outcome(DIVERGED, "so it is"))
+    state = replace(EMPTY, status=Status.DIVERGED, reason="so it is")
+    assert minimize(objective, solver, state, 1, 10, lambda number, reached: None) == (state, Termination(Status.DIVERGED, "so it is"))
     assert objective.titles == []
 
 

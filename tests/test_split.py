@@ -23,6 +23,7 @@ from streamlr.kernels.scans.gradient import GradientScan
 from streamlr.kernels.scans.moments import SurveyScan
 from streamlr.kernels.split import Split, folds
 from streamlr.objective.objective import Moments, Objective, evaluate_together
+from streamlr.solvers import Query
 
 EPS = float(np.finfo(np.float64).eps)
 FAMILIES = {"logistic": (np.arange(2), 1), "softmax": (np.arange(3), 3), "linear": (np.empty(0), 1), "poisson": (np.empty(0), 1)}
@@ -131,16 +132,16 @@ def test_objectives_of_different_penalties_and_parts_are_evaluated_in_one_pass()
         return Objective(scanner, ModelConfig(penalty=PenaltyConfig(l2=l2)), np.arange(2), moments, split=split, held_out=part)
 
     points = np.random.default_rng(2).normal(size=(2, 4))
-    asked = [(objective(0.1, -1), points), (objective(0.1, 0), points[:1]), (objective(2.0, 2), points[1:])]
+    asked = [Query(objective(0.1, -1), points), Query(objective(0.1, 0), points[:1]), Query(objective(2.0, 2), points[1:])]
     before = scanner.passes
     together = evaluate_together(asked, "all")
     assert scanner.passes == before + 1
     assert [len(found) for found in together] == [2, 1, 1]
-    for (one, its_points), found in zip(asked, together, strict=True):
-        for apart, near in zip(one.evaluate(its_points, "apart"), found, strict=True):
+    for query, found in zip(asked, together, strict=True):
+        for apart, near in zip(query.problem.evaluate(query.points, "apart"), found, strict=True):
             np.testing.assert_allclose([near.loss, near.value, near.gradient_max], [apart.loss, apart.value, apart.gradient_max], rtol=1e-12)
             np.testing.assert_allclose(near.gradient, apart.gradient, rtol=1e-12, atol=1e-14)
-            assert near.held_loss == pytest.approx(apart.held_loss, rel=1e-12, nan_ok=True)
+            assert near.validation_loss == pytest.approx(apart.validation_loss, rel=1e-12, nan_ok=True)
 
 
 def test_groups_come_from_the_store(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ class Family(Protocol):
     """Whether targets are labels of classes; numbers otherwise."""
     coupled: bool
     """Whether an output's activation depends on the others' ``Z``."""
+    quadratic: bool
+    """Whether the loss is a quadratic function of ``Z``."""
 
     def target(self, values: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> Array:
         """Y, (c, k), of targets as stored, (k,); refuses what the family cannot mean, naming the row."""
@@ -72,6 +74,7 @@ class Linear:
     name = "linear"
     labelled = False
     coupled = False
+    quadratic = True
     certain_loss = -np.inf
 
     def target(self, values: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> Array:
@@ -105,6 +108,7 @@ class Logistic:
     name = "logistic"
     labelled = True
     coupled = False
+    quadratic = False
 
     def target(self, values: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> Array:
         return indicator(values, classes, first_row)
@@ -152,6 +156,7 @@ class Softmax:
     name = "softmax"
     labelled = True
     coupled = True
+    quadratic = False
 
     def target(self, values: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> Array:
         return one_hot(values, classes, first_row)
@@ -206,6 +211,7 @@ class Poisson:
     name = "poisson"
     labelled = False
     coupled = False
+    quadratic = False
     certain_loss = -np.inf
 
     def target(self, values: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> Array:

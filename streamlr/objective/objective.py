@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,8 @@ from streamlr.objective.coordinates import data_coordinates as data_coordinates
 from streamlr.objective.coordinates import spreads_in_penalty
 from streamlr.objective.coordinates import standard_coordinates as standard_coordinates
 from streamlr.objective.moments import Moments as Moments  # part of what an objective is made of
-from streamlr.objective.penalty import Nonsmooth, Penalty
+from streamlr.objective.penalty import Penalty
+from streamlr.solvers.problem import Evaluation, Nonsmooth, Query
 
 log = logging.getLogger(__name__)
 
@@ -41,35 +41,6 @@ _STILL = 1e-9
 """A margin along a direction whose largest entry is 1 that is nothing but rounding."""
 _AGAINST = 1e-11
 """A margin against an example's side, relative to the largest to some side, that counts as none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """The objective at one point."""
-
-    point: Array
-    """The parameters, (d,)."""
-    loss: float
-    """Weighted mean loss."""
-    value: float
-    """The loss plus the penalty."""
-    gradient: Array
-    """Of what is smooth in the value (all but l1) by the parameters, (d,)."""
-    gradient_max: float
-    """Largest absolute entry of the gradient by the coefficients of standardised features and the intercept; with l1 of the shortest subgradient, with
-    bounds of the gradient less what would leave them."""
-    hessian: Array | None = None
-    """Of the value by the parameters, (d, d), where it was asked for."""
-    separates: bool = False
-    """Whether the point classifies every single example correctly: a proof that without a penalty there is no optimum."""
-    held_loss: float = np.nan
-    """Mean loss of the rows that are held out; not a number where none are."""
-    held_weight: float = 0.0
-    """Their weight."""
-    recedes: bool = False
-    """Whether the loss falls for ever along the direction that was tried in the same pass: a proof that there is no optimum."""
-    gradient_rest: Array | None = None
-    """What rounding has cut off from the gradient, (d,), where that is known."""
 
 
 class Objective:
@@ -122,7 +93,7 @@ class Objective:
     @property
     def penalized(self) -> bool:
         """Whether penalty and bounds hold every coefficient, so that the optimum is finite; a factor of 0 lets one go."""
-        return bool(self._penalty.held.all())
+        return bool(self._penalty.bounded.all())
 
     @property
     def value_unit(self) -> float:
@@ -133,6 +104,11 @@ class Objective:
     def smooth(self) -> bool:
         """Whether there is neither l1 nor a bound."""
         return self.model.penalty.l1 == 0 and not self.model.bounds.given
+
+    @property
+    def quadratic(self) -> bool:
+        """Whether it is a quadratic function of the parameters."""
+        return self.family.quadratic and self.smooth
 
     @property
     def penalty_curvature(self) -> Array:
@@ -157,7 +133,7 @@ class Objective:
         """Whether there may be a direction along which it falls for ever."""
         return self.model.family != "linear" and not self.penalized
 
-    def unheld(self, direction: Array) -> Array:
+    def recession_part(self, direction: Array) -> Array:
         """A direction, (d,), without what the penalty or the bounds do not let grow without end."""
         V, u = self.coordinates.split(direction)
         basis, scale = self.coordinates.basis, self.coordinates.scale[:, None]
@@ -165,10 +141,10 @@ class Objective:
         W = np.where(self._penalty.free(W), W, 0.0)
         return self.coordinates.join(W if basis is None else basis.from_features(W) * scale, u)
 
-    def free_to_grow(self, point: Array) -> bool:
+    def is_recession_direction(self, point: Array) -> bool:
         """Whether the point's coefficients may grow without end at no cost."""
         V, basis = self.coordinates.split(point)[0], self.coordinates.basis
-        return self._penalty.free_to_grow(V if basis is None else basis.to_features(V / self.coordinates.scale[:, None]))
+        return self._penalty.is_recession_direction(V if basis is None else basis.to_features(V / self.coordinates.scale[:, None]))
 
     def from_data_units(self, W: Array, b: Array) -> Array:
         """The parameters of W, (n, c), and b, (c,), within the bounds."""
@@ -188,6 +164,16 @@ class Objective:
     def size(self) -> int:
         """Number of parameters."""
         return self.coordinates.size
+
+    @property
+    def n_coefficients(self) -> int:
+        """Number of parameters that are coefficients; the rest are intercepts."""
+        return len(self.coordinates.scale) * self.coordinates.n_outputs
+
+    @property
+    def underdetermined(self) -> bool:
+        """Whether there are fewer rows times outputs than parameters."""
+        return self.moments.n_rows * self.coordinates.n_outputs < self.size
 
     @property
     def shift(self) -> Array | None:
@@ -236,7 +222,7 @@ class Objective:
         direction
             Along which the loss may fall for ever, (d,), which the first evaluation then tells.
         """
-        return evaluate_together([(self, points)], title, hessian=hessian, directions=[direction])[0]
+        return evaluate_together([Query(self, points, hessian, direction)], title)[0]
 
     def found(self, point: Array, sums: GradientSums, k: int, margins: Array | None = None) -> Evaluation:
         """What the sums say of candidate ``k``, which is ``point``; and the margins, (2,), of the direction that was tried with it, if one was."""
@@ -255,8 +241,8 @@ class Objective:
         W = V / self.coordinates.scale[:, None]
         return W, u - (self.coordinates.center - self._shift) @ W
 
-    def _evaluation(self, point: Array, loss: float, dW: Array, db: Array, hessian: Array | None, separates: bool, held_loss: float = np.nan,
-                    held_weight: float = 0.0, recedes: bool = False) -> Evaluation:
+    def _evaluation(self, point: Array, loss: float, dW: Array, db: Array, hessian: Array | None, separates: bool, validation_loss: float = np.nan,
+                    validation_weight: float = 0.0, recedes: bool = False) -> Evaluation:
         """From derivatives by W and b of features less their shift to those by the parameters."""
         V, _ = self.coordinates.split(point)
         if self.family.coupled:  # the sum over the classes is 0, but for rounding, which would move the point where nothing holds it
@@ -275,8 +261,8 @@ class Objective:
             scaled = self._standard.join(in_standard, np.zeros(len(db)))  # an intercept has neither threshold nor bound: any value will do
             gradient_by_standard = self._nonsmooth_by_standard.subgradient(scaled, gradient_by_standard)
         gradient_max = float(np.abs(gradient_by_standard).max()) / self.target_unit
-        return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates, held_loss,
-                          held_weight, recedes)
+        return Evaluation(point, loss, value, gradient, gradient_max, None if hessian is None else self._hessian(hessian), separates, validation_loss,
+                          validation_weight, recedes)
 
     def _gradient(self, at: Coordinates, dW: Array, db: Array, penalty: Array) -> Array:
         by_V = (dW - np.outer(at.center - self._shift, db)) / at.scale[:, None]
@@ -307,33 +293,53 @@ class Objective:
         return H.reshape(at.size, at.size)
 
 
-def evaluate_together(asked: Sequence[tuple[Objective, Array]], title: str, *, hessian: bool = False,
-                      directions: Sequence[Array | None] = ()) -> list[list[Evaluation]]:
-    """Objectives of the same data, which differ in their penalty and in the rows that they leave out, each at its points, (K, d): one pass for all.
+def evaluate_together(queries: Sequence[Query[Objective]], title: str) -> list[list[Evaluation]]:
+    """Evaluate objectives of the same data, each at the points of its query: one pass for all.
+
+    They differ in their penalty and in the rows that they leave out.
 
     Parameters
     ----------
-    asked
-        The objectives and their points; all of the same family, classes, moments and split.
+    queries
+        The objectives and their points; all of the same family, classes, moments and split. A
+        Hessian can be had at the very first point alone.
     title
         What a person is told meanwhile.
-    hessian
-        Whether second derivatives are wanted, at the very first point alone.
-    directions
-        Along which the loss of each may fall for ever, (d,) or None, which its first evaluation then tells.
     """
-    first = asked[0][0]
-    columns = [(objective, point) for objective, points in asked for point in points]
+    first = queries[0].problem
+    columns = [(query.problem, point) for query in queries for point in query.points]
     raw = [objective.shifted_units(point) for objective, point in columns]
-    starts = np.cumsum([0, *(len(points) for _, points in asked)]).tolist()
-    tried = tuple(Direction(starts[at], *asked[at][0].shifted_units(direction)) for at, direction in enumerate(directions) if direction is not None)
+    starts = np.cumsum([0, *(len(query.points) for query in queries)]).tolist()
+    tried = tuple(
+        Direction(starts[at], *query.problem.shifted_units(query.direction))
+        for at, query in enumerate(queries)
+        if query.direction is not None
+    )
+    held_out = np.array([objective.held_out for objective, _ in columns])
     scan = GradientScan(
-        first.model.family, first.classes, np.stack([W for W, _ in raw]), np.stack([b for _, b in raw]), first.shift, hessian, first.split,
-        None if first.split is None else np.array([objective.held_out for objective, _ in columns]), first.coordinates.basis, tried)
+        first.model.family,
+        first.classes,
+        np.stack([W for W, _ in raw]),
+        np.stack([b for _, b in raw]),
+        first.shift,
+        queries[0].hessian,
+        first.split,
+        None if first.split is None else held_out,
+        first.coordinates.basis,
+        tried,
+    )
     sums: GradientSums = first.scanner.run(scan, title)
-    margins = {} if sums.margins is None else {direction.candidate: found for direction, found in zip(tried, sums.margins, strict=True)}
-    found = iter([objective.found(point, sums, k, margins.get(k)) for k, (objective, point) in enumerate(columns)])
-    return [[next(found) for _ in points] for _, points in asked]
+    margins = {}
+    if sums.margins is not None:
+        candidates = [direction.candidate for direction in tried]
+        margins = dict(zip(candidates, sums.margins, strict=True))
+    found = iter(
+        [
+            objective.found(point, sums, k, margins.get(k))
+            for k, (objective, point) in enumerate(columns)
+        ]
+    )
+    return [[next(found) for _ in query.points] for query in queries]
 
 
 def _unit_of_target(family: str, moments: Moments) -> float:

@@ -48,12 +48,13 @@ class Penalty:
         return Penalty(self.l2 * (spread / unit) ** 2, self.l1 * (spread / unit), self.lower * unit, self.upper * unit)
 
     @property
-    def held(self) -> NDArray[np.bool_]:
+    def bounded(self) -> NDArray[np.bool_]:
         """Which coefficients cannot grow without end, (n,)."""
-        held: NDArray[np.bool_] = (self.l2 > 0) | (self.l1 > 0) | (np.isfinite(self.lower) & np.isfinite(self.upper))
-        return held
+        box = np.isfinite(self.lower) & np.isfinite(self.upper)
+        bounded: NDArray[np.bool_] = (self.l2 > 0) | (self.l1 > 0) | box
+        return bounded
 
-    def free_to_grow(self, V: Array) -> bool:
+    def is_recession_direction(self, V: Array) -> bool:
         """Whether coefficients, (n, c), may be multiplied by any number at no cost: then what they separate has no optimum."""
         return not ((V != 0) & ~self.free(V)).any()
 
@@ -62,43 +63,6 @@ class Penalty:
         bounded = np.isfinite(np.where(V > 0, self.upper[:, None], self.lower[:, None]))
         free: NDArray[np.bool_] = ~(bounded | (self.l2 > 0)[:, None] | (self.l1 > 0)[:, None])
         return free
-
-
-@dataclass(frozen=True, slots=True)
-class Nonsmooth:
-    """What is not smooth in an objective, by its parameters: the sum of ``thresholds * |v|``, and the bounds."""
-
-    thresholds: Array
-    """(d,)."""
-    lower: Array
-    """(d,)."""
-    upper: Array
-    """(d,)."""
-
-    def value(self, v: Array) -> float:
-        return float(self.thresholds @ np.abs(v))
-
-    def clip(self, v: Array) -> Array:
-        """The nearest point within the bounds, (d,)."""
-        return np.clip(v, self.lower, self.upper)
-
-    def nearest(self, z: Array, curvature: Array | float, at: slice | NDArray[np.intp] | int = slice(None)) -> Array:
-        """Where ``curvature/2 (v - z)² + thresholds |v|`` is smallest within the bounds, of all entries or those ``at``."""
-        shrunk = np.sign(z) * np.maximum(np.abs(z) - self.thresholds[at] / curvature, 0.0)
-        return np.clip(shrunk, self.lower[at], self.upper[at])
-
-    def subgradient(self, v: Array, gradient: Array) -> Array:
-        """The shortest subgradient of the whole, (d,), where the smooth part has this gradient; what would leave the bounds is 0."""
-        upwards = gradient + np.where(v >= 0, self.thresholds, -self.thresholds)
-        downwards = gradient + np.where(v > 0, self.thresholds, -self.thresholds)
-        rise = np.where(v < self.upper, np.minimum(upwards, 0.0), 0.0)
-        fall = np.where(v > self.lower, np.maximum(downwards, 0.0), 0.0)
-        return rise + fall
-
-    def free(self, v: Array) -> NDArray[np.bool_]:
-        """Entries about which the whole is smooth, (d,)."""
-        smooth: NDArray[np.bool_] = (v > self.lower) & (v < self.upper) & ((v != 0) | (self.thresholds == 0))
-        return smooth
 
 
 def with_features_by_number(model: ModelConfig, n_features: int, names: tuple[str, ...] | None) -> ModelConfig:

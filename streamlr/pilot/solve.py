@@ -24,13 +24,13 @@ from streamlr.execution.process import give_back
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.memory import page_memory
 from streamlr.kernels.scans.moments import SampledRows
-from streamlr.objective.objective import Evaluation, Objective
+from streamlr.objective.objective import Objective
 from streamlr.pilot.kronecker import SampleCurvature
-from streamlr.solvers import Lbfgs, Newton, Proximal, minimize
-from streamlr.solvers.base import CONVERGED, DIVERGED
-from streamlr.solvers.lbfgs import FIRST_STEPS, LbfgsState, Metric
+from streamlr.solvers import Evaluation, Lbfgs, Newton, Proximal, Status, minimize
+from streamlr.solvers.lbfgs import LbfgsState, Preconditioner
 from streamlr.solvers.newton import inverse_of
 from streamlr.solvers.proximal import ProximalState, loss_hessian
+from streamlr.solvers.quasi_newton import FIRST_STEPS
 
 log = logging.getLogger(__name__)
 
@@ -190,14 +190,14 @@ def _solve_proximal(objective: Objective, sample: SampledRows, engine: Engine, s
     if hessian is None:
         hessian = on_sample.diagonal() if plain else loss_hessian(on_sample, first)
     state, outcome = minimize(on_sample, solver, solver.init_with(first, hessian, None, FIRST_STEPS if plain else np.ones(1)), 0,
-                              _MOST_PASSES_OF_FEW if few else _MOST_SAMPLE_PASSES, lambda *_: None)
+                              _MOST_PASSES_OF_FEW if few else _MOST_SAMPLE_PASSES)
     log.info("sample of %d rows, proximal: %s at a gradient of %.2g", n_rows, outcome.status, state.gradient_max)
     if plain:
         return state.point, None
     del first, hessian
     found = on_sample.evaluate(state.point[None, :], "sample", hessian=True)[0]
     assert found.hessian is not None
-    if (found.separates and on_sample.free_to_grow(state.point)) or not np.isfinite(found.hessian).all():
+    if (found.separates and on_sample.is_recession_direction(state.point)) or not np.isfinite(found.hessian).all():
         return state.point, None
     if n_rows < objective.moments.n_rows:
         fill_unseen(found.hessian)
@@ -233,21 +233,20 @@ def _start_many(objective: Objective, solver: Lbfgs, sample: SampledRows, start:
     with ThreadsEngine(available_cores()) as engine, one_blas_thread():
         on_sample = _on_sample(objective, sample, engine)
         point, status = _refine_many(on_sample, metric.kronecker, start.point, _MOST_SAMPLE_PASSES if metric.exact else _FEW_SAMPLE_PASSES)
-        if metric.exact and status not in (CONVERGED, DIVERGED):
+        if metric.exact and status not in (Status.CONVERGED, Status.DIVERGED):
             point, status = _refine_many(on_sample, sampled_metric(objective, sample, point), point, _MOST_SAMPLE_PASSES)
-    if status != DIVERGED:
+    if status != Status.DIVERGED:
         metric = sampled_metric(objective, sample, point)
     direction = _descent(start, point, metric)
-    return replace(solver, sampled=metric), solver.init_with(start, np.empty(0), direction, np.ones(1), metric.point)
+    return replace(solver, preconditioner=metric), solver.init_with(start, np.empty(0), direction, np.ones(1), metric.point)
 
 
-def _refine_many(objective: Objective, metric: Metric, point: Array, most_passes: int) -> tuple[Array, str]:
+def _refine_many(objective: Objective, metric: Preconditioner, point: Array, most_passes: int) -> tuple[Array, str]:
     """Where L-BFGS with a metric gets from a point, and how it ended."""
     whole = objective.scanner.source.n_rows == objective.moments.n_rows
-    solver = Lbfgs(objective, _TOLERANCE_OF_WHOLE if whole else _TOLERANCE_OF_MANY, sampled=metric)
+    solver = Lbfgs(objective, _TOLERANCE_OF_WHOLE if whole else _TOLERANCE_OF_MANY, preconditioner=metric)
     first = objective.evaluate(point[None, :], "sample")[0]
-    state, outcome = minimize(objective, solver, solver.init_with(first, np.empty(0), -metric(first.gradient), np.ones(1), point), 0, most_passes,
-                              lambda *_: None)
+    state, outcome = minimize(objective, solver, solver.init_with(first, np.empty(0), -metric(first.gradient), np.ones(1), point), 0, most_passes)
     log.info("sample of %d rows, L-BFGS: %s at a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
     return state.point, outcome.status
 
@@ -309,9 +308,9 @@ def _held_back(objective: Objective, sample: SampledRows, engine: Engine, start:
 def _newton(objective: Objective, start: Array) -> SampleOptimum:
     solver = Newton(objective, _tolerance(objective))
     first = objective.evaluate(start[None, :], "sample", hessian=True)[0]
-    state, outcome = minimize(objective, solver, solver.init(objective, first), 0, _MOST_SAMPLE_PASSES, lambda *_: None)
+    state, outcome = minimize(objective, solver, solver.init(objective, first), 0, _MOST_SAMPLE_PASSES)
     log.info("sample of %d rows, Newton: %s after a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
-    return _with_metric(objective, state.point, state.suspect if state.status == DIVERGED else None)
+    return _with_metric(objective, state.point, state.suspect if state.status == Status.DIVERGED else None)
 
 
 def _chord(objective: Objective, start: Array) -> SampleOptimum:
@@ -327,11 +326,11 @@ def _refine(objective: Objective, coarse: SampleOptimum) -> SampleOptimum:
     first = objective.evaluate(coarse.point[None, :], "sample")[0]
     state, outcome = minimize(
         objective, solver, solver.init_with(first, coarse.metric, -(coarse.metric @ first.gradient), np.ones(1)), 0,
-        _MOST_SAMPLE_PASSES, lambda *_: None)
+        _MOST_SAMPLE_PASSES)
     log.info("sample of %d rows, L-BFGS: %s at a gradient of %.2g", objective.scanner.source.n_rows, outcome.status, state.gradient_max)
-    if outcome.status != CONVERGED:
+    if outcome.status != Status.CONVERGED:
         log.warning("the solve on the sample ended %s; it serves as a start all the same", outcome.status)
-    return _with_metric(objective, state.point, state.suspect if state.status == DIVERGED else None)
+    return _with_metric(objective, state.point, state.suspect if state.status == Status.DIVERGED else None)
 
 
 def _tolerance(objective: Objective) -> float:
@@ -344,7 +343,7 @@ def _with_metric(objective: Objective, point: Array, suspect: Array | None) -> S
     found = objective.evaluate(point[None, :], "sample", hessian=True)[0]
     hessian = found.hessian
     assert hessian is not None
-    if (found.separates and objective.free_to_grow(point)) or not np.isfinite(hessian).all():
+    if (found.separates and objective.is_recession_direction(point)) or not np.isfinite(hessian).all():
         return SampleOptimum(point, None, suspect)
     if objective.scanner.source.n_rows < objective.moments.n_rows:
         fill_unseen(hessian)

@@ -28,10 +28,21 @@ from streamlr.execution.engine import Engine, one_blas_thread
 from streamlr.execution.local import SerialEngine, ThreadsEngine, available_cores
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.scans.moments import SampledRows
-from streamlr.objective.objective import Evaluation, Objective
+from streamlr.objective.objective import Objective, evaluate_together
 from streamlr.pilot.kronecker import Kronecker, SampleCurvature
 from streamlr.pilot.solve import MOST_COUPLED_PARAMETERS, fill_unseen
-from streamlr.solvers import Lbfgs, Newton, Problem, Proximal, Solver, Standing, State, minimize, minimize_together
+from streamlr.solvers import (
+    Evaluation,
+    Lbfgs,
+    Newton,
+    Proximal,
+    Solve,
+    SolveProgress,
+    Solver,
+    State,
+    minimize,
+    minimize_together,
+)
 from streamlr.solvers.proximal import loss_hessian
 
 log = logging.getLogger(__name__)
@@ -112,7 +123,7 @@ class Curvatures:
     nearest: list[int]
     """Which of them serves each strength, (L,)."""
 
-    def problems(self, grid: Sequence[Sequence[Objective]], tolerance: float) -> list[Problem]:
+    def problems(self, grid: Sequence[Sequence[Objective]], tolerance: float) -> list[Solve[Objective]]:
         """The problems of a grid of objectives: of each strength, that of all rows and those of the folds."""
         first = _strength_of_squares(grid[0][0])
         problems = []
@@ -126,29 +137,29 @@ def _strength_of_squares(objective: Objective) -> float:
     return objective.model.penalty.l2
 
 
-def _problem_of(objective: Objective, tolerance: float, known: Known | None, share: float) -> Problem:
+def _problem_of(objective: Objective, tolerance: float, known: Known | None, share: float) -> Solve[Objective]:
     """A model that begins at the sample's optimum: the first step counts, since it tells of the place and not of the way there."""
     if known is None:
         plain = Lbfgs(objective, tolerance) if objective.smooth else Proximal(objective, tolerance)
-        return Problem(objective, plain, lambda found: plain.init(objective, found))
+        return Solve(objective, plain, lambda found: plain.init(objective, found))
     if isinstance(known, np.ndarray):
         proximal = Proximal(objective, tolerance)
-        return Problem(objective, proximal, lambda found: replace(proximal.init_with(found, known, None, np.ones(1)), accepted=1))
+        return Solve(objective, proximal, lambda found: replace(proximal.init_with(found, known, None, np.ones(1)), accepted=1))
     metric = known.with_strength(share)
-    solver = Lbfgs(objective, tolerance, sampled=metric)
+    solver = Lbfgs(objective, tolerance, preconditioner=metric)
 
     def begin(found: Evaluation) -> State:
         return replace(solver.init_with(found, np.empty(0), -metric(found.gradient), np.ones(1), found.point), accepted=1)
 
-    return Problem(objective, solver, begin)
+    return Solve(objective, solver, begin)
 
 
-def start_plain(grid: Sequence[Sequence[Objective]]) -> tuple[Curvatures, list[Standing]]:
+def start_plain(grid: Sequence[Sequence[Objective]]) -> tuple[Curvatures, list[SolveProgress]]:
     """Without a sample: every model from intercepts alone, by the plain method."""
-    return Curvatures([], []), [Standing(objective.start()) for row in grid for objective in row]
+    return Curvatures([], []), [SolveProgress(objective.start()) for row in grid for objective in row]
 
 
-def start_together(grid: Sequence[Sequence[Objective]], sample: SampledRows, most_curvatures: int, most_columns: int) -> tuple[Curvatures, list[Standing]]:
+def start_together(grid: Sequence[Sequence[Objective]], sample: SampledRows, most_curvatures: int, most_columns: int) -> tuple[Curvatures, list[SolveProgress]]:
     """All models of a path, each at the sample's optimum, and the sample's curvature there.
 
     Parameters
@@ -180,7 +191,7 @@ class _SampleSolve:
         self.whole = len(sample.X) == self.model.moments.n_rows
         self.curvatures = Curvatures([], [])
 
-    def starts(self) -> tuple[Curvatures, list[Standing]]:
+    def starts(self) -> tuple[Curvatures, list[SolveProgress]]:
         points = [[objective.start() for objective in row] for row in self.grid]
         if self._few():
             points = self._one_by_one(points)
@@ -191,7 +202,7 @@ class _SampleSolve:
             if self.model.smooth:
                 self.curvatures = Curvatures([self._kronecker()], [0] * len(self.grid))
             points = self._solve(1, points, folds=True, tolerance=self._tolerance(1, _OF_NOISE))
-        return self.curvatures, [Standing(point) for row in points for point in row]
+        return self.curvatures, [SolveProgress(point) for row in points for point in row]
 
     def _dense(self) -> bool:
         """Whether the Hessian is worth being written down; of many coupled outputs it is not."""
@@ -255,10 +266,10 @@ class _SampleSolve:
     def _solve(self, stride: int, points: list[list[Array]], *, folds: bool, tolerance: float) -> list[list[Array]]:
         grid = self._on_sample(stride, folds)
         problems = self.curvatures.problems(grid, tolerance)
-        standings = [Standing(point) for row, at in zip(grid, points, strict=True) for point in at[: len(row)]]
+        standings = [SolveProgress(point) for row, at in zip(grid, points, strict=True) for point in at[: len(row)]]
         scans: list[int] = []
         most = _PASSES_OF_LEVEL * -(-len(problems) // self.most_columns)
-        standings = minimize_together(problems, standings, 0, most, self.most_columns, lambda number, *_: scans.append(number))
+        standings = minimize_together(problems, standings, 0, most, evaluate_together, lambda number, *_: scans.append(number), self.most_columns)
         each = iter(zip(problems, standings, strict=True))
         solved: list[list[Array]] = []
         for row in grid:
@@ -287,14 +298,14 @@ class _SampleSolve:
         return SampleCurvature(self.model, source, self.model.start(), exact=False).kronecker
 
 
-def _point_of(problem: Problem, standing: Standing, of_larger: Array, tolerance: float) -> Array:
+def _point_of(solve: Solve[Objective], progress: SolveProgress, of_larger: Array, tolerance: float) -> Array:
     """Where a solve has got: its start, if that leads nowhere; where the curvature of others did not do and its own is cheap, by Newton's method from
     the optimum of the next larger strength, (d,)."""
-    if standing.state is None or not np.isfinite(standing.state.point).all():
-        return standing.point
-    objective = problem.objective
+    if progress.state is None or not np.isfinite(progress.state.point).all():
+        return progress.point
+    objective = solve.problem
     cheap = objective.size <= _NEWTON_PARAMETERS and objective.scanner.source.n_rows * objective.size**2 <= _CHEAP_PRODUCTS
-    return standing.state.point if standing.ended or not cheap else _newton(objective, of_larger, tolerance)
+    return progress.state.point if progress.ended or not cheap else _newton(objective, of_larger, tolerance)
 
 
 def _newton(objective: Objective, point: Array, tolerance: float) -> Array:
@@ -307,7 +318,7 @@ def _newton(objective: Objective, point: Array, tolerance: float) -> Array:
     else:
         solver = proximal = Proximal(objective, tolerance, needs_hessian=True)
         state = proximal.init_with(first, loss_hessian(objective, first), None, np.ones(1))
-    state, outcome = minimize(objective, solver, state, 0, _PASSES_OF_NEWTON, lambda *_: None)
+    state, outcome = minimize(objective, solver, state, 0, _PASSES_OF_NEWTON)
     log.info("a model of the sample, Newton: %s at a gradient of %.2g", outcome.status, state.gradient_max)
     return state.point
 

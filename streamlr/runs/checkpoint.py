@@ -247,8 +247,14 @@ def flatten(record: Any, prefix: str) -> tuple[dict[str, NDArray[Any]], dict[str
     values: dict[str, Any] = {}
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
-        (arrays if isinstance(value, np.ndarray) else values)[prefix + field.name] = value
+        (arrays if isinstance(value, np.ndarray) else values)[prefix + _key(field)] = value
     return arrays, values
+
+
+def _key(field: dataclasses.Field[Any]) -> str:
+    """Name of a field in a checkpoint."""
+    key: str = field.metadata.get("key", field.name)
+    return key
 
 
 def unflatten(record: type[Record], prefix: str, checkpoint: Checkpoint) -> Record:
@@ -256,6 +262,6 @@ def unflatten(record: type[Record], prefix: str, checkpoint: Checkpoint) -> Reco
     fields = dataclasses.fields(record)  # type: ignore[arg-type]
     everything = {**checkpoint.values, **checkpoint.arrays}
     try:
-        return record(**{field.name: everything[prefix + field.name] for field in fields})
+        return record(**{field.name: everything[prefix + _key(field)] for field in fields})
     except KeyError as error:
         raise RunDirectoryError(_lacks(checkpoint.passes, str(error))) from None

@@ -5,7 +5,7 @@ Fields of the models' states are stacked, so that a file has a few arrays and no
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,53 +14,99 @@ from numpy.typing import NDArray
 from streamlr.objective.objective import Coordinates
 from streamlr.pilot.kronecker import Kronecker
 from streamlr.pilot.solve_together import Curvature, Curvatures, Known
-from streamlr.runs.checkpoint import Checkpoint
-from streamlr.solvers import Standing, State
-from streamlr.solvers.lbfgs import LbfgsState
-from streamlr.solvers.proximal import ProximalState
+from streamlr.runs.checkpoint import Checkpoint, flatten, unflatten
+from streamlr.solvers import SOLVERS, SolveProgress, State
 
 Array = NDArray[np.float64]
 Packed = tuple[dict[str, NDArray[Any]], dict[str, Any]]
 """Arrays, and values as JSON holds them."""
 
 _OWN, _NONE = -1, -2
-"""Of a field of a state, in the place of the number of a Hessian that models share: it has its own array, or none."""
-_STATES: dict[str, type[LbfgsState] | type[ProximalState]] = {"lbfgs": LbfgsState, "proximal": ProximalState}
+"""Of a field of a state, in the place of the number of a Hessian that models share: it has its own
+array, or none."""
+_PREFIX = "standings.state."
 
 
-def pack_standings(standings: list[Standing], known: list[Known]) -> Packed:
-    """Where all models stand."""
-    states = [standing.state for standing in standings]
-    begun = [state for state in states if state is not None]
-    arrays: dict[str, NDArray[Any]] = {"standings.points": np.stack([standing.point for standing in standings])}
-    values: dict[str, Any] = {f"standings.{name}": [getattr(standing, name) for standing in standings] for name in ("passes", "held_loss", "held_weight")}
-    values |= {"standings.begun": [state is not None for state in states], "standings.state": next((k for k, s in _STATES.items() if begun and isinstance(
-        begun[0], s)), "")}
-    for field in dataclasses.fields(begun[0]) if begun else ():
-        found = [getattr(state, field.name) for state in begun]
-        name = f"standings.state.{field.name}"
+def pack_progress(progress: list[SolveProgress], solver: str, known: list[Known]) -> Packed:
+    """Where all models stand.
+
+    Parameters
+    ----------
+    progress
+        Of each model.
+    solver
+        Name of that which solves them.
+    known
+        Hessians that they share.
+    """
+    begun = [here.state for here in progress if here.state is not None]
+    arrays: dict[str, NDArray[Any]] = {
+        "standings.points": np.stack([here.point for here in progress])
+    }
+    values: dict[str, Any] = {
+        "standings.passes": [here.passes for here in progress],
+        "standings.held_loss": [here.validation_loss for here in progress],
+        "standings.held_weight": [here.validation_weight for here in progress],
+        "standings.begun": [here.state is not None for here in progress],
+        "standings.state": solver if begun else "",
+    }
+    flat = [taken_apart(state) for state in begun]
+    for name in flat[0] if flat else ():
+        found = [one[name] for one in flat]
         if not any(isinstance(value, np.ndarray) for value in found):
             values[name] = found
             continue
-        shared = [_NONE if array is None else next((i for i, other in enumerate(known) if other is array), _OWN) for array in found]
+        shared = [_place(array, known) for array in found]
         own = [array for array, at in zip(found, shared, strict=True) if at == _OWN]
         arrays[name] = np.concatenate([array.ravel() for array in own]) if own else np.empty(0)
-        values |= {f"{name}.shapes": [array.shape for array in own], f"{name}.shared": shared}
+        values[f"{name}.shapes"] = [array.shape for array in own]
+        values[f"{name}.shared"] = shared
     return arrays, values
 
 
-def unpack_standings(checkpoint: Checkpoint, known: list[Known]) -> list[Standing]:
-    """What `pack_standings` has packed."""
+def taken_apart(state: State) -> dict[str, Any]:
+    """The fields of a state by their names in a checkpoint."""
+    arrays, values = flatten(state, _PREFIX)
+    return {**arrays, **values}
+
+
+def _place(array: Array | None, known: list[Known]) -> int:
+    """Number of the Hessian that an array is, or whether it is its own, or none."""
+    if array is None:
+        return _NONE
+    return next((i for i, other in enumerate(known) if other is array), _OWN)
+
+
+def unpack_progress(checkpoint: Checkpoint, known: list[Known]) -> list[SolveProgress]:
+    """What `pack_progress` has packed."""
     arrays, values = checkpoint.arrays, checkpoint.values
     begun = values["standings.begun"]
     states: list[State | None] = [None] * len(begun)
     if any(begun):
-        kind = _STATES[values["standings.state"]]
-        fields = {field.name: _unpacked(f"standings.state.{field.name}", checkpoint, known) for field in dataclasses.fields(kind)}
-        made = iter([kind(**dict(zip(fields, one, strict=True))) for one in zip(*fields.values(), strict=True)])
+        made = iter(_states(checkpoint, SOLVERS[values["standings.state"]].state, known))
         states = [next(made) if one else None for one in begun]
-    others = zip(values["standings.passes"], values["standings.held_loss"], values["standings.held_weight"], strict=True)
-    return [Standing(point, state, *other) for point, state, other in zip(arrays["standings.points"], states, others, strict=True)]
+    columns = zip(
+        arrays["standings.points"],
+        states,
+        values["standings.passes"],
+        values["standings.held_loss"],
+        values["standings.held_weight"],
+        strict=True,
+    )
+    return [SolveProgress(*each) for each in columns]
+
+
+def _states(checkpoint: Checkpoint, kind: type[State], known: list[Known]) -> list[State]:
+    """The states of all models that have begun."""
+    names = {name for name in (*checkpoint.arrays, *checkpoint.values) if name.startswith(_PREFIX)}
+    names -= {name for name in names if name.endswith((".shapes", ".shared"))}
+    fields = {name: _unpacked(name, checkpoint, known) for name in names}
+    each: list[Mapping[str, Any]] = [
+        dict(zip(fields, one, strict=True)) for one in zip(*fields.values(), strict=True)
+    ]
+    return [
+        unflatten(kind, _PREFIX, Checkpoint(checkpoint.passes, {}, {}, one)) for one in each
+    ]
 
 
 def _unpacked(name: str, checkpoint: Checkpoint, known: list[Known]) -> list[Any]:
@@ -75,7 +121,8 @@ def _unpacked(name: str, checkpoint: Checkpoint, known: list[Known]) -> list[Any
         own.append(flat[at : at + size].reshape(shape))
         at += size
     rest = iter(own)
-    return [None if i == _NONE else next(rest) if i == _OWN else known[i] for i in checkpoint.values[f"{name}.shared"]]
+    shared = checkpoint.values[f"{name}.shared"]
+    return [None if i == _NONE else next(rest) if i == _OWN else known[i] for i in shared]
 
 
 def pack_curvatures(curvatures: Curvatures) -> Packed:

@@ -1,15 +1,39 @@
-"""Solvers: each knows an objective (evaluate this point), never a chunk, a path or a scheduler."""
+"""Solvers: each knows a problem (evaluate this point), never a chunk, a path or a scheduler."""
 
 from __future__ import annotations
 
-from streamlr.solvers.base import Outcome, Solver, State, minimize
+from streamlr.solvers.early_stopping import EarlyStopping
 from streamlr.solvers.gradient_descent import GradientDescent
 from streamlr.solvers.lbfgs import Lbfgs
 from streamlr.solvers.least_squares import Judged, LeastSquares
+from streamlr.solvers.loop import Solve, SolveProgress, minimize, minimize_together, termination_of
 from streamlr.solvers.newton import Newton
+from streamlr.solvers.problem import Evaluation, Nonsmooth, Problem, Query
 from streamlr.solvers.proximal import Proximal
-from streamlr.solvers.together import Problem, Standing, minimize_together
-from streamlr.solvers.watched import Watched
+from streamlr.solvers.registry import SOLVERS, SolverKind
+from streamlr.solvers.state import Solver, State, Status, Termination
 
-__all__ = ["GradientDescent", "Judged", "Lbfgs", "LeastSquares", "Newton", "Outcome", "Problem", "Proximal", "Solver", "Standing", "State",
-           "Watched", "minimize", "minimize_together"]
+__all__ = [
+    "SOLVERS",
+    "EarlyStopping",
+    "Evaluation",
+    "GradientDescent",
+    "Judged",
+    "Lbfgs",
+    "LeastSquares",
+    "Newton",
+    "Nonsmooth",
+    "Problem",
+    "Proximal",
+    "Query",
+    "Solve",
+    "SolveProgress",
+    "Solver",
+    "SolverKind",
+    "State",
+    "Status",
+    "Termination",
+    "minimize",
+    "minimize_together",
+    "termination_of",
+]

@@ -19,8 +19,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective.penalty import Nonsmooth
 from streamlr.solvers.curvature import Curvature
+from streamlr.solvers.problem import Nonsmooth
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective.objective import Evaluation, Objective
-from streamlr.solvers.base import CONVERGED, DIVERGED, FEW_PARAMETERS, SEPARABLE, Outcome
+from streamlr.solvers.loop import FEW_PARAMETERS
+from streamlr.solvers.problem import Evaluation, Problem
+from streamlr.solvers.state import Status, Termination
 
 Array = NDArray[np.float64]
 
@@ -34,18 +35,22 @@ _ROUNDED = 1e-11
 _SAME = 1e-13
 """How little two directions differ of which one has nothing to tell that the other has not."""
 
+SEPARABLE = (
+    "the classes are perfectly separable: every example is classified correctly, so without a "
+    "penalty there is no finite optimum; set model.penalty.l2 above 0"
+)
 ENDLESS = ("the coefficients grow without end while the gradient fades: some examples are separable by the features (quasi-complete separation), so "
            "there is no finite optimum; set model.penalty.l2 above 0")
 
 
 def check_convergence(
-    objective: Objective,
+    problem: Problem,
     tolerance: float,
     at: Evaluation,
     newton_step: Array | None,
     tried: Array | None = None,
     decrement: float | None = None,
-) -> tuple[Outcome | None, Array | None]:
+) -> tuple[Termination | None, Array | None]:
     """Whether a solve ends at this evaluation, and if not, along which direction the loss may fall for ever.
 
     The gradient decides. Where a solver can tell how far the optimum is (``newton_step``), it has to be near as well: on
@@ -55,7 +60,7 @@ def check_convergence(
 
     Parameters
     ----------
-    objective, tolerance, at
+    problem, tolerance, at
         What is minimised, to where, and the latest evaluation.
     newton_step
         Where the solver believes the optimum to be, relative to the point, (d,).
@@ -66,33 +71,33 @@ def check_convergence(
 
     Returns
     -------
-    outcome, suspect
+    termination, suspect
         How the solve ends, or None; and a direction that is to be tried in the next pass, or that has proven that there is no optimum, (d,), or None.
     """
-    if at.separates and objective.free_to_grow(at.point):
-        return Outcome(DIVERGED, SEPARABLE), None
+    if at.separates and problem.is_recession_direction(at.point):
+        return Termination(Status.DIVERGED, SEPARABLE), None
     if not np.isfinite(at.value) or not np.isfinite(at.gradient_max):
-        return Outcome(DIVERGED, "the objective is no longer finite; the steps are too long"), None
+        return Termination(Status.DIVERGED, "the objective is no longer finite; the steps are too long"), None
     if at.recedes:
-        return Outcome(DIVERGED, ENDLESS), tried
+        return Termination(Status.DIVERGED, ENDLESS), tried
     size = max(0.1, float(np.abs(at.point).max()))
     reach = 0.0
     if newton_step is not None and at.gradient_max > _NOTHING and (
-            -float(at.gradient @ newton_step) if decrement is None else decrement) > _NO_DECREMENT * objective.value_unit:
+            -float(at.gradient @ newton_step) if decrement is None else decrement) > _NO_DECREMENT * problem.value_unit:
         reach = float(np.abs(newton_step).max())
     far = newton_step is not None and reach > _FAR * size
-    suspect = _suspect(objective, tolerance, at, _way_out(at, newton_step if far else None, tried))
+    suspect = _suspect(problem, tolerance, at, _way_out(at, newton_step if far else None, tried))
     if at.gradient_max > tolerance or reach > _STEP_PER_TOLERANCE * tolerance * size:
         return None, suspect
-    return Outcome(CONVERGED, f"the gradient is {at.gradient_max:.2g}, within the tolerance of {tolerance:g}"), None
+    return Termination(Status.CONVERGED, f"the gradient is {at.gradient_max:.2g}, within the tolerance of {tolerance:g}"), None
 
 
-def _suspect(objective: Objective, tolerance: float, at: Evaluation, direction: Array | None) -> Array | None:
+def _suspect(problem: Problem, tolerance: float, at: Evaluation, direction: Array | None) -> Array | None:
     """A direction, (d,), as it is to be tried, where the gradient has faded so far that the loss may fall along it for ever."""
     faded = _FADED if at.hessian is not None else float(np.clip(tolerance, *_FADED_LONG_AGO))
-    if direction is None or at.gradient_max > faded or not objective.may_recede:
+    if direction is None or at.gradient_max > faded or not problem.may_recede:
         return None
-    direction = objective.unheld(direction)
+    direction = problem.recession_part(direction)
     size = float(np.abs(direction).max())
     return direction / size if size > 0 else None
 

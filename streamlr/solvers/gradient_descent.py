@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective.objective import Evaluation, Objective
-from streamlr.solvers.base import CONVERGED, DIVERGED, SEPARABLE, State
+from streamlr.solvers.convergence import SEPARABLE
+from streamlr.solvers.problem import Evaluation, Problem
+from streamlr.solvers.state import State, Status
 
 Array = NDArray[np.float64]
 
@@ -38,7 +39,7 @@ class GradientDescent:
     name: str = "gradient_descent"
     needs_hessian: bool = False
 
-    def init(self, objective: Objective, start: Evaluation) -> GradientDescentState:
+    def init(self, problem: Problem, start: Evaluation) -> GradientDescentState:
         empty = GradientDescentState(
             point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
             step=0.0, status="", reason="", following=start.point, start_value=start.value)
@@ -54,16 +55,16 @@ class GradientDescent:
 
     def result(self, state: State) -> Array:
         assert isinstance(state, GradientDescentState)
-        return state.point if state.status == CONVERGED else state.following
+        return state.point if state.status == Status.CONVERGED else state.following
 
     def _at(self, state: GradientDescentState, at: Evaluation) -> GradientDescentState:
-        status = reason = ""
+        status, reason = "", ""
         if not np.isfinite(at.value):
-            status, reason = DIVERGED, f"the loss is no longer finite; lower solver.learning_rate (now {self.learning_rate:g})"
+            status, reason = Status.DIVERGED, f"the loss is no longer finite; lower solver.learning_rate (now {self.learning_rate:g})"
         elif at.gradient_max <= self.tolerance and at.separates and not self.penalized:
-            status, reason = DIVERGED, SEPARABLE
+            status, reason = Status.DIVERGED, SEPARABLE
         elif at.gradient_max <= self.tolerance:
-            status, reason = CONVERGED, f"the gradient is {at.gradient_max:.2g}, within the tolerance of {self.tolerance:g}"
+            status, reason = Status.CONVERGED, f"the gradient is {at.gradient_max:.2g}, within the tolerance of {self.tolerance:g}"
         return replace(
             state, point=at.point, loss=at.loss, value=at.value, gradient=at.gradient, gradient_max=at.gradient_max,
             step=self.learning_rate, status=status, reason=reason, following=at.point - self.learning_rate * at.gradient)

@@ -15,8 +15,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective.objective import Evaluation, Objective
-from streamlr.solvers.base import CONVERGED, DIVERGED, STALLED, Outcome, Solver, State
+from streamlr.solvers.problem import Evaluation, Problem
+from streamlr.solvers.state import Solver, State, Status, Termination
 
 Array = NDArray[np.float64]
 
@@ -81,7 +81,7 @@ class LeastSquaresState(State):
 class LeastSquares:
     """Newton's method on a quadratic function."""
 
-    objective: Objective
+    problem: Problem
     tolerance: float
     equations: Equations
     fine: bool = False
@@ -89,7 +89,7 @@ class LeastSquares:
     name: str = "least_squares"
     needs_hessian: bool = False
 
-    def init(self, objective: Objective, start: Evaluation) -> LeastSquaresState:
+    def init(self, problem: Problem, start: Evaluation) -> LeastSquaresState:
         state = self._at(start, np.zeros_like(start.point), None, spare=False)
         return replace(state, correction=state.correction + (self.equations.nearest(start.point) - start.point))
 
@@ -103,14 +103,14 @@ class LeastSquares:
         assert isinstance(state, LeastSquaresState)
         rest = self._following(state)[1] if self.fine else np.zeros_like(state.point)
         found = self._at(evaluations[0], rest, state.reach, spare=state.spare)
-        if found.status == STALLED and not found.gradient_max <= state.gradient_max:
-            return replace(state, status=STALLED, reason=found.reason, step=0.0)
+        if found.status == Status.STALLED and not found.gradient_max <= state.gradient_max:
+            return replace(state, status=Status.STALLED, reason=found.reason, step=0.0)
         return replace(found, step=1.0, products=state.products, products_rest=state.products_rest, lean=state.lean)
 
     def result(self, state: State) -> Array:
         """The parameters, and beneath them what rounding has cut off, (2, d)."""
         assert isinstance(state, LeastSquaresState)
-        if state.status == DIVERGED or (state.status == STALLED and not self.fine):
+        if state.status == Status.DIVERGED or (state.status == Status.STALLED and not self.fine):
             return state.point
         return self._following(state)
 
@@ -122,28 +122,28 @@ class LeastSquares:
         """Where a solve stands with an evaluation, after a step of a certain length, or none."""
         gradient, still = found.gradient.copy(), self.equations.still
         gradient[: len(still)][still] = 0.0  # it is rounding, that of their means
-        largest = float(np.abs(gradient).max(initial=0.0)) / self.objective.target_unit
+        largest = float(np.abs(gradient).max(initial=0.0)) / self.problem.target_unit
         correction = self.equations.step(gradient, found.gradient_rest)
-        reach = relative_length(self.objective, found.point, correction)
+        reach = relative_length(self.problem, found.point, correction)
         state = LeastSquaresState(
             point=found.point, loss=found.loss, value=found.value, gradient=gradient, gradient_max=largest, step=0.0, status="", reason="",
             correction=correction, reach=reach, rest=rest)
-        outcome = self._outcome(state, before, _FAR_BELOW if spare else _ROUNDING)
-        return state if outcome is None else replace(state, status=outcome.status, reason=outcome.reason)
+        termination = self._termination(state, before, _FAR_BELOW if spare else _ROUNDING)
+        return state if termination is None else replace(state, status=termination.status, reason=termination.reason)
 
-    def _outcome(self, found: LeastSquaresState, before: float | None, negligible: float) -> Outcome | None:
+    def _termination(self, found: LeastSquaresState, before: float | None, negligible: float) -> Termination | None:
         """Steps that have become shorter by some factor go on to do so; those that have not are rounding."""
         reach = found.reach
         if not (np.isfinite(found.value) and np.isfinite(reach)):
-            return Outcome(DIVERGED, "the objective is no longer finite; rescale the features or the target")
+            return Termination(Status.DIVERGED, "the objective is no longer finite; rescale the features or the target")
         within = found.gradient_max <= self.tolerance
         factor = reach if before is None else reach / before if before > 0 else 1.0
         settled = reach <= _ROUNDING or (factor < _SHORTER and factor * reach <= negligible)
         if within and (settled or (before is not None and factor >= _SHORTER and reach <= _NEAR * self.tolerance)):
-            return Outcome(CONVERGED, _within(found.gradient_max, self.tolerance))
+            return Termination(Status.CONVERGED, _within(found.gradient_max, self.tolerance))
         if before is None or (factor < _SHORTER and (self.fine or reach > _ROUNDING)):
             return None
-        return Outcome(STALLED, f"steps become no shorter any more, at a gradient of {found.gradient_max:.2g}: the tolerance of "
+        return Termination(Status.STALLED, f"steps become no shorter any more, at a gradient of {found.gradient_max:.2g}: the tolerance of "
                        f"{self.tolerance:g} is below what rounding allows for these data")
 
 
@@ -157,7 +157,7 @@ class Judged:
 
     solver: Solver
     """Takes the steps."""
-    objective: Objective
+    problem: Problem
     tolerance: float
     equations: Equations
 
@@ -169,8 +169,8 @@ class Judged:
     def needs_hessian(self) -> bool:
         return self.solver.needs_hessian
 
-    def init(self, objective: Objective, start: Evaluation) -> State:
-        return self._judged(self.solver.init(objective, start))
+    def init(self, problem: Problem, start: Evaluation) -> State:
+        return self._judged(self.solver.init(problem, start))
 
     def candidates(self, state: State) -> Array:
         return self._led_on(state)[None, :] if self._is_near(state) else self.solver.candidates(state)
@@ -180,9 +180,9 @@ class Judged:
             return self._judged(self.solver.step(state, evaluations))
         found = evaluations[0]
         if not found.gradient_max <= self.tolerance:
-            return replace(state, status=CONVERGED, reason=_within(state.gradient_max, self.tolerance))
+            return replace(state, status=Status.CONVERGED, reason=_within(state.gradient_max, self.tolerance))
         return replace(state, point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
-                       step=1.0, status=CONVERGED, reason=_within(found.gradient_max, self.tolerance))
+                       step=1.0, status=Status.CONVERGED, reason=_within(found.gradient_max, self.tolerance))
 
     def result(self, state: State) -> Array:
         return self.solver.result(state)
@@ -197,20 +197,20 @@ class Judged:
 
     def _judged(self, state: State) -> State:
         """A quadratic function has an optimum, however long the steps to it are; and it is reached when the last of them is short."""
-        if state.status == CONVERGED and self._reach(state) > _ROUNDING:
+        if state.status == Status.CONVERGED and self._reach(state) > _ROUNDING:
             return replace(state, status="", reason="")
-        if state.status == DIVERGED and np.isfinite(state.value) and np.isfinite(state.gradient_max):
+        if state.status == Status.DIVERGED and np.isfinite(state.value) and np.isfinite(state.gradient_max):
             return replace(state, status="", reason="")
         return state
 
     def _reach(self, state: State) -> float:
-        return relative_length(self.objective, state.point, self.equations.step(state.gradient))
+        return relative_length(self.problem, state.point, self.equations.step(state.gradient))
 
 
-def relative_length(objective: Objective, point: Array, step: Array) -> float:
+def relative_length(problem: Problem, point: Array, step: Array) -> float:
     """Of a step, (d,), by what it leads to: of the coefficients by the largest of them, of an intercept by itself as well."""
-    n = len(objective.coordinates.scale)
+    n = problem.n_coefficients
     goal = np.abs(point + step)
-    size = max(float(goal[:n].max(initial=0.0)), _SMALL * objective.target_unit)
+    size = max(float(goal[:n].max(initial=0.0)), _SMALL * problem.target_unit)
     by_u = float(np.abs(step[n:]).max(initial=0.0)) / max(float(goal[n:].max(initial=0.0)), size)
     return max(float(np.abs(step[:n]).max(initial=0.0)) / size, by_u)

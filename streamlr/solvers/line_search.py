@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective.objective import Evaluation
+from streamlr.solvers.problem import Evaluation
 
 Array = NDArray[np.float64]
 

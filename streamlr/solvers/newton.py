@@ -8,20 +8,20 @@ A Hessian that is not positive definite in floating point is given a ridge on it
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective.objective import Evaluation, Objective
-from streamlr.solvers.base import State, stalled, with_flattest
 from streamlr.solvers.convergence import check_convergence
 from streamlr.solvers.line_search import best_acceptable, shorter_steps
+from streamlr.solvers.problem import Evaluation, Problem
+from streamlr.solvers.state import State, kept_as, stalled, with_flattest
 
 Array = NDArray[np.float64]
 
 _SMALLEST_RIDGE = 1e-12
-_MOST_REFUSALS = 12
+_MOST_REJECTIONS = 12
 RIDGE = 1e-11
 """Relative to the diagonal: far below any curvature that matters, and above the rounding of a Hessian that is singular."""
 
@@ -63,24 +63,24 @@ class NewtonState(State):
     """(d,)."""
     trial: float
     """Step length to try."""
-    refusals: int
-    """Step lengths refused in a row."""
+    rejections: int = field(metadata=kept_as("refusals"))
+    """Step lengths rejected in a row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Newton:
     """Newton's method with a backtracking line search."""
 
-    objective: Objective
+    problem: Problem
     tolerance: float
     name: str = "newton"
     needs_hessian: bool = True
 
-    def init(self, objective: Objective, start: Evaluation) -> NewtonState:
+    def init(self, problem: Problem, start: Evaluation) -> NewtonState:
         """Without a Hessian yet: the first pass evaluates the start again, with one."""
         return NewtonState(
             point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
-            step=0.0, status="", reason="", direction=np.zeros_like(start.point), trial=0.0, refusals=0,
+            step=0.0, status="", reason="", direction=np.zeros_like(start.point), trial=0.0, rejections=0,
             flattest_point=start.point)
 
     def candidates(self, state: State) -> Array:
@@ -92,27 +92,27 @@ class Newton:
         found = evaluations[0]
         first = state.trial == 0.0
         if not first and best_acceptable(state.value, state.gradient, state.direction, np.array([state.trial]), evaluations) is None:
-            return self._refuse(state, found)
+            return self._rejected(state, found)
         assert found.hessian is not None
         direction = -(inverse_of(found.hessian, RIDGE) @ found.gradient) if np.isfinite(found.hessian).all() else np.zeros_like(found.point)
-        outcome, suspect = check_convergence(self.objective, self.tolerance, found, direction, state.suspect)
+        termination, suspect = check_convergence(self.problem, self.tolerance, found, direction, state.suspect)
         following = NewtonState(
             point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
-            step=state.trial, status=outcome.status if outcome else "", reason=outcome.reason if outcome else "",
-            direction=direction, trial=1.0, refusals=0, suspect=suspect)
-        if outcome is None and not first and _no_longer_moves(state, found):
+            step=state.trial, status=termination.status if termination else "", reason=termination.reason if termination else "",
+            direction=direction, trial=1.0, rejections=0, suspect=suspect)
+        if termination is None and not first and _no_longer_moves(state, found):
             return stalled(with_flattest(following, state), self.tolerance)
         return following
 
     def result(self, state: State) -> Array:
         return state.point
 
-    def _refuse(self, state: NewtonState, found: Evaluation) -> NewtonState:
-        if state.refusals + 1 >= _MOST_REFUSALS:
+    def _rejected(self, state: NewtonState, found: Evaluation) -> NewtonState:
+        if state.rejections + 1 >= _MOST_REJECTIONS:
             return stalled(state, self.tolerance)
         slope = float(state.gradient @ state.direction)
         trial = float(shorter_steps(state.value, slope, state.trial, found.value, 1)[0])
-        return replace(state, trial=trial, refusals=state.refusals + 1, step=0.0)
+        return replace(state, trial=trial, rejections=state.rejections + 1, step=0.0)
 
 
 def _no_longer_moves(state: State, found: Evaluation) -> bool:

@@ -16,10 +16,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.objective.penalty import Nonsmooth
 from streamlr.solvers.active_set import settled
 from streamlr.solvers.curvature import Curvature as Curvature
 from streamlr.solvers.curvature import curvature_of as curvature_of
+from streamlr.solvers.problem import Nonsmooth
 
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from streamlr.config.path import PathConfig
 from streamlr.config.sections import ModelConfig
-from streamlr.objective.objective import Evaluation, Objective
-from streamlr.solvers import State
+from streamlr.objective.objective import Objective
+from streamlr.solvers import Evaluation, State
 
 Array = NDArray[np.float64]
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from streamlr.kernels.pairs import Pair, power_above, two_product
 from streamlr.kernels.residuals import MOST_FEATURES_OF_PRODUCTS, ResidualScan, ResidualSums
 from streamlr.kernels.scans.moments import SampledRows
-from streamlr.objective.objective import Evaluation, Objective
-from streamlr.solvers import LeastSquares
+from streamlr.objective.objective import Objective
+from streamlr.solvers import Evaluation, LeastSquares
 from streamlr.solvers.least_squares import LeastSquaresState
 from streamlr.training.normal_equations import Design, Equations, factored, factored_pairs, factored_rows
 
@@ -99,10 +99,12 @@ class FineSquares:
         self._objective = objective
         self._weight_unit = float(power_above(np.array(objective.moments.weight_sum / objective.moments.n_rows)))
 
-    def evaluate(self, points: Array, title: str, *, hessian: bool = False) -> list[Evaluation]:
+    def evaluate(
+        self, points: Array, title: str, *, hessian: bool = False, direction: Array | None = None
+    ) -> list[Evaluation]:
         """The objective at each row of ``points``, (K, d), of several in the working precision alone; or at a pair, (1, 2, d). One pass."""
         if len(points) > 1 or hessian:
-            return self._objective.evaluate(points, title, hessian=hessian)
+            return self._objective.evaluate(points, title, hessian=hessian, direction=direction)
         point = Pair(*points[0]) if points.ndim == 3 else Pair.of(points[0])
         return [self._found(point.hi, self._scan(point, title, products=False))]
 
@@ -140,7 +142,7 @@ class FineSquares:
         held = sums.held_weight_sum
         return Evaluation(
             point, loss, loss + 0.5 * float(penalty @ V**2), gradient, float(np.abs(gradient).max()) / objective.target_unit,
-            held_loss=sums.held_loss_sum / held if held > 0 else np.nan, held_weight=held * self._weight_unit,
+            validation_loss=sums.held_loss_sum / held if held > 0 else np.nan, validation_weight=held * self._weight_unit,
             gradient_rest=at.join(by_V.lo[:, None], by_u.lo.reshape(1)))
 
 

@@ -27,12 +27,11 @@ from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import Family
 from streamlr.kernels.scans.intercept import InterceptScan, InterceptSums
 from streamlr.kernels.scans.moments import SampledRows
-from streamlr.objective.objective import Evaluation, Moments, Objective
+from streamlr.objective.objective import Moments, Objective, evaluate_together
 from streamlr.objective.penalty import Penalty
 from streamlr.pilot.solve_together import start_plain, start_together
 from streamlr.planning.plan import MOST_SECANTS, Plan
-from streamlr.solvers import Standing, State, minimize_together
-from streamlr.solvers.base import CONVERGED
+from streamlr.solvers import Evaluation, SolveProgress, State, Status, minimize_together
 from streamlr.training.lambda_grid import penalized
 
 log = logging.getLogger(__name__)
@@ -105,17 +104,17 @@ class NullModel:
             found = _by_secants(null, standing.point, scale, columns, pass_done)
             if isinstance(found, Evaluation):
                 return found
-            standing = Standing(found)
+            standing = SolveProgress(found)
         tolerance = scale.tolerance(scale.most)
         for _ in range(2):
             first = unit.scanner.passes
             (standing,) = minimize_together(
-                curvatures.problems([[null]], tolerance), [standing], first, first + _MOST_PASSES, columns,
-                lambda number, now, _: None if now[0].ended else pass_done(number))
+                curvatures.problems([[null]], tolerance), [standing], first, first + _MOST_PASSES, evaluate_together,
+                lambda number, now, _: None if now[0].ended else pass_done(number), columns)
             state = _state(standing)
             tolerance = scale.tolerance(scale.slope(state))
             log.info("without penalised features: a gradient of %.2g, wanted %.2g", state.gradient_max, tolerance)
-            if state.gradient_max <= 10 * tolerance or state.status != CONVERGED:
+            if state.gradient_max <= 10 * tolerance or state.status != Status.CONVERGED:
                 break
             standing = replace(standing, state=replace(state, status="", reason=""))
         return _state(standing)
@@ -196,7 +195,7 @@ def _newton_step(at: Evaluation, curvature: Array, free: NDArray[np.intp]) -> Ar
     return step
 
 
-def _state(standing: Standing) -> State:
+def _state(standing: SolveProgress) -> State:
     assert standing.state is not None
     return standing.state
 

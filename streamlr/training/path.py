@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from streamlr.config.path import PathConfig
 from streamlr.config.sections import TrainConfig, load_config
 from streamlr.data.source import Rows
-from streamlr.errors import ConfigError, ShapeError, WriteError
+from streamlr.errors import ConfigError, ShapeError
 from streamlr.events import Note, PathPassFinished, Subscriber, finite
 from streamlr.execution.limits import memory_told
 from streamlr.kernels.scans.fold_scores import HeldScores, HeldScoreScan, bins_for, probe_rows
@@ -22,21 +22,27 @@ from streamlr.kernels.scans.moments import SampledRows
 from streamlr.kernels.split import Split
 from streamlr.kernels.split import folds as equal_folds
 from streamlr.model import Model
-from streamlr.objective.objective import Moments, Objective
+from streamlr.objective.objective import Moments, Objective, evaluate_together
 from streamlr.pilot.solve import join_sample
 from streamlr.pilot.solve_together import Curvatures, start_plain, start_together
 from streamlr.planning.plan import models_of
 from streamlr.runs.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.runs.directory import RunDirectory
-from streamlr.runs.packing import pack_curvatures, pack_standings, unpack_curvatures, unpack_standings
-from streamlr.runs.record import RunRecord
+from streamlr.runs.packing import (
+    pack_curvatures,
+    pack_progress,
+    unpack_curvatures,
+    unpack_progress,
+)
 from streamlr.runs.session import FirstLook
-from streamlr.solvers import Problem, Standing, minimize_together
+from streamlr.solvers import Solve, SolveProgress
+from streamlr.solvers.loop import Evaluate
 from streamlr.training.folds import FoldMoments, parts_asked
 from streamlr.training.lambda_grid import given_strengths, penalized, strengths
 from streamlr.training.null_model import NullModel
-from streamlr.training.path_table import FoldVerdicts, Scores, path_table, penalties, state_of, worst
-from streamlr.training.train import Arrays, opened
+from streamlr.training.opening import Arrays, opened
+from streamlr.training.path_table import FoldVerdicts, Scores, path_table, penalties, worst
+from streamlr.training.run import Packed, Run
 
 log = logging.getLogger(__name__)
 
@@ -130,45 +136,57 @@ class _Models:
 
     grid: list[list[Objective]]
     """Of every strength, the objective of all rows, then those of the folds."""
-    problems: list[Problem]
+    solves: list[Solve[Objective]]
     """The same in a row, with their solvers."""
     curvatures: Curvatures
     probe: Array
     """A few of the rows, (s, n)."""
 
 
-class _PathRun:
-    """One path: what is known so far, and the steps that add to it."""
+class _PathRun(Run[PathResult]):
+    """One path."""
 
-    def __init__(self, look: FirstLook, directory: RunDirectory | None, fold_shares: Sequence[float] | None, *, numbered: bool) -> None:
+    models: _Models
+
+    def __init__(
+        self,
+        look: FirstLook,
+        directory: RunDirectory | None,
+        fold_shares: Sequence[float] | None,
+        *,
+        numbered: bool,
+    ) -> None:
+        super().__init__(look, directory)
         assert look.settings.path is not None
-        self.settings = look.settings
         self.asked = look.settings.path
-        self.look = look
-        self.directory = directory
-        self.record = RunRecord(look, directory)
+        folds, seed = self.asked.folds, self.settings.run.seed
         self.split = None
-        if self.asked.folds:
-            self.split = Split((), self.settings.run.seed, numbered=True) if numbered else equal_folds(self.asked.folds, self.settings.run.seed)
-        self.fold_shares = [1.0] * self.asked.folds if fold_shares is None else list(fold_shares)
+        if folds:
+            self.split = Split((), seed, numbered=True) if numbered else equal_folds(folds, seed)
+        self.fold_shares = [1.0] * folds if fold_shares is None else list(fold_shares)
         self.folds = FoldMoments.none()
 
-    def finish(self, resume: bool) -> PathResult:
-        self.look.tell_plan()
-        saved = self.record.load() if resume else None
-        try:
-            models, standings = self._begin() if saved is None else self._continue(saved)
-            standings = minimize_together(models.problems, standings, len(self.record.history), self.settings.solver.max_passes, self.look.plan.columns,
-                                          lambda number, now, complete: self._pass_done(now, models if complete else None))
-            scores = self._judge(models, standings)
-            return self._result(models.grid, standings, scores)
-        except WriteError as error:
-            raise WriteError(f"{error}; {self.record.what_is_safe(error)}") from error
-        except (Exception, KeyboardInterrupt):
-            self.record.commit_finished()
-            raise
+    def evaluate(self) -> Evaluate[Objective]:
+        return evaluate_together
 
-    def _begin(self) -> tuple[_Models, list[Standing]]:
+    def event(self, number: int, progress: Sequence[SolveProgress]) -> PathPassFinished:
+        active = sum(not here.ended for here in progress)
+        begun = [here.state.gradient_max for here in progress if here.state is not None]
+        return PathPassFinished(
+            number,
+            active,
+            len(progress),
+            max(begun, default=np.nan),
+            *self.record.cost_of_pass(),
+        )
+
+    def pass_done(
+        self, number: int, progress: Sequence[SolveProgress], complete: bool = True
+    ) -> None:
+        super().pass_done(number, progress, complete)
+        self._refuse_empty_folds(progress)
+
+    def begin(self) -> list[SolveProgress]:
         """List the labels, survey the data (pass 1), and solve the sample for all models."""
         classes = self.look.list_labels()
         self.record.begin_pass()
@@ -186,23 +204,28 @@ class _PathRun:
         self.lambdas = self._strengths(classes, moments, sample)
         grid = self._objectives(classes, moments)
         curvatures, standings = start_plain(grid) if sample is None else start_together(grid, sample, self.look.plan.curvatures, self.look.plan.columns)
-        models = _Models(grid, curvatures.problems(grid, self.settings.solver.tolerance), curvatures, _probe(sample, moments))
-        self._tell_passes(self.look.scanner.passes, standings, models)
-        return models, standings
+        self._know(grid, curvatures, _probe(sample, moments))
+        self._tell_passes(self.look.scanner.passes, standings, complete=True)
+        return standings
 
-    def _tell_passes(self, last: int, standings: list[Standing], models: _Models | None) -> None:
+    def _know(self, grid: list[list[Objective]], curvatures: Curvatures, probe: Array) -> None:
+        """All models and their solvers."""
+        self.solves = curvatures.problems(grid, self.settings.solver.tolerance)
+        self.models = _Models(grid, self.solves, curvatures, probe)
+
+    def _tell_passes(self, last: int, progress: list[SolveProgress], *, complete: bool) -> None:
         """Tell of the passes up to that one that have not been told of."""
         for number in range(len(self.record.history) + 1, last + 1):
-            self._pass_done(standings, models if number == last else None)
+            self.pass_done(number, progress, complete and number == last)
 
     def _strengths(self, classes: NDArray[Any], moments: Moments, sample: SampledRows | None) -> Array:
         """As they were given, or from the model without penalised features on, which may take passes."""
         if self.asked.lambdas is not None:
             return given_strengths(self.asked.lambdas)
         unit = Objective(self.look.scanner, penalized(self.look.model, 1.0, 1.0), classes, moments)
-        none = [Standing(np.empty(0))] * models_of(self.settings)
+        none = [SolveProgress(np.empty(0))] * models_of(self.settings)
         null = NullModel(unit, self.look.plan)
-        return strengths(self.asked, unit, null.found(sample, lambda last: self._tell_passes(last, none, None)))
+        return strengths(self.asked, unit, null.found(sample, lambda last: self._tell_passes(last, none, complete=False)))
 
     def _tell_of_folds(self, classes: NDArray[Any]) -> None:
         for text in self.folds.warnings(self.look.model.family, classes.tolist()):
@@ -218,7 +241,7 @@ class _PathRun:
         return [[Objective(self.look.scanner, model, classes, moments, None, self.split, fold, spread)
                  for fold, model, spread in zip(folds, row, spreads, strict=True)] for row in models]
 
-    def _continue(self, saved: Checkpoint) -> tuple[_Models, list[Standing]]:
+    def go_on(self, saved: Checkpoint) -> list[SolveProgress]:
         """Take everything from a checkpoint."""
         classes, moments = saved.arrays["classes"], unflatten(Moments, "moments.", saved)
         self.look.use_classes(classes, saved.arrays.get("class_factors"))
@@ -226,45 +249,47 @@ class _PathRun:
         self.look.require_same_data(classes, moments, saved.values["modified"], keyed=self.asked.folds > 0)
         grid = self._objectives(classes, moments)
         curvatures = unpack_curvatures(saved, grid[0][0].coordinates)
-        standings = unpack_standings(saved, curvatures.known)
+        standings = unpack_progress(saved, curvatures.known)
         self.record.continue_from(saved)
         self._tell_of_folds(classes)
         self.look.publish(Note(f"resuming after pass {saved.passes}, with {sum(not s.ended for s in standings)} of {len(standings)} models to go on"))
-        return _Models(grid, curvatures.problems(grid, self.settings.solver.tolerance), curvatures, saved.arrays["probe"]), standings
+        self._know(grid, curvatures, saved.arrays["probe"])
+        return standings
 
-    def _pass_done(self, standings: list[Standing], models: _Models | None) -> None:
-        """Tell of a pass, and keep where the models stand if all have taken their step."""
-        number, active = len(self.record.history) + 1, sum(not s.ended for s in standings)
-        worst = max((s.state.gradient_max for s in standings if s.state is not None), default=np.nan)
-        event = PathPassFinished(number, active, len(standings), worst, *self.record.cost_of_pass())
-        self.record.pass_done(event, not active, None if models is None else lambda: self._checkpoint(number, standings, models))
-        self._refuse_empty_folds(standings)
-
-    def _refuse_empty_folds(self, standings: list[Standing]) -> None:
+    def _refuse_empty_folds(self, standings: Sequence[SolveProgress]) -> None:
         """As soon as a model without a fold is evaluated it is known what that fold weighs."""
         for k, standing in enumerate(standings[1 : self.asked.folds + 1]):
-            if standing.state is not None and not standing.held_weight > 0:
+            if standing.state is not None and not standing.validation_weight > 0:
                 raise ShapeError(f"fold {k + 1} of {self.asked.folds} holds no rows (or none that have weight) among the {self.look.source.n_rows} of the "
                                  "data; set path.folds lower, or use larger data or more groups")
 
-    def _checkpoint(self, number: int, standings: list[Standing], models: _Models) -> Checkpoint:
-        objective = models.grid[0][0]
-        arrays: dict[str, NDArray[Any]] = {"classes": objective.classes, "lambdas": self.lambdas, "probe": models.probe}
+    def packed(self, progress: Sequence[SolveProgress]) -> Packed:
+        models, objective = self.models, self.models.grid[0][0]
+        arrays: dict[str, NDArray[Any]] = {
+            "classes": objective.classes,
+            "lambdas": self.lambdas,
+            "probe": models.probe,
+        }
         values: dict[str, Any] = {}
-        packed = (flatten(objective.moments, "moments."), flatten(self.folds, "folds."),
-                  pack_curvatures(models.curvatures), pack_standings(standings, models.curvatures.known))
-        for some, others in packed:
+        known, solver = models.curvatures.known, models.solves[0].solver.name
+        for some, others in (
+            flatten(objective.moments, "moments."),
+            flatten(self.folds, "folds."),
+            pack_curvatures(models.curvatures),
+            pack_progress(list(progress), solver, known),
+        ):
             arrays |= some
             values |= others
-        return self.record.checkpoint(number, arrays, values)
+        return arrays, values
 
-    def _judge(self, models: _Models, standings: list[Standing]) -> Scores:
+    def _judge(self, standings: Sequence[SolveProgress]) -> Scores:
         """Values and weights of every score of the rows held out, (L, K) each; one pass where the target is a class."""
         L, K = len(self.lambdas), self.asked.folds
         if not K:
             return {}
-        table = np.array([(s.held_loss, s.held_weight) for s in standings]).reshape(L, K + 1, 2)[:, 1:]
+        table = np.array([(s.validation_loss, s.validation_weight) for s in standings]).reshape(L, K + 1, 2)[:, 1:]
         scores = {"loss": (table[:, :, 0], table[:, :, 1])}
+        models = self.models
         model = models.grid[0][0]
         if not model.family.labelled:
             return scores
@@ -273,7 +298,7 @@ class _PathRun:
         assert model.split is not None
         scan = HeldScoreScan(model.model.family, model.classes, coefficients, intercepts, model.split, bins_for(coefficients, intercepts, models.probe))
         sums: HeldScores = self.look.scanner.run(scan, f"pass {len(self.record.history) + 1}")
-        self._pass_done(standings, None)
+        self.pass_done(len(self.record.history) + 1, standings, complete=False)
         scores["accuracy"] = sums.correct_sum / sums.weight_sum, sums.weight_sum
         if c == 1:
             area, bound = sums.areas()
@@ -283,17 +308,18 @@ class _PathRun:
             scores |= {"auc": (area, ranked), "auc_error_bound": (bound, ranked)}
         return scores
 
-    def _result(self, grid: list[list[Objective]], standings: list[Standing], scores: Scores) -> PathResult:
+    def result(self, progress: Sequence[SolveProgress]) -> PathResult:
+        grid, standings, scores = self.models.grid, progress, self._judge(progress)
         W, b = _in_data_units(grid, standings)
         W = np.ascontiguousarray(np.swapaxes(W, 2, 3))
         family = self.look.model.family
         out, unsolved = self.folds.left_out(family), self.folds.unsolved(family)
         folds = FoldVerdicts(scores, out, unsolved, self.folds.least_loss)
         found, chosen = self._found(grid, folds)
-        objective, state = grid[0][0], state_of(standings[chosen * (self.asked.folds + 1)])
+        objective, state = grid[0][0], standings[chosen * (self.asked.folds + 1)].reached
         model = Model(W[chosen, 0], b[chosen, 0], objective.classes, self.look.source.feature_names, family, self.look.fitted_with)
-        table = path_table(self.lambdas, grid, standings, W[:, 0], folds)
-        status, reason = worst(folds.solved(standings))
+        table = path_table(self.lambdas, grid, standings, W[:, 0], folds, self.settings.solver.max_passes)
+        status, reason = worst(folds.solved(standings), self.settings.solver.max_passes)
         summary = {
             "status": status, "reason": reason, "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
             "seconds": self.record.seconds, "solver": self.look.plan.solver, "classes": objective.classes.tolist(),
@@ -327,9 +353,9 @@ class _PathRun:
             "folds_left_out": (np.flatnonzero(folds.left_out) + 1).tolist()}, chosen
 
 
-def _in_data_units(grid: list[list[Objective]], standings: Sequence[Standing]) -> tuple[Array, Array]:
+def _in_data_units(grid: list[list[Objective]], standings: Sequence[SolveProgress]) -> tuple[Array, Array]:
     """W, (L, 1 + K, n, c), and b, (L, 1 + K, c), of all models."""
-    found = [objective.to_data_units(state_of(s).point) for objective, s in zip((o for row in grid for o in row), standings, strict=True)]
+    found = [objective.to_data_units(s.reached.point) for objective, s in zip((o for row in grid for o in row), standings, strict=True)]
     W, b = (np.stack(values) for values in zip(*found, strict=True))
     return W.reshape(len(grid), -1, *W.shape[1:]), b.reshape(len(grid), -1, *b.shape[1:])
 

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from streamlr.events import finite
 from streamlr.objective.objective import Objective
-from streamlr.solvers import Standing, State
-from streamlr.solvers.base import CONVERGED
+from streamlr.solvers import SolveProgress, Status, termination_of
 from streamlr.training.lambda_grid import Judgement, mean_and_error, nonzero
 
 Array = NDArray[np.float64]
@@ -50,7 +49,7 @@ class FoldVerdicts:
             found["loss"] = judged.mean, judged.standard_error
         return found
 
-    def solved(self, standings: Sequence[Standing]) -> list[Standing]:
+    def solved(self, standings: Sequence[SolveProgress]) -> list[SolveProgress]:
         """Of the models of some strengths those that have an optimum."""
         counts = [True, *(~self.unsolved).tolist()]
         return [standing for i, standing in enumerate(standings) if counts[i % len(counts)]]
@@ -59,8 +58,8 @@ class FoldVerdicts:
         return np.where(self.left_out, 0.0, weights)
 
 
-def path_table(lambdas: Array, grid: Sequence[Sequence[Objective]], standings: Sequence[Standing],
-               coefficients: Array, folds: FoldVerdicts) -> list[dict[str, Any]]:
+def path_table(lambdas: Array, grid: Sequence[Sequence[Objective]], standings: Sequence[SolveProgress],
+               coefficients: Array, folds: FoldVerdicts, max_passes: int) -> list[dict[str, Any]]:
     """A record for each strength, as in ``path.json``.
 
     Parameters
@@ -73,21 +72,23 @@ def path_table(lambdas: Array, grid: Sequence[Sequence[Objective]], standings: S
         Of the models of all rows, (L, c, n).
     folds
         What they say.
+    max_passes
+        Most passes that there were to be.
     """
     counted, means = nonzero(coefficients), folds.means()
     every = len(standings) // len(lambdas)
     rows = []
     for i, strength in enumerate(lambdas.tolist()):
         here, penalty = standings[i * every : (i + 1) * every], grid[i][0].model.penalty
-        state = state_of(here[0])
+        state = here[0].reached
         row = {
             "lambda": strength,
             "l2": penalty.l2,
             "l1": penalty.l1,
             "objective": state.value,
             "loss": state.loss,
-            "gradient_max": max(state_of(s).gradient_max for s in here),
-            "status": worst(folds.solved(here))[0],
+            "gradient_max": max(s.reached.gradient_max for s in here),
+            "status": worst(folds.solved(here), max_passes)[0],
             "passes": max(s.passes for s in here),
             "nonzero": counted[i],
         }
@@ -116,17 +117,11 @@ def penalties(grid: Sequence[Sequence[Objective]]) -> dict[str, Array]:
     return found
 
 
-def state_of(standing: Standing) -> State:
-    """Of a model that has begun."""
-    assert standing.state is not None
-    return standing.state
-
-
-def worst(standings: Sequence[Standing]) -> tuple[str, str]:
+def worst(standings: Sequence[SolveProgress], max_passes: int) -> tuple[str, str]:
     """How all have ended: converged, or as the first that has not."""
-    outcomes = [standing.outcome for standing in standings]
-    bad = [outcome for outcome in outcomes if outcome.status != CONVERGED]
+    ends = [termination_of(standing.reached, max_passes) for standing in standings]
+    bad = [end for end in ends if end.status != Status.CONVERGED]
     if not bad:
-        return CONVERGED, f"the gradients of all {len(outcomes)} models are within the tolerance"
-    told = f"{len(bad)} of {len(outcomes)} models did not converge; the first: {bad[0].reason}"
-    return bad[0].status, told
+        return str(Status.CONVERGED), f"the gradients of all {len(ends)} models are within the tolerance"
+    told = f"{len(bad)} of {len(ends)} models did not converge; the first: {bad[0].reason}"
+    return str(bad[0].status), told

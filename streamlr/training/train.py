@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from streamlr.config.sections import TrainConfig, load_config
-from streamlr.data.frames import column_names
-from streamlr.data.holdout import open_store
 from streamlr.data.matching import match_names
-from streamlr.data.source import ArraySource, Rows, Source
-from streamlr.data.sources.adapters import in_memory, labels_of, rows_of
-from streamlr.errors import ConfigError, RunDirectoryError, ShapeError, WriteError
-from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
-from streamlr.execution import open_engine
-from streamlr.execution.engine import one_blas_thread
+from streamlr.data.source import Rows
+from streamlr.errors import RunDirectoryError, ShapeError
+from streamlr.events import Note, PassFinished, Subscriber, finite
 from streamlr.execution.limits import memory_told
 from streamlr.kernels.scans.moments import SampledRows
 from streamlr.kernels.split import HELD_OUT
@@ -29,23 +23,41 @@ from streamlr.objective.objective import Moments, Objective, data_coordinates
 from streamlr.pilot.solve import join_sample, sampled_metric, start_from_sample
 from streamlr.runs.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.runs.directory import RunDirectory
-from streamlr.runs.record import RunRecord
 from streamlr.runs.session import FirstLook
-from streamlr.solvers import GradientDescent, Judged, Lbfgs, LeastSquares, Newton, Outcome, Proximal, Solver, State, Watched, minimize
-from streamlr.solvers.base import PASS_LIMIT, Function
-from streamlr.solvers.gradient_descent import GradientDescentState
+from streamlr.solvers import (
+    SOLVERS,
+    EarlyStopping,
+    Judged,
+    Lbfgs,
+    LeastSquares,
+    Proximal,
+    Solve,
+    SolveProgress,
+    Solver,
+    State,
+    Status,
+    termination_of,
+)
 from streamlr.solvers.lbfgs import LbfgsState
 from streamlr.solvers.least_squares import LeastSquaresState
-from streamlr.solvers.newton import NewtonState
-from streamlr.solvers.proximal import ProximalState
+from streamlr.solvers.loop import Evaluate, by_itself
+from streamlr.solvers.problem import Evaluator
 from streamlr.text import named
 from streamlr.training.alignment import align, apart_of
-from streamlr.training.least_squares import MANY_OPTIMA, are_many_optima, equations_of, evaluator, findings, is_fine, lacks_pairs, resumed, start_squares
+from streamlr.training.least_squares import (
+    MANY_OPTIMA,
+    are_many_optima,
+    equations_of,
+    evaluator,
+    findings,
+    is_fine,
+    lacks_pairs,
+    resumed,
+    start_squares,
+)
 from streamlr.training.normal_equations import Equations
-
-_STATES: dict[str, type[State]] = {"gradient_descent": GradientDescentState, "lbfgs": LbfgsState, "least_squares": LeastSquaresState,
-                                  "newton": NewtonState, "proximal": ProximalState}
-_SOLVERS: dict[str, type[Lbfgs | Newton | Proximal]] = {"lbfgs": Lbfgs, "newton": Newton, "proximal": Proximal}
+from streamlr.training.opening import Arrays, opened
+from streamlr.training.run import Packed, Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,68 +115,7 @@ def train(config: str | Path | Mapping[str, Any] | TrainConfig, *, X: ArrayLike 
     overrides = overrides if validation is None else [*overrides, "validation.array=validation"]
     settings = load_config(config, overrides, with_path=False)
     with opened(settings, Arrays(X, y, sample_weight, offset, groups, validation), subscribers, resume=resume, overwrite=overwrite) as (look, directory):
-        return _Run(look, directory, start).finish(resume)
-
-
-@dataclass(frozen=True, slots=True)
-class Arrays:
-    """Data in the place of a store, as they were given."""
-
-    X: ArrayLike | Rows | None
-    y: ArrayLike | None
-    sample_weight: ArrayLike | None = None
-    offset: ArrayLike | None = None
-    groups: ArrayLike | None = None
-    validation: ArrayLike | None = None
-
-
-@contextmanager
-def opened(settings: TrainConfig, given: Arrays, subscribers: Sequence[Subscriber], *, resume: bool,
-           overwrite: bool) -> Iterator[tuple[FirstLook, RunDirectory | None]]:
-    """The data of a run, on its engine, and its directory, if it has one; a plan over its limit is refused.
-
-    Raises
-    ------
-    ConfigError, DataError, RunDirectoryError, ClusterError, MemoryLimitError
-        When there is no such run to be made.
-    """
-    if resume and overwrite:
-        raise ConfigError("resume and overwrite exclude each other: one goes on with a run, the other drops it")
-    publish = publisher(subscribers)
-    with ExitStack() as stack:
-        source = _open_source(settings, given)
-        where = settings.run.directory
-        directory = None if where is None else stack.enter_context(RunDirectory(where, resume=resume, overwrite=overwrite))
-        if settings.cluster.kind == "address":
-            publish(Note(f"asking the scheduler at {settings.cluster.address}"))
-        engine = stack.enter_context(open_engine(settings.cluster))
-        stack.enter_context(one_blas_thread())
-        yield FirstLook(settings, source, engine, publish), directory
-
-
-def _open_source(settings: TrainConfig, given: Arrays) -> Source:
-    """The store, or the arrays in its place."""
-    if given.X is None and given.y is None:
-        if given.groups is not None or given.validation is not None:
-            raise ConfigError("groups and validation go with X and y; of a store, data.groups and validation.array name them")
-        store = open_store(settings)
-        store.check_chunks()
-        return store
-    if given.X is None or given.y is None:
-        raise ConfigError("X and y go together: one was given without the other")
-    if given.validation is None and settings.validation.array is not None:
-        raise ConfigError(f"validation.array: {settings.validation.array!r} is an array of a store; with X and y give its values as validation=")
-    fill_value = settings.data.fill_value
-    beside = {"sample_weight": given.sample_weight, "offset": given.offset}
-    numbers = [
-        None if values is None else np.asarray(in_memory(values, name, fill_value), dtype=np.float64)
-        for name, values in beside.items()
-    ]
-    groups = given.groups if given.validation is None else given.validation
-    groups = in_memory(groups, "groups" if given.validation is None else "validation", fill_value)
-    X, y = rows_of(given.X, fill_value), labels_of(given.y, fill_value)
-    return ArraySource(X, y, numbers[0], column_names(given.X), offset=numbers[1],
-                       groups=None if groups is None else np.asarray(groups))
+        return _TrainRun(look, directory, start).finish(resume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,36 +130,60 @@ class _Problem:
     """Of least squares, what the survey's products make, where these were summed."""
 
 
-class _Run:
-    """One training run: what is known so far, and the steps that add to it."""
+class _TrainRun(Run[TrainResult]):
+    """One training run."""
 
-    def __init__(self, look: FirstLook, directory: RunDirectory | None, start: Model | None) -> None:
-        self.settings = look.settings
+    problem: _Problem
+
+    def __init__(
+        self, look: FirstLook, directory: RunDirectory | None, start: Model | None
+    ) -> None:
+        super().__init__(look, directory)
         self.start = None if start is None else _in_order_of_data(start, look)
-        self.look = look
-        self.directory = directory
-        self.record = RunRecord(look, directory)
         self.sample_fraction = 0.0
 
-    def finish(self, resume: bool) -> TrainResult:
-        self.look.tell_plan()
-        saved = self.record.load() if resume else None
-        try:
-            problem, state = self._begin() if saved is None else self._continue(saved)
-            if saved is None:
-                for number in range(1, self.look.scanner.passes + 1):
-                    self._pass_done(number, state, problem, complete=number == self.look.scanner.passes)
-            state, outcome = minimize(_function(problem), self._watched(problem), state, len(self.record.history), self.settings.solver.max_passes,
-                                      lambda number, reached: self._pass_done(number, reached, problem))
-            return self._result(problem, state, outcome)
-        except WriteError as error:
-            raise WriteError(f"{error}; {self.record.what_is_safe(error)}") from error
-        except (Exception, KeyboardInterrupt):
-            self.record.commit_finished()
-            raise
+    def begin(self) -> list[SolveProgress]:
+        self.problem, state = self._begin()
+        progress = self._progress(state)
+        for number in range(1, self.look.scanner.passes + 1):
+            self.pass_done(number, progress, number == self.look.scanner.passes)
+        return progress
 
-    def _watched(self, problem: _Problem) -> Watched:
-        return Watched(problem.solver, self.settings.validation.patience)
+    def go_on(self, saved: Checkpoint) -> list[SolveProgress]:
+        self.problem, state = self._continue(saved)
+        return self._progress(state)
+
+    def evaluate(self) -> Evaluate[Objective]:
+        return by_itself(_function(self.problem))
+
+    def event(self, number: int, progress: Sequence[SolveProgress]) -> PassFinished:
+        state = progress[0].reached
+        validation = None if self.look.split is None else state.validation_loss
+        return PassFinished(
+            number,
+            state.loss,
+            state.value,
+            state.gradient_max,
+            state.step,
+            *self.record.cost_of_pass(),
+            validation,
+        )
+
+    def packed(self, progress: Sequence[SolveProgress]) -> Packed:
+        objective = self.problem.objective
+        arrays, values = flatten(progress[0].reached, "state.")
+        moment_arrays, moment_values = flatten(objective.moments, "moments.")
+        arrays |= moment_arrays | {"classes": objective.classes}
+        values |= moment_values
+        values |= {"sample_fraction": self.sample_fraction, "solver": self.problem.solver.name}
+        return arrays, values
+
+    def _progress(self, state: State) -> list[SolveProgress]:
+        self.solves = [Solve(self.problem.objective, self._watched(self.problem), lambda found: state)]
+        return [SolveProgress(state.point, state)]
+
+    def _watched(self, problem: _Problem) -> EarlyStopping:
+        return EarlyStopping(problem.solver, self.settings.validation.patience)
 
     def _begin(self) -> tuple[_Problem, State]:
         """List the labels, survey the data (pass 1), and set the solver up; with an offset or a start, of which the survey knows too
@@ -254,33 +229,30 @@ class _Run:
         for text in findings(equations, self.look.source.n_rows, self.look.source.feature_names):
             self.look.publish(Note(text, warning=True))
 
-    def _problem(self, classes: NDArray[Any], moments: Moments, sample: SampledRows | None = None) -> _Problem:
-        """The objective in the coordinates of the solver that was asked for; ``auto`` is what the plan says, which `_begin` gives a sample to start from."""
-        wanted, model = self.settings.solver, self.look.model
-        if wanted.name == "gradient_descent":
-            objective = Objective(self.look.scanner, model, classes, moments, data_coordinates(moments, model.fit_intercept), self.look.split, HELD_OUT)
-            return _Problem(objective, GradientDescent(wanted.learning_rate, wanted.tolerance, bool(objective.penalty_scale.any())))
-        objective = Objective(self.look.scanner, model, classes, moments, split=self.look.split, held_out=HELD_OUT)
-        if self.look.plan.solver == "least_squares":
+    def _problem(
+        self, classes: NDArray[Any], moments: Moments, sample: SampledRows | None = None
+    ) -> _Problem:
+        """The objective in the coordinates of the solver that was asked for.
+
+        ``auto`` is what the plan says, which `_begin` gives a sample to start from.
+        """
+        look, wanted, kind = self.look, self.settings.solver, SOLVERS[self.look.plan.solver]
+        coordinates = None
+        if kind.in_data_units:
+            coordinates = data_coordinates(moments, look.model.fit_intercept)
+        objective = Objective(
+            look.scanner, look.model, classes, moments, coordinates, look.split, HELD_OUT
+        )
+        if kind.make is None:
             equations = equations_of(objective, sample)
             return _Problem(objective, LeastSquares(objective, wanted.tolerance, equations), equations)
-        solver = _SOLVERS[self.look.plan.solver](objective, wanted.tolerance)
-        if self.look.plan.solver == "lbfgs" and wanted.name == "lbfgs" and model.family == "linear" and objective.smooth and moments.correlation is not None:
+        solver = kind.make(objective, wanted)
+        by_name = kind.judged_by_equations and wanted.name == kind.name
+        if by_name and objective.quadratic and moments.correlation is not None:
             equations = equations_of(objective)
-            return _Problem(objective, Judged(solver, objective, wanted.tolerance, equations), equations)
+            judged = Judged(solver, objective, wanted.tolerance, equations)
+            return _Problem(objective, judged, equations)
         return _Problem(objective, solver)
-
-    def _pass_done(self, number: int, state: State, problem: _Problem, *, complete: bool = True) -> None:
-        """Tell of a pass, and keep where the run stands if it is all that the state hangs on."""
-        event = PassFinished(number, state.loss, state.value, state.gradient_max, state.step, *self.record.cost_of_pass(),
-                             None if self.look.split is None else state.held_loss)
-        self.record.pass_done(event, bool(state.status), (lambda: self._checkpoint(number, state, problem)) if complete else None)
-
-    def _checkpoint(self, number: int, state: State, problem: _Problem) -> Checkpoint:
-        arrays, values = flatten(state, "state.")
-        moment_arrays, moment_values = flatten(problem.objective.moments, "moments.")
-        return self.record.checkpoint(number, {**arrays, **moment_arrays, "classes": problem.objective.classes},
-                                      {**values, **moment_values, "sample_fraction": self.sample_fraction, "solver": problem.solver.name})
 
     def _continue(self, saved: Checkpoint) -> tuple[_Problem, State]:
         """Take everything from a checkpoint."""
@@ -296,14 +268,15 @@ class _Run:
         self._go_on_by(saved.values["solver"])
         few_rows = self.look.plan.solver == "least_squares" and self.sample_fraction > 0
         problem = self._problem(classes, moments, self._drawn_again(classes) if few_rows else None)
-        state = unflatten(_STATES[problem.solver.name], "state.", saved)
+        state = unflatten(SOLVERS[problem.solver.name].state, "state.", saved)
         problem = self._with_sample(problem, state)
         self.record.continue_from(saved)
         self.look.publish(Note(f"resuming after pass {saved.passes}, at a gradient of {state.gradient_max:.3g}"))
         may_go_on, equations = saved.passes < self.settings.solver.max_passes, problem.equations
         if may_go_on and isinstance(state, LeastSquaresState) and equations is not None and lacks_pairs(problem.objective, equations, state):
             problem, begun = self._begin_squares(problem, state.point, known=False)
-            self._pass_done(saved.passes + 1, begun, problem)
+            self.problem = problem
+            self.pass_done(saved.passes + 1, self._progress(begun))
             return problem, begun
         return problem, state
 
@@ -321,10 +294,10 @@ class _Run:
         """Draw the sample again where its curvature is the metric, which no checkpoint holds: one more read of the data."""
         if isinstance(problem.solver, LeastSquares) and isinstance(state, LeastSquaresState):
             return replace(problem, solver=resumed(problem.objective, problem.solver, state))
-        if not (isinstance(problem.solver, Lbfgs) and isinstance(state, LbfgsState) and len(state.curvature_at)):
+        if not (isinstance(problem.solver, Lbfgs) and isinstance(state, LbfgsState) and len(state.preconditioner_point)):
             return problem
         sample = self._drawn_again(problem.objective.classes)
-        return replace(problem, solver=replace(problem.solver, sampled=sampled_metric(problem.objective, sample, state.curvature_at)))
+        return replace(problem, solver=replace(problem.solver, preconditioner=sampled_metric(problem.objective, sample, state.preconditioner_point)))
 
     def _drawn_again(self, classes: NDArray[Any]) -> SampledRows:
         survey = self.look.survey(classes, self.sample_fraction, "sample")
@@ -334,14 +307,17 @@ class _Run:
         assert sample is not None
         return sample
 
-    def _result(self, problem: _Problem, state: State, outcome: Outcome) -> TrainResult:
+    def result(self, progress: Sequence[SolveProgress]) -> TrainResult:
+        state, problem = progress[0].reached, self.problem
+        termination = termination_of(state, self.settings.solver.max_passes)
         objective, solver = problem.objective, self._watched(problem)
         with np.errstate(over="ignore", invalid="ignore"):
             W, b = objective.to_data_units(solver.result(state))
         model = Model(np.ascontiguousarray(W.T), b, objective.classes, self.look.source.feature_names,
                       self.look.model.family, self.look.fitted_with)
+        status = str(termination.status)
         summary = {
-            "status": outcome.status, "reason": outcome.reason, "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
+            "status": status, "reason": termination.reason, "objective": state.value, "loss": state.loss, "gradient_max": state.gradient_max,
             "seconds": self.record.seconds, "solver": solver.name, "classes": objective.classes.tolist(),
             "nonzero": int(np.count_nonzero(W)), "coefficients_sha256": model.coefficients_sha256, "data_fingerprint": objective.moments.fingerprint,
             "condition_number": objective.moments.condition_number, "collinearity": objective.moments.collinearity or None,
@@ -351,10 +327,10 @@ class _Run:
         summary = {key: finite(value) for key, value in summary.items()}
         if self.directory is not None:
             self.directory.write_results(model, summary)
-        return TrainResult(model, outcome.status, outcome.reason, len(self.record.history), self.record.history, summary)
+        return TrainResult(model, status, termination.reason, len(self.record.history), self.record.history, summary)
 
 
-def _function(problem: _Problem) -> Function:
+def _function(problem: _Problem) -> Evaluator:
     """What the solver's points are evaluated by."""
     solver, objective = problem.solver, problem.objective
     if isinstance(solver, LeastSquares):
@@ -382,18 +358,22 @@ def _in_order_of_data(start: Model, look: FirstLook) -> Model:
 
 
 def _start_point(problem: _Problem, model: Model | None) -> NDArray[np.float64]:
-    """The model's, if there is one; else zero for gradient descent, as its formulas have it, and the best intercept for the others."""
+    """The model's, if there is one; else 0 for gradient descent, as its formulas have it, and the
+    best intercept for the others, (d,)."""
+    objective = problem.objective
     if model is not None:
-        return problem.objective.from_data_units(model.coef_.T, model.intercept_)
-    return np.zeros(problem.objective.size) if isinstance(problem.solver, GradientDescent) else problem.objective.start()
+        return objective.from_data_units(model.coef_.T, model.intercept_)
+    if SOLVERS[problem.solver.name].in_data_units:
+        return np.zeros(objective.size)
+    return objective.start()
 
 
-def _validation_summary(history: Sequence[Mapping[str, Any]], moments: Moments, state: State, solver: Watched) -> dict[str, Any]:
+def _validation_summary(history: Sequence[Mapping[str, Any]], moments: Moments, state: State, solver: EarlyStopping) -> dict[str, Any]:
     """What the summary says of the rows that are held out; where the model is that of an earlier pass, also what is said of it elsewhere."""
     known = [line for line in history if line["validation_loss"] is not None]
     best = min(known, key=lambda line: float(line["validation_loss"]), default=None)
-    found = {"validation_loss": state.held_loss, "validation_best_pass": best and best["pass"], "validation_rows": moments.held_rows,
-             "validation_weight": moments.held_weight_sum, "early_stopped": state.status == PASS_LIMIT}
+    found = {"validation_loss": state.validation_loss, "validation_best_pass": best and best["pass"], "validation_rows": moments.held_rows,
+             "validation_weight": moments.held_weight_sum, "early_stopped": state.status == Status.PASS_LIMIT}
     if best is not None and solver.keeps_best(state):
         found |= {key: best[key] for key in ("validation_loss", "objective", "loss", "gradient_max")}
     return found
