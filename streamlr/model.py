@@ -126,14 +126,14 @@ class Model:
         """What is added to Z, (m,), or one number for all, ()."""
         if offset is None and exposure is None:
             if self.fitted_with is not None:
-                log_of = " (or exposure=, whose logarithm that is)" if self.family == "poisson" else ""
+                log_of = " (or exposure=, whose logarithm that is)" if FAMILIES[self.family].counted else ""
                 raise ConfigError(f"the model was fitted with an {self.fitted_with}, and none was "
                                   f"given; give offset={log_of}, (rows,), or offset=0 for none")
             return np.array(0.0)
         if offset is not None and exposure is not None:
             raise ConfigError("offset and exposure exclude each other: an exposure is an offset, by "
                               "its logarithm; leave out one of the two")
-        if exposure is not None and self.family != "poisson":
+        if exposure is not None and not FAMILIES[self.family].counted:
             raise ConfigError("exposure: only a model of the family poisson has one, not "
                               f"{self.family}; give offset=")
         name, given = ("offset", offset) if exposure is None else ("exposure", exposure)

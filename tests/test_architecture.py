@@ -24,15 +24,15 @@ ARROWS: dict[str, set[str]] = {
     "text": set(),
     "version": set(),
     "solvers": set(),
-    "config": {"errors"},
     "kernels": {"errors"},
+    "config": {"errors", "solvers", "kernels"},
     "reporting": {"errors", "events", "text", "config"},
     "data": {"errors", "text", "config", "kernels"},
     "execution": {"errors", "events", "version", "config", "kernels", "data"},
     "model": {"errors", "text", "config", "kernels", "data"},
     "objective": {"errors", "solvers", "config", "kernels", "execution"},
     "pilot": {"kernels", "data", "execution", "objective", "solvers"},
-    "planning": {"errors", "config", "kernels", "data", "execution", "pilot"},
+    "planning": {"errors", "solvers", "config", "kernels", "data", "execution", "pilot"},
     "runs": {
         "errors", "events", "config", "kernels", "data", "execution", "model", "objective",
         "solvers", "pilot", "planning",
@@ -46,16 +46,18 @@ ARROWS: dict[str, set[str]] = {
     },
     "inference": {
         "errors", "events", "config", "kernels", "reporting", "data", "execution", "model",
-        "objective", "planning", "runs", "scoring",
+        "objective", "solvers", "planning", "runs", "scoring",
     },
-    "estimator": {"errors", "config", "reporting", "data", "model", "training"},
+    "estimator": {
+        "errors", "solvers", "config", "kernels", "reporting", "data", "model", "training",
+    },
     # the package's own names, which are imported when they are asked for
     "streamlr": {
         "errors", "events", "version", "config", "model", "training", "scoring", "inference",
         "estimator",
     },
     "cli": {
-        "errors", "events", "config", "reporting", "data", "execution", "planning", "training",
+        "errors", "events", "config", "kernels", "reporting", "data", "execution", "planning", "training",
         "scoring", "inference", "streamlr",
     },
 }

@@ -26,7 +26,7 @@ from streamlr.execution import ENGINES
 from streamlr.inference import summary as inference
 from streamlr.inference.distributions import chi_squared_tail, f_tail, quantile, two_sided_p
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.likelihood import LIKELIHOODS, log_factorial
+from streamlr.kernels.families.poisson import log_factorial
 from streamlr.kernels.scans.groups import sum_by_group
 
 Array = NDArray[Any]
@@ -533,10 +533,6 @@ def test_logarithms_of_factorials() -> None:
     y = np.array([0.0, 1.0, 2.0, 0.5, 3.25, 12.0, 170.0, 1e6, 1e12])
     exact = np.array([float(mpmath.loggamma(mpmath.mpf(value) + 1)) for value in y])
     np.testing.assert_allclose(log_factorial(y), exact, rtol=4e-15, atol=1e-13)  # beside numbers of 15, which cancel where the result is small
-
-
-def test_every_family_has_a_likelihood() -> None:
-    assert set(LIKELIHOODS) == set(FAMILIES)
 
 
 def test_without_scipy_there_is_z(fitted: Callable[..., tuple[Path, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from streamlr.reporting.console import RowCounter, plain
 
 
 def _families() -> Sequence[str]:
-    from streamlr.data.synth import DRAWS
+    from streamlr.kernels.families import FAMILIES
 
-    return tuple(DRAWS)
+    return tuple(FAMILIES)
 
 
 def _dtypes() -> Sequence[str]:

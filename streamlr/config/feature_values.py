@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.errors import ConfigError
+from streamlr.solvers.registry import knows_smooth_alone
 
 FeatureValues = float | list[float] | dict[str | int, float] | None
 """As a configuration holds them; None stands for the value of a feature that nothing is said of."""
@@ -18,8 +19,6 @@ FeatureValues = float | list[float] | dict[str | int, float] | None
 OF_FEATURES: dict[str, tuple[float, float, float]] = {
     "model.penalty.factors": (0.0, 1e300, 1.0), "model.bounds.lower": (-math.inf, 1e300, -math.inf), "model.bounds.upper": (-1e300, math.inf, math.inf)}
 """Keys that hold numbers of features: from where to where these go, and what stands where nothing is said."""
-SMOOTH_SOLVERS = ("gradient_descent", "lbfgs", "newton")
-"""Solvers that know gradients alone."""
 _SHAPES = "a number for all features, a list with one for each, or a mapping of names or numbers of features to them"
 
 
@@ -64,7 +63,7 @@ def check_penalty(penalty: PenaltyConfig, bounds: BoundsConfig, solver: str) -> 
         raise ConfigError(f"model.penalty.factors: {penalty.factors:g} is one number; give a list or a mapping of features to factors, or change l2 and l1")
     if isinstance(bounds.lower, float) and isinstance(bounds.upper, float) and bounds.lower > bounds.upper:
         raise ConfigError(f"model.bounds: lower is {bounds.lower:g} and upper {bounds.upper:g}; lower must not be above upper")
-    if solver in SMOOTH_SOLVERS and (penalty.l1 > 0 or bounds.given):
+    if knows_smooth_alone(solver) and (penalty.l1 > 0 or bounds.given):
         key, value = ("model.penalty.l1", f"{penalty.l1:g}") if penalty.l1 > 0 else ("model.bounds", "given")
         raise ConfigError(f"solver.name: {solver} minimises what is smooth, and {key} is {value}; set solver.name: auto (or proximal), or remove {key}")
 

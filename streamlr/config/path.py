@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from streamlr.config.feature_values import SMOOTH_SOLVERS, PenaltyConfig
+from streamlr.config.feature_values import PenaltyConfig
 from streamlr.errors import ConfigError
+from streamlr.solvers.registry import SOLVERS, fits_paths, knows_smooth_alone
 
 LAMBDAS = "path.lambdas"
 _MOST_FOLDS = 100
@@ -73,9 +74,10 @@ def what_no_path_has(path: PathConfig, penalty: PenaltyConfig, solver: str) -> s
     if penalty.l1 > 0 or penalty.l2 > 0:
         return (f"model.penalty: l1 is {penalty.l1:g} and l2 is {penalty.l2:g}, and a path goes through "
                 "penalties of its own (path.lambdas, path.alpha); set both to 0")
-    if solver in ("gradient_descent", "newton"):
-        return f"solver.name: a path is fitted by auto, lbfgs or proximal, not {solver}"
-    if path.alpha > 0 and solver in SMOOTH_SOLVERS:
+    if not fits_paths(solver):
+        able = [name for name, kind in SOLVERS.items() if kind.fits_paths]
+        return f"solver.name: a path is fitted by auto, {' or '.join(able)}, not {solver}"
+    if path.alpha > 0 and knows_smooth_alone(solver):
         return (f"solver.name: {solver} minimises what is smooth, and path.alpha is {path.alpha:g}; "
                 "set solver.name: auto (or proximal), or path.alpha: 0")
     return None

@@ -22,6 +22,7 @@ from streamlr.config.places import public_url as public_url
 from streamlr.config.reading import build
 from streamlr.config.tree import apply_override, copy_tree, read_tree
 from streamlr.errors import ConfigError
+from streamlr.kernels.families import FAMILIES
 
 NOT_KEPT = "(not kept)"
 """What stands in ``config.yaml`` for the value of a storage option."""
@@ -290,14 +291,14 @@ def path_conflict(config: TrainConfig) -> str | None:
 
 def _check_family(config: TrainConfig) -> None:
     """Keys that only make sense for some families."""
-    family = config.model.family
-    if config.model.class_weight is not None and family in ("linear", "poisson"):
+    family, kind = config.model.family, FAMILIES[config.model.family]
+    if config.model.class_weight is not None and not kind.labelled:
         raise ConfigError(f"model.class_weight: the targets of the family {family} are no classes; use data.weights, or remove it")
     if config.data.offset is not None and config.data.exposure is not None:
         raise ConfigError("data.exposure: goes without data.offset; an exposure is an offset, by its logarithm")
-    if config.data.exposure is not None and family != "poisson":
+    if config.data.exposure is not None and not kind.counted:
         raise ConfigError(f"data.exposure: only model.family: poisson has one, not {family}; give data.offset, or remove it")
-    if config.data.offset is not None and family == "softmax":
+    if config.data.offset is not None and not kind.takes_offset:
         raise ConfigError("data.offset: an offset common to all classes changes nothing in a softmax; remove it")
 
 

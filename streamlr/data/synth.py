@@ -30,9 +30,6 @@ Array = NDArray[np.float64]
 
 _BLOCK_ROWS = 4096
 _FACTORS = 5
-_SIGNAL = 1.5
-_SIGNAL_OF_COUNTS = 0.5
-_LARGEST_Z_OF_COUNTS = 20.0
 _UNSIGNED_OFFSET = 64.0
 _DECADES = {"float16": 0.5, "float32": 2.0, "float64": 2.0}
 DTYPES = ("float16", "float32", "float64", "int8", "int16", "int32", "uint8", "bool")
@@ -64,7 +61,7 @@ class SynthSpec:
     @property
     def outputs(self) -> int:
         """Rows of coefficients."""
-        return self.classes if self.labelled and (self.classes > 2 or self.family == "softmax") else 1
+        return self.classes if self.labelled and (self.classes > 2 or FAMILIES[self.family].coupled) else 1
 
     @property
     def labelled(self) -> bool:
@@ -74,13 +71,13 @@ class SynthSpec:
     def target_dtype(self) -> np.dtype[Any]:
         if self.labelled:
             return np.dtype(np.int8 if self.classes < 128 else np.int32)
-        return np.dtype(np.int64 if self.family == "poisson" else np.float64)
+        return np.dtype(np.int64 if FAMILIES[self.family].counted else np.float64)
 
     def check(self) -> None:
         if self.rows < 1 or self.features < 1:
             raise ConfigError(f"a store needs at least one row and one feature; got {self.rows} rows and {self.features} features")
-        if self.family not in DRAWS:
-            raise ConfigError(f"--family {self.family!r} is none of {', '.join(DRAWS)}")
+        if self.family not in FAMILIES:
+            raise ConfigError(f"--family {self.family!r} is none of {', '.join(FAMILIES)}")
         if self.classes < 2:
             raise ConfigError(f"--classes must be 2 or more; got {self.classes}")
         if self.classes > 2 and not self.labelled:
@@ -105,7 +102,7 @@ class Population:
         self.scale = 10.0 ** rng.uniform(-decades, decades, n) if self._floating else np.full(n, 12.0)
         self.mean = self.scale * rng.uniform(-1.0, 1.0, n)
         self._loadings = rng.standard_normal((_FACTORS, n)) * (0.8 / np.sqrt(_FACTORS))
-        spread_of_score = (_SIGNAL_OF_COUNTS if spec.family == "poisson" else _SIGNAL) / np.sqrt(n)
+        spread_of_score = FAMILIES[spec.family].signal / np.sqrt(n)
         spread = np.full(n, 0.5) if spec.dtype == "bool" else self.scale
         self.coefficients: Array = rng.standard_normal((outputs, n)) * spread_of_score / spread
         self._offset = _UNSIGNED_OFFSET if np.dtype(spec.dtype).kind == "u" else 0.0
@@ -129,7 +126,7 @@ class Population:
         X += self.mean.astype(np.float32)
         stored = self._stored(X)
         Z = stored.astype(np.float64) @ self.coefficients.T + self.intercept
-        return stored, DRAWS[self._spec.family](rng, Z)
+        return stored, FAMILIES[self._spec.family].draw(rng, Z)
 
     def _stored(self, X: NDArray[np.float32]) -> NDArray[Any]:
         dtype = np.dtype(self._spec.dtype)
@@ -139,27 +136,6 @@ class Population:
             limits = np.iinfo(dtype)
             X = np.clip(np.rint(X + np.float32(self._offset)), max(limits.min, -(2.0**23)), min(limits.max, 2.0**23))
         return X.astype(dtype)
-
-
-def _labels(rng: np.random.Generator, Z: Array) -> NDArray[Any]:
-    uniform = rng.random(Z.shape)
-    if Z.shape[1] == 1:
-        return (uniform[:, 0] * (1.0 + np.exp(-np.clip(Z[:, 0], -700, 700))) < 1.0).astype(np.int64)
-    gumbel = -np.log(-np.log(np.clip(uniform, 1e-300, 1.0 - 1e-16)))
-    return np.argmax(Z + gumbel, axis=1)
-
-
-def _numbers(rng: np.random.Generator, Z: Array) -> NDArray[Any]:
-    return Z[:, 0] + rng.standard_normal(len(Z))
-
-
-def _counts(rng: np.random.Generator, Z: Array) -> NDArray[Any]:
-    return rng.poisson(np.exp(np.minimum(Z[:, 0], _LARGEST_Z_OF_COUNTS)))
-
-
-DRAWS: dict[str, Callable[[np.random.Generator, Array], NDArray[Any]]] = {
-    "logistic": _labels, "softmax": _labels, "linear": _numbers, "poisson": _counts}
-"""Targets of each family, (k,), given Z, (k, outputs)."""
 
 
 def synthesize(path: str | Path, spec: SynthSpec, *, overwrite: bool = False, threads: int = 2,

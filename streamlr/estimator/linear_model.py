@@ -15,15 +15,16 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from streamlr.config.feature_values import SMOOTH_SOLVERS
 from streamlr.config.sections import ClusterConfig
 from streamlr.data.source import Rows
 from streamlr.data.sources.adapters import read_all_by_blocks
 from streamlr.data.sources.dask_rows import DaskRows
 from streamlr.errors import ConfigError, ShapeError
 from streamlr.estimator.checks import features_of
+from streamlr.kernels.families import FAMILIES
 from streamlr.model import Model
 from streamlr.reporting.console import Console
+from streamlr.solvers.registry import OF_SMOOTH, knows_smooth_alone
 from streamlr.training.train import TrainResult, train
 
 _SMALL_BYTES = 32 * 2**20
@@ -101,11 +102,11 @@ class LinearModel(BaseEstimator):  # type: ignore[misc]
         """
         n_rows = X.shape[0] if weights is None else np.count_nonzero(weights)
         wanted = _SOLVERS.get(self.solver, self.solver)
-        if wanted in SMOOTH_SOLVERS and (restraints.l1 > 0 or restraints.positive):
+        if knows_smooth_alone(wanted) and (restraints.l1 > 0 or restraints.positive):
             asked = "an l1 penalty" if restraints.l1 > 0 else "bounds (positive=True)"
             raise ConfigError(f"Solver {self.solver} supports only 'l2' or None penalties, got {asked}; set solver='auto'")
-        if wanted == "auto" and self._family != "linear" and restraints == Restraints() and n_rows < X.shape[1] + bool(self.fit_intercept):
-            return "lbfgs"
+        if wanted == "auto" and not FAMILIES[self._family].quadratic and restraints == Restraints() and n_rows < X.shape[1] + bool(self.fit_intercept):
+            return OF_SMOOTH
         return wanted
 
     def _cluster_for(self, X: NDArray[Any] | Rows) -> Any:

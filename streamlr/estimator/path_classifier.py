@@ -24,6 +24,7 @@ from streamlr.estimator.held_out import HeldOut, Tried, naming_classes
 from streamlr.estimator.linear_model import Restraints
 from streamlr.model import Model
 from streamlr.reporting.console import Console
+from streamlr.solvers.registry import fits_paths
 from streamlr.training.folds import lacking
 from streamlr.training.path import PathResult, path
 
@@ -204,7 +205,7 @@ class LogisticRegressionCV(LogisticRegression):
         solver = self._solver_for(rows, weights, Restraints(1.0, share))
         return path(
             {"model": {"family": self._family, "fit_intercept": bool(self.fit_intercept)},
-             "solver": {"name": "auto" if solver == "newton" else solver, "tolerance": float(self.tol), "max_passes": int(self.max_iter)},
+             "solver": {"name": solver if fits_paths(solver) else "auto", "tolerance": float(self.tol), "max_passes": int(self.max_iter)},
              "cluster": self._cluster_for(rows), "path": {"lambdas": (1.0 / (Cs * total)).tolist(), "alpha": share, "folds": n_folds}},
             X=rows, y=codes, sample_weight=weights, folds=folds, fold_shares=shares.tolist(), subscribers=[Console()] if self.verbose else [])
 

@@ -47,6 +47,6 @@ class SummaryOptions:
         """Whose small-sample factor it is; None where there is none."""
         return (self.correction or "statsmodels") if self.errors in ("HC1", "clustered") else None
 
-    def with_t(self, family: str) -> bool:
+    def with_t(self, has_dispersion: bool) -> bool:
         """Whether tests are by t and F."""
-        return self.use_t if self.use_t is not None else family == "linear" and self.errors == "classical"
+        return self.use_t if self.use_t is not None else has_dispersion and self.errors == "classical"

@@ -21,7 +21,7 @@ from streamlr.data.holdout import split_of
 from streamlr.data.source import Source
 from streamlr.errors import ConfigError, DataError, LabelError, MemoryLimitError, RunDirectoryError, ShapeError
 from streamlr.events import Event, Note, Subscriber, publisher
-from streamlr.execution import open_engine
+from streamlr.execution import ENGINES, open_engine
 from streamlr.execution.engine import one_blas_thread
 from streamlr.execution.limits import memory_told
 from streamlr.execution.scanner import Scanner
@@ -39,6 +39,7 @@ from streamlr.planning.memory import HESSIANS_OF_THREAD
 from streamlr.runs.directory import CONFIG_NAME, read_summary
 from streamlr.runs.session import FirstLook
 from streamlr.scoring.scoring import open_run
+from streamlr.solvers.registry import OF_HESSIANS
 
 Array = NDArray[np.float64]
 
@@ -110,7 +111,7 @@ def summary(run: str | Path, store: str | None = None, *, errors: Any = None, gr
     model, config, source = open_run(run, store, overrides, publish, labelled=True,
                                      grouped=options.errors == "clustered", as_fitted=True)
     _refuse_unfit(run, model, config, source, facts, options)
-    config = replace(config, model=replace(config.model, family=model.family), solver=replace(config.solver, name="newton"))  # type: ignore[arg-type]
+    config = replace(config, model=replace(config.model, family=model.family), solver=replace(config.solver, name=OF_HESSIANS))  # type: ignore[arg-type]
     with open_engine(config.cluster) as engine, one_blas_thread():
         look = FirstLook(config, source, engine, lambda event: _warnings_alone(event, publish))
         return _Inference(model, look, options, facts, publish).finish()
@@ -175,7 +176,7 @@ def _refuse_unfit(run: str | Path, model: Model, config: TrainConfig, source: So
     if config.model.class_weight is not None and options.errors == "classical":
         raise ConfigError("model.class_weight: weights of classes make no likelihood, so that classical errors would be wrong; take --errors robust, or train "
                           "without them")
-    if options.with_t(model.family):
+    if options.with_t(FAMILIES[model.family].has_dispersion):
         special()
 
 
@@ -247,7 +248,7 @@ class _Inference:
     def _check_memory(self, n_groups: int) -> None:
         """Refuse what the meat adds to a pass that sums a Hessian, where that is over the limit."""
         plan, cluster, d = self.look.plan, self.look.settings.cluster, self.layout.size
-        threads = plan.threads if cluster.kind in ("serial", "threads") else min(plan.threads, cluster.threads_per_worker)
+        threads = plan.threads if ENGINES[cluster.kind].in_process else min(plan.threads, cluster.threads_per_worker)
         scores = 8 * (d + 1) * hessian_leaf_rows(plan.partition.leaf_rows, *self.model.coef_.T.shape)
         extra = 0
         if n_groups:
@@ -272,7 +273,7 @@ class _Inference:
             step = -sums.score / sums.curvature if sums.curvature > 0 else -np.sign(sums.score)
             if abs(step) <= 1e-12 * (1.0 + abs(b)):
                 break
-            b += step if self.model.family == "linear" else float(np.clip(step, -2.0, 2.0))
+            b += step if self.family.quadratic else float(np.clip(step, -2.0, 2.0))
             if not low < b < high:
                 b = 0.5 * (low + high)
         return np.array([b])
@@ -281,7 +282,7 @@ class _Inference:
         """A step of Newton's method from the model must lead nowhere."""
         step = bread.step(sums.score)
         same = moments.fingerprint == self.facts.get("data_fingerprint")
-        if same and self.model.family != "linear":
+        if same and self.family.may_recede:
             self._refuse_separated(step, moments)
         moves = float(np.sqrt(np.abs(step @ sums.score[: len(step)]) / sums.weight_sum))  # a Z, in the root of the mean square
         if moves <= self._rounding(moments):  # where a fit is perfect, rounding is all that is left, in errors and in steps
@@ -298,7 +299,7 @@ class _Inference:
 
     def _rounding(self, moments: Moments) -> float:
         """What rounding may do to a Z of least squares: that of the target, and of the terms that it is the sum of; 0 for other families."""
-        if self.model.family != "linear":
+        if not self.family.quadratic:
             return 0.0
         terms = np.abs(self.model.coef_[0]) @ (moments.spread + np.abs(moments.mean)) + np.abs(self.model.intercept_).max()
         target = float(np.sqrt(moments.target_variance.max())) + float(np.abs(moments.target_mean).max())
@@ -324,7 +325,7 @@ class _Inference:
 
     def _dispersion(self, sums: InformationSums) -> float:
         """Variance of the target about its mean: estimated of the linear family, and 1 of the others, whose mean tells it."""
-        if self.model.family != "linear":
+        if not self.family.has_dispersion:
             return 1.0
         df = self._observations(sums) - self.layout.size
         if not df > 0:
@@ -345,13 +346,13 @@ class _Inference:
             covariance = bread.sandwich(sums.meat)
         else:
             covariance = bread.classical() * self._dispersion(sums)
-        factor, linear = self.options.factor, self.model.family == "linear"
+        factor, linear = self.options.factor, self.family.quadratic
         if factor is not None:
             covariance = covariance * small_sample_factor(factor, linear=linear, n=n, d=d, groups=n_groups)
         if self.look.class_factors is not None:
             self._note("weights of classes make no likelihood: what follows from one is left out")
         fit = Fit(self.model, self.layout, covariance, n, self.options.errors, self.options.confidence, n_groups, self.options.weights,
-                  self.look.source.weighted, self.look.class_factors is None, null, factor, self.options.with_t(self.model.family))
+                  self.look.source.weighted, self.look.class_factors is None, null, factor, self.options.with_t(self.family.has_dispersion))
         return summarize(fit, sums, tuple(self.notes))
 
     def _note(self, text: str, *, warning: bool = False) -> None:

@@ -161,7 +161,7 @@ class Fit:
 
 def summarize(fit: Fit, sums: InformationSums, notes: tuple[str, ...]) -> Summary:
     """The table of a fit and the sums at its model."""
-    linear = fit.model.family == "linear"
+    linear = FAMILIES[fit.model.family].quadratic
     order = fit.order()
     covariance = fit.covariance[np.ix_(order, order)]
     table = _lines(fit, fit.parameters()[order], np.sqrt(np.diag(covariance)), order, fit.df_test if fit.with_t else None)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
-from streamlr.kernels.families import FAMILIES
+from streamlr.kernels.families.linear import Linear
 from streamlr.kernels.pairs import MOST_TERMS, SLICES, Pair, cross_product, power_above, product, slices, two_sum
 from streamlr.kernels.split import HELD_OUT, Split
 
@@ -127,7 +127,7 @@ class ResidualScan:
     def _residuals(self, batch: Batch, leaf: slice, cut: Array, unit: Array) -> Pair:
         """r, (k,), of features in slices, (5, k, n), in units of their own, (n,)."""
         assert batch.target is not None
-        Y = FAMILIES["linear"].target(batch.target[leaf], np.empty(0), batch.first_row + leaf.start)[0]
+        Y = Linear().target(batch.target[leaf], np.empty(0), batch.first_row + leaf.start)[0]
         offset = batch.offset_of(leaf)
         target = Pair.of(Y) if offset is None else two_sum(Y, -offset)
         return _dots(cut.swapaxes(1, 2), self.coefficients.scaled(unit)) + (self.intercept - target)

@@ -54,7 +54,7 @@ class StrataScan:
 
 def has_strata(family: str) -> bool:
     """Whether the rows of the family fall into strata."""
-    return FAMILIES[family].labelled or family == "poisson"
+    return FAMILIES[family].labelled or FAMILIES[family].counted
 
 
 def strata_of(family: str, target: NDArray[Any], classes: NDArray[Any], first_row: int) -> NDArray[np.intp]:

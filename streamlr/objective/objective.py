@@ -35,8 +35,6 @@ Array = NDArray[np.float64]
 
 _FAR_FROM_ZERO = 16.0
 """Spreads from 0 from which on a mean is taken from a feature before it is used: sums would lose a digit or more."""
-_FEW = 4.0
-"""Counts up to which a mean is small."""
 _STILL = 1e-9
 """A margin along a direction whose largest entry is 1 that is nothing but rounding."""
 _AGAINST = 1e-11
@@ -67,7 +65,7 @@ class Objective:
         self.classes = classes
         self.moments = moments
         self.family: Family = FAMILIES[model.family]
-        self._standard = standard_coordinates(moments, model.fit_intercept, by_size=model.family != "linear")
+        self._standard = standard_coordinates(moments, model.fit_intercept, by_size=not self.family.quadratic)
         self.coordinates = coordinates or self._standard
         self.penalty_spread = spreads_in_penalty(moments, model.fit_intercept) if penalty_spread is None else penalty_spread
         spread_in_penalty = self.penalty_spread if model.standardize else np.ones_like(moments.mean)
@@ -78,9 +76,9 @@ class Objective:
         self.nonsmooth = self._nonsmooth(self._penalty)
         self._nonsmooth_by_standard = self._nonsmooth(penalty.per(self._standard.scale, spread_in_penalty))
         basis = self.coordinates.basis
-        far = np.abs(moments.mean) > (1.0 if model.family == "linear" and model.fit_intercept else _FAR_FROM_ZERO) * moments.spread
+        far = np.abs(moments.mean) > (1.0 if self.family.quadratic and model.fit_intercept else _FAR_FROM_ZERO) * moments.spread
         self._shift = np.where(far, moments.mean, 0.0) if basis is None else basis.moved(basis.shift)
-        self.target_unit = _unit_of_target(model.family, moments)
+        self.target_unit = self.family.target_unit(moments.target_mean, moments.target_variance)
 
     def _nonsmooth(self, penalty: Penalty) -> Nonsmooth:
         c = self.coordinates.n_outputs
@@ -98,7 +96,7 @@ class Objective:
     @property
     def value_unit(self) -> float:
         """What the objective's values go by."""
-        return self.target_unit**2 if self.model.family == "linear" else self.target_unit
+        return self.target_unit**2 if self.family.quadratic else self.target_unit
 
     @property
     def smooth(self) -> bool:
@@ -131,7 +129,7 @@ class Objective:
     @property
     def may_recede(self) -> bool:
         """Whether there may be a direction along which it falls for ever."""
-        return self.model.family != "linear" and not self.penalized
+        return self.family.may_recede and not self.penalized
 
     def recession_part(self, direction: Array) -> Array:
         """A direction, (d,), without what the penalty or the bounds do not let grow without end."""
@@ -340,16 +338,6 @@ def evaluate_together(queries: Sequence[Query[Objective]], title: str) -> list[l
         ]
     )
     return [[next(found) for _ in query.points] for query in queries]
-
-
-def _unit_of_target(family: str, moments: Moments) -> float:
-    """What gradients go by where the target has a unit: the spread of a number, and the mean of counts, to which gradient and Hessian are in proportion;
-    small counts are taken as they are."""
-    if family == "linear":
-        spread = float(np.sqrt(moments.target_variance.max()))
-        return spread if spread > 0 else 1.0
-    mean = float(moments.target_mean.max())
-    return mean if family == "poisson" and mean > _FEW else 1.0
 
 
 def _falls_for_ever(margins: Array | None) -> bool:

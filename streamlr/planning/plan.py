@@ -15,10 +15,12 @@ from streamlr.data.source import ArraySource, Source
 from streamlr.errors import MemoryLimitError
 from streamlr.execution.engine import tree_tasks
 from streamlr.execution.scanner import plan_slabs
+from streamlr.kernels.families import FAMILIES
 from streamlr.pilot.solve import MOST_PARAMETERS, look_fraction, sample_fraction
 from streamlr.planning import memory as projection
 from streamlr.planning.memory import Demand, local_peak, worker_peak
 from streamlr.planning.workforce import Excess, Room, Workers, peaks_of
+from streamlr.solvers.registry import OF_ALL, OF_SMOOTH, OF_SQUARES, SOLVERS
 
 _MOST_CORRELATED = 64
 """Features up to which the first pass sums their products with one another for any family: that costs it less than one more pass."""
@@ -28,7 +30,8 @@ _FEW_ROWS = 1024
 """Of least squares with too many features for their products: rows that take their place."""
 _MOST_VALUES_OF_ROWS = 2**25
 """Of these rows."""
-_CANDIDATES = {"gradient_descent": 1, "least_squares": 1, "newton": 1}
+AUTO = "auto"
+"""In the place of the name of a solver."""
 _MOST_CANDIDATES = 4
 MOST_SECANTS = 17
 """Points of the model with which a path begins that are evaluated in one pass: they cost about as much
@@ -98,7 +101,7 @@ class Plan:
         """Why it will not run, with both numbers and what to change; None where it will."""
         if self.excess is None:
             return None
-        limit, hessian = self.excess.limit, " sum no Hessians (solver.name: lbfgs)," if self.solver == "newton" else ""
+        limit, hessian = self.excess.limit, " sum no Hessians (solver.name: lbfgs)," if SOLVERS[self.solver].needs_hessian else ""
         return (f"the run needs about {self.excess.needed_bytes / 1e6:.0f} MB {self.excess.where} ({self.threads} thread{'s' * (self.threads > 1)} in all, "
                 f"blocks of {self.partition.block_rows * self.row_bytes / 1e6:.0f} MB decoded, sample of {self.sample_rows * self.row_bytes / 1e6:.0f} MB), "
                 f"and {limit.source} is {limit.nbytes / 1e6:.0f} MB; raise the limit,{hessian} or write the store in smaller chunks")
@@ -134,7 +137,7 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     least = room.of_process
     name, fraction, reason = choose_solver(config, source, outputs)
     fitted = []
-    if name == "least_squares" and least is not None and not _fits(_demand(config, source, name, fraction, outputs, 1), least.nbytes):
+    if SOLVERS[name].by_equations and least is not None and not _fits(_demand(config, source, name, fraction, outputs, 1), least.nbytes):
         fitted.append("not all rows at once" if fraction else "no products of the features")
         name, fraction, reason = choose_solver(config, source, outputs, squares=False)
     if fraction and least is not None:
@@ -165,13 +168,14 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
 
 def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, threads: int) -> Demand:
     """What a run on so many threads in all asks for."""
+    kind = SOLVERS[solver]
     models, secants = models_of(config), MOST_SECANTS if solves_null_model(config) else 0
     partition = plan_slabs(source, threads, outputs * models)
     demand = Demand(
-        partition, source.n_features, source.dtype.itemsize, outputs, max(models, _CANDIDATES.get(solver, _MOST_CANDIDATES), secants), solver == "newton",
+        partition, source.n_features, source.dtype.itemsize, outputs, max(models, kind.candidates, secants), kind.needs_hessian,
         math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
-        solver == "proximal" or secants > 0, config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config),
-        *_parts_of(config), _sums_products(config, source, solver, fraction), solver == "least_squares", _look_rows(config, source, solver))
+        not kind.smooth_only or secants > 0, config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config),
+        *_parts_of(config), _sums_products(config, source, solver, fraction), kind.by_equations, _look_rows(config, source, solver))
     if (demand.newton or demand.products) and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
         return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
     return demand
@@ -179,7 +183,7 @@ def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, o
 
 def _look_rows(config: TrainConfig, source: Source, solver: str) -> int:
     """Rows drawn where there is no sample: where a solver was asked for by its name, and for least squares."""
-    if config.solver.name == "auto" and solver != "least_squares":
+    if config.solver.name == AUTO and not SOLVERS[solver].by_equations:
         return 0
     return math.ceil(look_fraction(source.n_rows, source.n_features, source.n_features * source.dtype.itemsize) * source.n_rows)
 
@@ -187,11 +191,11 @@ def _look_rows(config: TrainConfig, source: Source, solver: str) -> int:
 def _sums_products(config: TrainConfig, source: Source, solver: str, fraction: float) -> bool:
     """Whether the survey is to sum the products of the features: where the solver hangs on them, and else where they cost little."""
     most = _MOST_CORRELATED_OF_SQUARES if _is_quadratic(config) else _MOST_CORRELATED
-    return (solver == "least_squares" and not fraction) or source.n_features <= most
+    return (SOLVERS[solver].by_equations and not fraction) or source.n_features <= most
 
 
 def _is_quadratic(config: TrainConfig) -> bool:
-    return config.model.family == "linear" and config.path is None and config.model.penalty.l1 == 0 and not config.model.bounds.given
+    return FAMILIES[config.model.family].quadratic and config.path is None and config.model.penalty.l1 == 0 and not config.model.bounds.given
 
 
 def models_of(config: TrainConfig) -> int:
@@ -282,18 +286,18 @@ def check_plan(plan: Plan) -> None:
 def choose_solver(config: TrainConfig, source: Source, outputs: int = 1, *, squares: bool = True) -> tuple[str, float, str]:
     """The method, the share of rows to sample for it, and why; with ``squares`` least squares by their products where these are not too many."""
     name = config.solver.name
-    if squares and name in ("auto", "newton") and _is_quadratic(config):
+    if squares and (name == AUTO or SOLVERS[name].needs_hessian) and _is_quadratic(config):
         if source.n_features + config.model.fit_intercept <= MOST_PARAMETERS:
-            return "least_squares", 0.0, f"{source.n_features} features: least squares, with the Hessian from the first pass"
+            return OF_SQUARES, 0.0, f"{source.n_features} features: least squares, with the Hessian from the first pass"
         whole = config.model.penalty.l2 == 0 or config.model.penalty.factors is None  # what holds some features alone is another matter
         if whole and source.n_rows <= _FEW_ROWS and source.n_rows * source.n_features <= _MOST_VALUES_OF_ROWS:
-            return "least_squares", 1.0, f"{source.n_rows} rows of {source.n_features} features: least squares, with all rows from the first pass"
-    if name != "auto":
+            return OF_SQUARES, 1.0, f"{source.n_rows} rows of {source.n_features} features: least squares, with all rows from the first pass"
+    if name != AUTO:
         return name, 0.0, "solver.name asks for it"
     n_features = source.n_features + config.model.fit_intercept
     fraction = sample_fraction(source.n_rows, n_features, outputs, source.n_features * source.dtype.itemsize)
     with_l1 = config.model.penalty.l1 > 0 or (config.path is not None and config.path.alpha > 0)
-    method = "proximal" if with_l1 or config.model.bounds.given else "lbfgs"
+    method = OF_ALL if with_l1 or config.model.bounds.given else OF_SMOOTH
     if fraction == 0.0:
         why = f"more than the {MOST_PARAMETERS} for which a sample's Hessian is worth its cost" if n_features > MOST_PARAMETERS else \
             "too many for the rows that a sample could hold"
@@ -306,5 +310,4 @@ def choose_reason(source: Source, fraction: float, method: str, limit: str = "cl
     if not fraction:
         return f"{source.n_features} features: {limit} leaves no room for a sample of use"
     rows = int(np.ceil(fraction * source.n_rows))
-    named = {"lbfgs": "L-BFGS", "proximal": "l1 or bounds: proximal quasi-Newton"}[method]
-    return f"{source.n_features} features: {named} from the optimum of a sample of about {rows} rows, with its Hessian as metric"
+    return f"{source.n_features} features: {SOLVERS[method].title} from the optimum of a sample of about {rows} rows, with its Hessian as metric"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from streamlr.config.sections import ClusterConfig
+from streamlr.execution import ENGINES
 from streamlr.execution.limits import FoundLimit, found_limit
 from streamlr.execution.local import available_cores
 from streamlr.execution.process import process_bytes
@@ -115,11 +116,11 @@ def workers_of(cluster: ClusterConfig, threads: int, worker_base_bytes: int | No
         What the smallest of its workers may use, where they are not on this machine and told it.
     """
     here = found_limit()
-    if cluster.kind in ("serial", "threads"):
+    if ENGINES[cluster.kind].in_process:
         return Workers(threads, threads, True, process_bytes(), 0, found=here)
     started = worker_base_bytes is not None
     return Workers(threads, min(threads, cluster.threads_per_worker), False, process_bytes() + (0 if started else projection.CLUSTER_BYTES),
-                   projection.WORKER_BYTES if worker_base_bytes is None else worker_base_bytes, cluster.kind == "processes", here, worker_found)
+                   projection.WORKER_BYTES if worker_base_bytes is None else worker_base_bytes, ENGINES[cluster.kind].answers_directly, here, worker_found)
 
 
 def peaks_of(demand: Demand, workers: Workers, threads: int) -> Peaks:

@@ -11,6 +11,7 @@ from streamlr.config.sections import ValidationConfig
 from streamlr.data.partition import Partition
 from streamlr.data.source import Buffer, Source
 from streamlr.errors import ConfigError, LabelError, NonFiniteError
+from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.scans.labels import LabelSums, looks_like_a_quantity
 from streamlr.kernels.scans.moments import SurveySums
 from streamlr.objective.objective import Moments
@@ -55,7 +56,7 @@ def check_target(source: Source, family: str, survey: SurveySums) -> None:
     """
     if not survey.weight_sum > 0:
         raise NonFiniteError(f"{source.describe('weights')} are all 0: there is nothing to fit")
-    if family == "poisson" and not survey.target_mean.max() > 0:
+    if FAMILIES[family].counted and not survey.target_mean.max() > 0:
         raise LabelError(f"{source.describe('target')} is 0 at every example that has weight; there is no finite rate to fit")
     if not np.isfinite(survey.target_square_sum).all() or not np.isfinite(survey.target_mean).all():
         raise NonFiniteError(f"the numbers of {source.describe('target')} are so large that the sum of their squares overflows; rescale the target and ingest "

@@ -112,7 +112,7 @@ class FirstLook:
         if factors is not None:
             self.source = with_class_weights(self.source, classes, factors)
             self._make_plan(1)
-        if self.model.family == "softmax":
+        if FAMILIES[self.model.family].coupled:
             if self.source.has_offset:
                 raise ConfigError(f"{self.source.describe('target')} holds {len(classes)} classes, and an offset common to all of them changes nothing; "
                                   "remove data.offset")

@@ -24,7 +24,8 @@ from streamlr.execution import open_engine
 from streamlr.execution.limits import memory_told
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.batch import Batch, Workspace
-from streamlr.kernels.scans.metrics import METRICS, MetricScan, linear, refuse_overflow
+from streamlr.kernels.families import FAMILIES
+from streamlr.kernels.scans.metrics import MetricScan, linear, refuse_overflow
 from streamlr.model import Model, load_model, mean_of
 from streamlr.runs.directory import CONFIG_NAME
 from streamlr.text import named
@@ -75,13 +76,13 @@ def evaluate(run: str | Path, store: str, *, validation: bool = False, overrides
     if not sums.weight_sum > 0:
         raise NonFiniteError(f"{source.describe('weights')} are all 0: there is nothing to score")
     with np.errstate(over="ignore", invalid="ignore"):  # sums of what is finite may still overflow
-        return {name: finite(value) for name, value in METRICS[model.family].report(sums, model.classes_.tolist()).items()}
+        return {name: finite(value) for name, value in FAMILIES[model.family].metrics.report(sums, model.classes_.tolist()).items()}
 
 
 def require_plotted(run: str | Path) -> None:
     """Raise a `ConfigError` where the metrics of the model of a run are none that are drawn."""
     family = load_model(run).family
-    if not METRICS[family].plotted:
+    if not FAMILIES[family].metrics.plotted:
         raise ConfigError(f"the model of {str(run)!r} is of the family {family}; calibration, ROC curve and lift are drawn of classes: leave out --plot")
 
 

@@ -51,6 +51,11 @@ class SolverKind:
     candidates: int = 4
     """Most points that it evaluates in one pass."""
 
+    @property
+    def by_equations(self) -> bool:
+        """Whether it is made of the equations of least squares."""
+        return self.make is None
+
 
 def _gradient_descent(problem: Problem, settings: Settings) -> Solver:
     penalized = bool(problem.penalty_curvature.any())
@@ -93,5 +98,17 @@ _KINDS = (
     ),
 )
 SOLVERS: dict[str, SolverKind] = {kind.name: kind for kind in _KINDS}
-BY_EQUATIONS = "least_squares"
-"""Solves least squares whose Hessian is known."""
+OF_SQUARES, OF_SMOOTH, OF_ALL, OF_HESSIANS = "least_squares", "lbfgs", "proximal", "newton"
+"""Names of those that are chosen where none is asked for: for least squares whose Hessian is known,
+for what is smooth, for what is not; and of that which sums a Hessian in each pass."""
+
+
+def knows_smooth_alone(name: str) -> bool:
+    """Whether a name that a configuration may have is that of a solver which knows neither l1 nor
+    bounds."""
+    return name in SOLVERS and SOLVERS[name].smooth_only
+
+
+def fits_paths(name: str) -> bool:
+    """Whether a name that a configuration may have is that of a solver which can fit a path."""
+    return name not in SOLVERS or SOLVERS[name].fits_paths

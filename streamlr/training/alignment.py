@@ -28,10 +28,12 @@ from streamlr.kernels.collinearity import (
     sharpened,
     units_of,
 )
+from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.scans.moments import SampledRows
 from streamlr.objective.moments import Moments
 from streamlr.objective.penalty import Penalty
 from streamlr.runs.session import FirstLook
+from streamlr.solvers import SOLVERS
 
 Array = NDArray[np.float64]
 
@@ -108,10 +110,13 @@ def apart_of(look: FirstLook, moments: Moments) -> float:
     features are its Hessian, only what these do not tell.
     """
     model, solver, wanted = look.model, look.plan.solver, look.settings.solver.name
-    held = model.penalty.l1 > 0 or model.bounds.given or (model.penalty.l2 > 0 and (model.standardize or solver == "proximal"))
-    if held or wanted == "gradient_descent" or solver == "least_squares":
+    kind, penalty = SOLVERS[solver], model.penalty
+    by_l2 = penalty.l2 > 0 and (model.standardize or not kind.smooth_only)
+    if penalty.l1 > 0 or model.bounds.given or by_l2 or kind.in_data_units or kind.by_equations:
         return 0.0
-    return UNTOLD if model.family == "linear" and wanted == "lbfgs" and moments.correlation is not None else NEARLY
+    quadratic = FAMILIES[model.family].quadratic
+    judged = quadratic and kind.judged_by_equations and wanted == kind.name
+    return UNTOLD if judged and moments.correlation is not None else NEARLY
 
 
 def _extent(moments: Moments, sample: SampledRows | None, unit: Array, centered: bool) -> Extent | None:

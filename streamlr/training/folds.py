@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.config.sections import ModelConfig
+from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.scans.fold_sums import PartScan, PartSums, spread_of
 from streamlr.kernels.split import Split
 from streamlr.objective.objective import Moments, standard_coordinates
@@ -58,7 +59,7 @@ class FoldMoments:
         """From what the survey says of K folds and the rows in none."""
         left, n_folds = sums.without_each(), len(sums.weight_sum) - 1
         spreads, features = np.ones(1 + n_folds), np.empty((n_folds, 0))
-        if model.family == "linear":
+        if FAMILIES[model.family].quadratic:
             spreads = np.concatenate([_target_spread(sums.whole()), _target_spread(left)])
         if sums.mean.shape[1] and n_folds:
             features = np.stack([_feature_spread(left, k, moments, model.fit_intercept) for k in range(n_folds)])
@@ -74,7 +75,7 @@ class FoldMoments:
     def unsolved(self, family: str) -> Marks:
         """The folds that leave rows of which no model is the best, (K,): a class is not among them, or no count above 0."""
         found: Marks = np.asarray(self.unknown.any(axis=1))
-        return np.zeros_like(found) if family == "linear" else found
+        return np.zeros_like(found) if FAMILIES[family].quadratic else found
 
     def left_out(self, family: str) -> Marks:
         """The folds that have no say in what the held-out rows come to, (K,).
@@ -88,7 +89,7 @@ class FoldMoments:
 
     def warnings(self, family: str, classes: Sequence[object]) -> list[str]:
         """What a person should know of the folds."""
-        says = _SAYINGS.get(family, _SAYINGS["logistic"])
+        says = _sayings(FAMILIES[family])
         told = []
         if self.unknown.any():
             then = says.of_left_out if self.left_out(family).any() else says.of_fitted
@@ -114,29 +115,41 @@ class _Sayings:
     """What follows."""
 
 
-_SAYINGS = {
-    "logistic": _Sayings(
-        "no row of a class (that weighs anything) is left to be fitted in",
-        "the models there cannot know it, and the held-out scores say little",
-        "the models there cannot know it, and the held-out scores are those of the other folds",
-        "no row of a class (that weighs anything) is held out in",
-        "the held-out scores there say nothing of it"),
-    "poisson": _Sayings(
-        "every count that is left to be fitted is 0 in",
-        "no finite rate fits them, and the held-out scores say little", "",
-        "every count that is held out is 0 in",
-        "the held-out scores there say nothing of others"),
-    "linear": _Sayings(
-        "every target that is left to be fitted is the same in", "the models there are constants", "",
-        "every target that is held out is the same in",
-        "the held-out scores there say nothing of others")}
+_OF_CLASSES = _Sayings(
+    "no row of a class (that weighs anything) is left to be fitted in",
+    "the models there cannot know it, and the held-out scores say little",
+    "the models there cannot know it, and the held-out scores are those of the other folds",
+    "no row of a class (that weighs anything) is held out in",
+    "the held-out scores there say nothing of it",
+)
+_OF_COUNTS = _Sayings(
+    "every count that is left to be fitted is 0 in",
+    "no finite rate fits them, and the held-out scores say little",
+    "",
+    "every count that is held out is 0 in",
+    "the held-out scores there say nothing of others",
+)
+_OF_NUMBERS = _Sayings(
+    "every target that is left to be fitted is the same in",
+    "the models there are constants",
+    "",
+    "every target that is held out is the same in",
+    "the held-out scores there say nothing of others",
+)
+
+
+def _sayings(family: Family) -> _Sayings:
+    if family.labelled:
+        return _OF_CLASSES
+    return _OF_COUNTS if family.counted else _OF_NUMBERS
 
 
 def parts_asked(model: ModelConfig, n_folds: int, split: Split | None) -> PartScan | None:
     """What the survey is to tell of the folds of a path, and of the target of least squares."""
-    if not n_folds and model.family != "linear":
+    quadratic = FAMILIES[model.family].quadratic
+    if not n_folds and not quadratic:
         return None
-    return PartScan(split, n_folds, model.standardize and n_folds > 0, model.family == "linear")
+    return PartScan(split, n_folds, model.standardize and n_folds > 0, quadratic)
 
 
 def _target_spread(sums: PartSums) -> Array:
@@ -157,12 +170,14 @@ def _feature_spread(left: PartSums, fold: int, moments: Moments, fit_intercept: 
 
 def _missing(sums: PartSums, family: str) -> Marks:
     """Which classes have no row of weight in each part, (P, C)."""
-    if family == "linear":
-        missing: Marks = sums.least >= sums.most
-    elif family == "logistic":
+    asked = FAMILIES[family]
+    missing: Marks
+    if asked.counted or asked.coupled:
+        missing = sums.most <= 0
+    elif asked.labelled:
         missing = np.hstack([sums.least >= 1, sums.most <= 0])
     else:
-        missing = sums.most <= 0
+        missing = sums.least >= sums.most
     return missing
 
 

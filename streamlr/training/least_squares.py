@@ -220,7 +220,7 @@ def resumed(objective: Objective, solver: LeastSquares, state: LeastSquaresState
 def are_many_optima(objective: Objective) -> bool:
     """Whether there are fewer rows than features of least squares, and nothing holds these."""
     n_rows, n_features = objective.moments.n_rows - objective.coordinates.fit_intercept, len(objective.moments.mean)
-    return objective.model.family == "linear" and objective.smooth and not objective.penalty_scale.any() and n_rows < n_features
+    return objective.quadratic and not objective.penalty_scale.any() and n_rows < n_features
 
 
 def findings(equations: Equations, n_rows: int, names: Sequence[str] | None) -> list[str]:

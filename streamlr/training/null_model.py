@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from streamlr.config.feature_values import BoundsConfig, PenaltyConfig
 from streamlr.config.sections import ModelConfig
 from streamlr.execution.scanner import Scanner
-from streamlr.kernels.families import Family
+from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.scans.intercept import InterceptScan, InterceptSums
 from streamlr.kernels.scans.moments import SampledRows
 from streamlr.objective.objective import Moments, Objective, evaluate_together
@@ -80,7 +80,7 @@ class NullModel:
             return self._solved(sample, pass_done)
         if not scanner.source.has_offset:
             return unit.without_features(point)
-        if unit.model.fit_intercept and unit.model.family != "linear":  # of which the start is it
+        if unit.model.fit_intercept and not unit.family.quadratic:  # of which the start is it
             point[-1] = intercept_beside_offset(scanner, unit.family, unit.moments)
         return unit.evaluate(point[None, :], f"pass {scanner.passes + 1}")[0]
 
@@ -141,7 +141,7 @@ class _Scale:
         found = plain.without_features(plain.start())
         slope = float(np.abs(plain.coordinates.split(found.gradient)[0]).max())
         measure = found.gradient_max / float(np.abs(found.gradient).max()) if slope > 0 else 1.0
-        of_target = 1.0 / measure if model.family == "linear" else 1.0
+        of_target = 1.0 / measure if FAMILIES[model.family].quadratic else 1.0
         return cls(unit.nonsmooth.thresholds > 0, measure, slope if slope > 0 else 1.0, of_target)
 
     def slope(self, at: Evaluation | State) -> float:

@@ -16,7 +16,7 @@ from streamlr.data.source import ArraySource, Rows, Source
 from streamlr.data.sources.adapters import in_memory, labels_of, rows_of
 from streamlr.errors import ConfigError
 from streamlr.events import Note, Subscriber, publisher
-from streamlr.execution import open_engine
+from streamlr.execution import ENGINES, open_engine
 from streamlr.execution.engine import one_blas_thread
 from streamlr.runs.directory import RunDirectory
 from streamlr.runs.session import FirstLook
@@ -62,7 +62,7 @@ def opened(
         if where is not None:
             kept = RunDirectory(where, resume=resume, overwrite=overwrite)
             directory = stack.enter_context(kept)
-        if settings.cluster.kind == "address":
+        if ENGINES[settings.cluster.kind].count_threads is None:
             publish(Note(f"asking the scheduler at {settings.cluster.address}"))
         engine = stack.enter_context(open_engine(settings.cluster))
         stack.enter_context(one_blas_thread())

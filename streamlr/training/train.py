@@ -266,7 +266,7 @@ class _TrainRun(Run[TrainResult]):
         self.look.require_same_data(classes, moments, saved.values["modified"])
         self.sample_fraction = float(saved.values["sample_fraction"])
         self._go_on_by(saved.values["solver"])
-        few_rows = self.look.plan.solver == "least_squares" and self.sample_fraction > 0
+        few_rows = SOLVERS[self.look.plan.solver].by_equations and self.sample_fraction > 0
         problem = self._problem(classes, moments, self._drawn_again(classes) if few_rows else None)
         state = unflatten(SOLVERS[problem.solver.name].state, "state.", saved)
         problem = self._with_sample(problem, state)
@@ -283,7 +283,7 @@ class _TrainRun(Run[TrainResult]):
     def _go_on_by(self, method: str) -> None:
         """With another limit of memory the plan may have another method than the run had: its own goes on, where there is room for it."""
         plan = self.look.plan
-        if method == "least_squares" and plan.solver != method:
+        if SOLVERS[method].by_equations and plan.solver != method:
             limit = plan.memory_limit or 0
             raise RunDirectoryError(
                 f"the run solves least squares by its normal equations, for which a cluster.memory_limit of {limit / 1e6:.0f} MB has no room; "

@@ -29,9 +29,9 @@ _FOR_ALL = False
 """Whether what else this process computes with Dask goes to the workers of a run; a client that finds nobody would leave it so for good."""
 
 
-def default_processes(config: ClusterConfig) -> int:
-    """Worker processes that fill the cores."""
-    return max(1, available_cores() // config.threads_per_worker)
+def count_processes(config: ClusterConfig) -> int:
+    """Number of worker processes: those that were asked for, or as many as fill the cores."""
+    return config.workers or max(1, available_cores() // config.threads_per_worker)
 
 
 def open_processes(config: ClusterConfig) -> Engine:
@@ -59,7 +59,7 @@ def _start_cluster(config: ClusterConfig) -> LocalCluster:
     its loopback interface."""
     with dask.config.set({"distributed.scheduler.allowed-failures": WORKER_DEATHS, **_MEMORY_OF_WORKERS}):
         return LocalCluster(
-            n_workers=config.workers or default_processes(config), threads_per_worker=config.threads_per_worker, processes=True,
+            n_workers=count_processes(config), threads_per_worker=config.threads_per_worker, processes=True,
             memory_limit="auto" if config.memory_limit is None else config.memory_limit,
             config=copy.deepcopy(dask.config.config),  # a worker that is started again, later, would otherwise have lost these settings
             security=Security.temporary(), dashboard_address="127.0.0.1:0",

@@ -162,7 +162,7 @@ class GradientScan:
         for direction in self.directions:
             counted = self._counted(batch, leaf, weights, direction.candidate)
             Z = direction.coefficients.T @ X + direction.intercepts[:, None]
-            margins.append(margins_of(self.family, Z, Y, None if counted is None else counted > 0))
+            margins.append(margins_of(FAMILIES[self.family], Z, Y, None if counted is None else counted > 0))
         return np.stack(margins)
 
     def _counted(self, batch: Batch, leaf: slice, weights: Array | None, candidate: int = 0) -> Array | None:

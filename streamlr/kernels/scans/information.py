@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES, Family
 from streamlr.kernels.hessian import hessian_leaf_rows, hessian_of, weighted_squares
-from streamlr.kernels.likelihood import LIKELIHOODS
 from streamlr.kernels.scans.groups import GroupSums, sum_by_group
 
 Array = NDArray[np.float64]
@@ -95,7 +94,7 @@ class InformationScan:
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> InformationSums:
         assert batch.target is not None
-        family, likelihood = FAMILIES[self.family], LIKELIHOODS[self.family]
+        family = FAMILIES[self.family]
         Y = family.target(batch.target[leaf], self.classes, batch.first_row + leaf.start)
         X = workspace.cast(batch.X[:, leaf], self.center)
         weights, offset = batch.weights_of(leaf), batch.offset_of(leaf)
@@ -107,7 +106,7 @@ class InformationScan:
                 Z, Z_null = Z + offset, Z_null + offset
             loss, A = family.loss_and_activation(Z, Y)
             loss_null, A_null = family.loss_and_activation(Z_null, Y)
-            deviances = (likelihood.deviance(loss, Y, A, Z), likelihood.deviance(loss_null, Y, A_null, Z_null))
+            deviances = (family.deviance(loss, Y, A, Z), family.deviance(loss_null, Y, A_null, Z_null))
             kept = slice(1, None) if family.coupled else slice(None)
             dZ = A[kept] - Y[kept]
             score = np.concatenate([X @ (dZ * omega).T, (dZ @ omega)[None, :]]).ravel()
@@ -115,9 +114,10 @@ class InformationScan:
             X = workspace.cast(batch.X[:, leaf], self.center)  # the meat may have overwritten it
             information = hessian_of(X, A[kept], family, weights)
         log_weights = 0.0 if weights is None else float(np.log(weights[weights > 0]).sum())
+        base = family.likelihood_base(Y)
         return InformationSums(
             int(np.count_nonzero(omega)), float(omega.sum()), log_weights, np.array([loss[0] @ omega, loss_null[0] @ omega]),
-            np.array([each @ omega for each in deviances]), 0.0 if likelihood.base is None else float(likelihood.base(Y) @ omega),
+            np.array([each @ omega for each in deviances]), 0.0 if base is None else float(base @ omega),
             score, information, meat, groups)
 
     def _meat(self, batch: Batch, leaf: slice, X: Array, dZ: Array, omega: Array) -> tuple[GroupSums | None, Array | None]:

@@ -1,14 +1,10 @@
 """The metrics of a model in one read of the data: what is summed and what is told of it is a matter of the family.
-
-A new family brings its entry of `METRICS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,43 +12,11 @@ from numpy.typing import NDArray
 from streamlr.errors import NonFiniteError
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.metrics.classification import class_metrics, class_sums
-from streamlr.kernels.metrics.regression import regression_metrics, regression_sums
 from streamlr.kernels.scans.labels import refuse_bad_weights
 from streamlr.kernels.scans.moments import locate_non_finite
 from streamlr.kernels.split import Split
 
 Array = NDArray[np.float64]
-
-
-class LeafSums(Protocol):
-    """Sums over some examples, of Z, (c, k), Y, (c, k), their loss, (1, k), A, (c, k), and weights, (k,)."""
-
-    def __call__(self, Z: Array, Y: Array, loss: Array, A: Array, omega: Array) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True)
-class FamilyMetrics:
-    """What is summed for models of a family, and what is told of the sums."""
-
-    sums: LeafSums
-    """The sums over some examples, a record of a monoid with the fields ``n_rows`` and ``weight_sum``, and a ``probe``."""
-    report: Callable[[Any, list[Any]], dict[str, Any]]
-    """Metrics by name, of the sums over all rows and the labels of the classes."""
-    plotted: bool
-    """Whether `streamlr.reporting.plots` draws the report."""
-
-
-def _of_classes() -> FamilyMetrics:
-    return FamilyMetrics(class_sums, class_metrics, True)
-
-
-def _of_numbers(*, counts: bool) -> FamilyMetrics:
-    return FamilyMetrics(partial(regression_sums, counts=counts), lambda sums, _: regression_metrics(sums), False)
-
-
-METRICS: dict[str, FamilyMetrics] = {
-    "logistic": _of_classes(), "softmax": _of_classes(), "linear": _of_numbers(counts=False), "poisson": _of_numbers(counts=True)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +58,9 @@ class MetricScan:
         refuse_overflow(loss, Z, batch, leaf)
         omega = np.ones(Y.shape[1]) if weights is None else weights
         if self.split is None:
-            return METRICS[self.family].sums(Z, Y, loss, A, omega)
+            return family.metrics.sums(Z, Y, loss, A, omega)
         counted = self.split.held_out(batch, leaf)
-        return replace(METRICS[self.family].sums(Z, Y, loss, A, np.where(counted, omega, 0.0)), n_rows=int(np.count_nonzero(counted)))
+        return replace(family.metrics.sums(Z, Y, loss, A, np.where(counted, omega, 0.0)), n_rows=int(np.count_nonzero(counted)))
 
 
 def refuse_overflow(values: Array, Z: Array, batch: Batch, leaf: slice) -> None:

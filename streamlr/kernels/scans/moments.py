@@ -215,13 +215,13 @@ class SurveyScan:
             if moments is None:
                 moments = _moments_about_a_row(aligned_features(workspace, block, None, self.basis), Y, omega, weight_sum)
             mean, square_sum, comoment = moments
-            cross = None
+            cross, quadratic = None, FAMILIES[self.family].quadratic
             if self.products:
                 centred = workspace.cast(block, mean)
-                if self.family == "linear":  # the equations of least squares: all of it about the same means
+                if quadratic:  # the equations of least squares: all of it about the same means
                     comoment = centred @ (Y * omega).T
                 cross = _products_about_mean(centred, omega)
-                square_sum = np.diag(cross).copy() if self.family == "linear" else square_sum
+                square_sum = np.diag(cross).copy() if quadratic else square_sum
             target_square_sum = Y**2 @ omega
         offset_mean = 0.0 if beside is None or weight_sum == 0 else float(beside @ omega / weight_sum)
         return SurveySums(k, weight_sum, mean, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), target_square_sum, offset_mean,
