@@ -221,7 +221,8 @@ def killed(name: str, sections: dict[str, Any]) -> dict[str, Any]:
 
 
 def commit_of(tree: Path) -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=tree, check=True,
+    """The commit that a source tree is at; nothing where it is no working copy."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=tree, check=False,
                           capture_output=True, text=True)
     return done.stdout.strip()
 
