@@ -182,7 +182,7 @@ def same(found: Any, expected: Any, tolerance: float, where: str = "") -> None:
 
 
 def same_optimum(model: streamlr.Model, kept: Kept) -> None:
-    """Whether two solves of the same run have come to one point, by its standardised coefficients."""
+    """Whether two solves of a run have come to one point, by standardised coefficients."""
     X = kept.features().astype(np.float64)
     mean, spread = X.mean(axis=0), X.std(axis=0)
     W, b = model.coef_ * spread, model.intercept_ + model.coef_ @ mean
