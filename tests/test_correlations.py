@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from batches import batch_of
 from numpy.typing import NDArray
 
 from streamlr.data.partition import partition_rows
 from streamlr.data.source import ArraySource
 from streamlr.execution.local import SerialEngine, ThreadsEngine
 from streamlr.execution.scanner import Scanner
-from streamlr.kernels.batch import Batch
 from streamlr.kernels.scans.moments import SurveyScan, SurveySums
 from streamlr.kernels.split import Split
 from streamlr.objective.moments import Moments
@@ -66,7 +66,7 @@ def test_rows_that_are_held_out_have_no_part_in_them() -> None:
     split = Split((0.3,), 0)
     whole = survey(X, True, split=split)
     assert whole.held_out is not None
-    out = split.held_out(Batch(0, X.T, None, None), slice(0, ROWS))
+    out = split.held_out(batch_of(0, X.T, None, None), slice(0, ROWS))
     found = Moments.from_sums(whole).correlation
     assert found is not None
     np.testing.assert_allclose(found, exact_correlation(X, (~out).astype(np.float64)), rtol=0, atol=1e-11)

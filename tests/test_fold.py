@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from batches import batch_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from streamlr.execution.engine import sum_tree
-from streamlr.kernels.batch import Batch, sum_over_leaves
+from streamlr.kernels.batch import sum_over_leaves
 from streamlr.kernels.fold import fold
 
 
@@ -141,7 +142,7 @@ def test_the_leaves_of_a_block_are_added_from_first_to_last_and_let_go_of(leaves
         most.append(living + 1)  # the sum so far, and what the leaf's own is made of
         return Counted(str(leaf.start))
 
-    batch = Batch(0, np.empty((1, leaves)), None, None)
+    batch = batch_of(0, np.empty((1, leaves)), None, None)
     total = sum_over_leaves(batch, 1, leaf_sums)
     expected = "0"
     for leaf in range(1, leaves):

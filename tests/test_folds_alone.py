@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from batches import batch_of
 from numpy.typing import NDArray
 from sklearn.model_selection import KFold, PredefinedSplit
 from stores import runner, write_store
@@ -104,7 +105,7 @@ def test_however_the_store_is_laid_out(layout: dict[str, Any], dtype: str, tmp_p
     config = config_of("logistic", standardize=True, lambdas=[0.05], folds=3)
     config["data"] = {"store": made.store, "weights": "weights", "sample_axis": made.sample_axis}
     found = streamlr.path(config)
-    parts = folds(3, 0).parts(Batch(0, np.empty((1, M)), None, None), slice(0, M))
+    parts = folds(3, 0).parts(batch_of(0, np.empty((1, M)), None, None), slice(0, M))
     del config["path"]["folds"], config["data"]
     for k in range(3):
         kept = parts != k
@@ -138,7 +139,7 @@ def sums_of(X: Array, Y: Array, omega: Array, parts: Array, leaf_rows: int, fami
     """By the survey, in leaves of so many rows."""
     classes = np.arange(3) if family == "softmax" else np.arange(2)
     scan = SurveyScan(classes, 0.0, 0, family, parts=PartScan(Split((), 0, numbered=True), K, True, family == "linear"))
-    batch = Batch(0, X.T, Y, omega, offset, parts.astype(np.int64).view(np.uint64))
+    batch = batch_of(0, X.T, Y, omega, offset, parts.astype(np.int64).view(np.uint64))
     found = scan.sums(batch, leaf_rows, Workspace()).parts
     assert found is not None
     return found

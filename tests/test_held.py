@@ -19,7 +19,7 @@ from streamlr.config.sections import ClusterConfig, DataConfig, TrainConfig, loa
 from streamlr.data import partition as partition_module
 from streamlr.data.partition import Partition, partition_rows
 from streamlr.data.source import ArraySource, Buffer
-from streamlr.data.sources.resident import HeldRows
+from streamlr.data.sources.resident import ResidentRows
 from streamlr.data.sources.store import ZarrSource
 from streamlr.execution import ENGINES, open_engine
 from streamlr.execution import scanner as scanner_module
@@ -182,17 +182,17 @@ class Counts(ArraySource):
 def test_rows_inside_are_kept_and_all_others_are_read_again() -> None:
     X, y = two_class_data(40, 3, dtype="float64")
     source = Counts(X, y, np.arange(40.0))
-    held, buffer = HeldRows(source, 10, 30), Buffer()
+    held, buffer = ResidentRows(source, 10, 30), Buffer()
     for _ in range(3):
         for start in range(0, 40, 10):
             np.testing.assert_array_equal(held.read_features(start, start + 10, buffer), X[start : start + 10].T)
-            np.testing.assert_array_equal(held.read_target(start, start + 10), y[start : start + 10])
-            np.testing.assert_array_equal(held.read_weights(start, start + 10), np.arange(start, start + 10.0))
+            np.testing.assert_array_equal(held.read_columns(start, start + 10).target, y[start : start + 10])
+            np.testing.assert_array_equal(held.read_columns(start, start + 10).weights, np.arange(start, start + 10.0))
     assert Counter(source.reads) == {(0, 10): 3, (10, 20): 1, (20, 30): 1, (30, 40): 3}
 
 
 def test_what_is_kept_outlives_the_buffer_that_others_read_into(store: DataConfig) -> None:
-    held, buffer = HeldRows(ZarrSource(store), 0, CHUNK), Buffer()
+    held, buffer = ResidentRows(ZarrSource(store), 0, CHUNK), Buffer()
     kept = held.read_features(0, CHUNK, buffer)
     before = kept.copy()
     held.read_features(CHUNK, 2 * CHUNK, buffer)
@@ -201,10 +201,10 @@ def test_what_is_kept_outlives_the_buffer_that_others_read_into(store: DataConfi
 
 
 def test_the_bytes_held_are_told_to_whoever_asks_for_the_size(store: DataConfig) -> None:
-    held = HeldRows(ZarrSource(store), 0, ROWS)
+    held = ResidentRows(ZarrSource(store), 0, ROWS)
     empty = sys.getsizeof(held)
     held.read_features(0, CHUNK, Buffer())
-    target, weights = held.read_target(0, CHUNK), held.read_weights(0, CHUNK)
+    target, weights = held.read_columns(0, CHUNK).target, held.read_columns(0, CHUNK).weights
     assert weights is not None
     grown = sys.getsizeof(held) - empty
     assert 0 <= grown - (CHUNK * ROW_BYTES + target.nbytes + weights.nbytes) < 1024  # the dictionary itself
@@ -212,7 +212,7 @@ def test_the_bytes_held_are_told_to_whoever_asks_for_the_size(store: DataConfig)
 
 def test_a_source_that_holds_says_of_itself_what_the_store_says(store: DataConfig) -> None:
     source = ZarrSource(store)
-    held = HeldRows(source, 0, CHUNK)
+    held = ResidentRows(source, 0, CHUNK)
     for name in ("n_rows", "n_features", "dtype", "chunk_rows", "weighted", "feature_names", "stored_bytes", "modified"):
         assert getattr(held, name) == getattr(source, name)
     assert held.describe("features") == source.describe("features")

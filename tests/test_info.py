@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from batches import batch_of
 from click.testing import CliRunner
 from stores import CHECKSUMMED, CODECS_V3, chunk_paths, put, two_class_data, write_store
 
@@ -19,7 +20,7 @@ from streamlr.cli.main import cli
 from streamlr.config.sections import DataConfig
 from streamlr.data.describe import describe_store
 from streamlr.data.sources.store import ZarrSource
-from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.batch import Workspace
 from streamlr.kernels.fold import fold
 from streamlr.kernels.scans.target import TargetScan
 
@@ -192,14 +193,14 @@ def test_what_is_told_of_numbers_does_not_depend_on_the_partition(weighted: bool
     if weights is not None:
         weights[:700] = 0.0
     cuts = [0, 300, 600, 601, 1700, 2500]  # the first blocks weigh nothing, and none but one has more values than there can be classes
-    parts = [TargetScan("linear").sums(Batch(a, np.empty((0, b - a)), y[a:b], None if weights is None else weights[a:b]), 64, Workspace())
+    parts = [TargetScan("linear").sums(batch_of(a, np.empty((0, b - a)), y[a:b], None if weights is None else weights[a:b]), 64, Workspace())
              for a, b in itertools.pairwise(cuts)]
     found = fold(parts)
     assert found.labels is None
     assert found.numbers is not None
     assert (found.numbers.least, found.numbers.largest, found.numbers.whole) == (y.min(), y.max(), False)
     assert found.numbers.mean == pytest.approx(np.average(y, weights=weights), rel=2500 * np.finfo(float).eps)
-    halves = [TargetScan("linear").sums(Batch(a, np.empty((0, 600)), np.arange(a, a + 600), None), 64, Workspace()) for a in (0, 600)]
+    halves = [TargetScan("linear").sums(batch_of(a, np.empty((0, 600)), np.arange(a, a + 600), None), 64, Workspace()) for a in (0, 600)]
     assert fold(halves).labels is None  # each has few enough
     same = fold([halves[0], halves[0]]).labels
     assert same is not None

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from batches import batch_of as block_of
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics as sk
@@ -45,7 +46,7 @@ def features(dtype: str, order: str, rng: np.random.Generator) -> NDArray[Any]:
 def batch_of(dtype: str = "float64", order: str = "rows", weighted: bool = True, seed: int = 0, first_row: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
     weights = rng.uniform(0.1, 3, m) if weighted else None
-    return Batch(first_row, features(dtype, order, rng), rng.integers(0, 2, m), weights)
+    return block_of(first_row, features(dtype, order, rng), rng.integers(0, 2, m), weights)
 
 
 def candidates(seed: int = 1) -> tuple[Array, Array]:
@@ -219,7 +220,7 @@ def test_adding_leaves_both_terms_as_they_were(name: str) -> None:
 
 def pieces(batch: Batch, block: int) -> list[Batch]:
     assert batch.target is not None
-    return [Batch(batch.first_row + at, batch.X[:, at : at + block], batch.target[at : at + block],
+    return [block_of(batch.first_row + at, batch.X[:, at : at + block], batch.target[at : at + block],
                   None if batch.weights is None else batch.weights[at : at + block]) for at in range(0, batch.X.shape[1], block)]
 
 
@@ -256,7 +257,7 @@ def test_moments_are_those_of_a_double_loop(dtype: str, weighted: bool, block: i
 def far_batch(weighted: bool) -> Batch:
     rng = np.random.default_rng(3)
     X = rng.normal(size=(n, m)) + np.array([1e9, -1e9, 1e6, 0.0])[:, None]
-    return Batch(0, X, rng.integers(0, 2, m), rng.uniform(0.1, 3, m) if weighted else None)
+    return block_of(0, X, rng.integers(0, 2, m), rng.uniform(0.1, 3, m) if weighted else None)
 
 
 @pytest.mark.parametrize("block", [1, 8, 1000])
@@ -289,14 +290,14 @@ def with_idle_rows(batch: Batch, value: float, at: slice) -> Batch:
     assert batch.weights is not None
     X, weights = batch.X.copy(), batch.weights.copy()
     X[:, at], weights[at] = value, 0.0
-    return Batch(0, X, batch.target, weights)
+    return block_of(0, X, batch.target, weights)
 
 
 def without_rows(batch: Batch, at: slice) -> Batch:
     kept = np.delete(np.arange(batch.X.shape[1]), np.arange(batch.X.shape[1])[at])
     assert batch.target is not None
     assert batch.weights is not None
-    return Batch(0, batch.X[:, kept], batch.target[kept], batch.weights[kept])
+    return block_of(0, batch.X[:, kept], batch.target[kept], batch.weights[kept])
 
 
 IDLE_PLACES = {"within a leaf": slice(3, 9), "first of a leaf": slice(0, 2), "whole leaves": slice(16, 48), "the first block": slice(0, 16)}
@@ -343,7 +344,7 @@ def test_the_gradient_at_a_constant_activation_is_minus_the_comoment() -> None:
 def numbered(n_rows: int, first_row: int = 0) -> Batch:
     """A batch whose first feature is the number of the row."""
     rows = np.arange(first_row, first_row + n_rows)
-    return Batch(first_row, rows[None, :].astype(np.float64), rows % 2, rows.astype(np.float64))
+    return block_of(first_row, rows[None, :].astype(np.float64), rows % 2, rows.astype(np.float64))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -368,7 +369,7 @@ def test_the_sample_depends_on_the_number_of_the_row_and_the_seed_alone(block: i
     rows = drawn_rows(found)
     np.testing.assert_array_equal(rows, 123 + np.flatnonzero(row_is_drawn(123, 500, 0.3, 9)))
     np.testing.assert_array_equal(row_is_drawn(123, 500, 0.3, 9), row_is_drawn(0, 1000, 0.3, 9)[123:623])
-    np.testing.assert_array_equal(np.concatenate([part.target for part in found.sample]), rows % 2)
+    np.testing.assert_array_equal(np.concatenate([part.columns.target for part in found.sample]), rows % 2)
     np.testing.assert_array_equal(np.concatenate([part.weights for part in found.sample if part.weights is not None]), rows)
 
 
@@ -438,7 +439,7 @@ def test_only_floats_can_be_non_finite(dtype: str) -> None:
 
 
 def labels_of(target: NDArray[Any], weights: Array | None = None, block: int = 4) -> LabelSums:
-    parts = [Batch(at, np.empty((0, len(target[at : at + block]))), target[at : at + block], None if weights is None else weights[at : at + block])
+    parts = [block_of(at, np.empty((0, len(target[at : at + block]))), target[at : at + block], None if weights is None else weights[at : at + block])
              for at in range(0, len(target), block)]
     return fold([LabelScan().sums(part, 100, Workspace()) for part in parts])
 
@@ -491,7 +492,7 @@ def scored(weighted: bool, ties: bool, rows: int = 400) -> Batch:
     weights = rng.uniform(0, 2, rows) if weighted else None
     if weights is not None:
         weights[::9] = 0.0
-    return Batch(0, X, y, weights)
+    return block_of(0, X, y, weights)
 
 
 METRIC_SCAN = MetricScan("logistic", CLASSES, np.array([[0.75], [1.25]]), np.array([0.125]))
@@ -530,13 +531,13 @@ def test_metrics_are_those_of_scikit_learn(weighted: bool, ties: bool, block: in
 
 
 def test_pairs_with_equal_scores_count_half() -> None:
-    batch = Batch(0, np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), np.array([0, 1, 1]), None)
+    batch = block_of(0, np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0]]), np.array([0, 1, 1]), None)
     assert area_of(metric_sums(batch)) == (0.75, 0.0)
 
 
 def test_there_is_no_area_where_a_class_has_no_weight() -> None:
-    assert metric_sums(Batch(0, np.ones((2, 3)), np.ones(3, dtype=int), None)).scores.of(0).area() is None
-    assert metric_sums(Batch(0, np.ones((2, 2)), np.array([0, 1]), np.array([0.0, 1.0]))).scores.of(0).area() is None
+    assert metric_sums(block_of(0, np.ones((2, 3)), np.ones(3, dtype=int), None)).scores.of(0).area() is None
+    assert metric_sums(block_of(0, np.ones((2, 2)), np.array([0, 1]), np.array([0.0, 1.0]))).scores.of(0).area() is None
 
 
 @pytest.mark.parametrize("weighted", WEIGHTED)

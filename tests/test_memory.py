@@ -24,6 +24,7 @@ from streamlr.errors import ChunkError, MemoryLimitError
 from streamlr.execution import ENGINES, open_engine
 from streamlr.execution import local as local_module
 from streamlr.execution.engine import slab_sums
+from streamlr.kernels.columns import Columns
 from streamlr.kernels.scans.moments import SampledRows
 from streamlr.pilot import solve as warm_start
 from streamlr.pilot.solve import join_sample
@@ -273,16 +274,16 @@ def test_parts_of_damaged_and_of_missing_chunks_are_refused_by_name(tmp_path: Pa
 @pytest.mark.parametrize("weighted", [False, True])
 def test_sampled_rows_are_joined_in_their_order_and_let_go_of(weighted: bool) -> None:
     rng = np.random.default_rng(0)
-    parts = [SampledRows(rng.random((size, 7)).astype(np.float32), rng.integers(0, 2, size), rng.random(size) if weighted else None)
+    parts = [SampledRows(rng.random((size, 7)).astype(np.float32), Columns(rng.integers(0, 2, size), rng.random(size) if weighted else None))
              for size in (3, 1, 900_000, 5)]  # more than is given back at once
-    X, target = np.concatenate([part.X for part in parts]), np.concatenate([part.target for part in parts])
+    X, target = np.concatenate([part.X for part in parts]), np.concatenate([part.columns.target for part in parts])
     weights = np.concatenate([part.weights for part in parts if part.weights is not None]) if weighted else None
     left = list(parts)
     found = join_sample(left)
     assert found is not None
     assert not left
     np.testing.assert_array_equal(found.X, X)
-    np.testing.assert_array_equal(found.target, target)
+    np.testing.assert_array_equal(found.columns.target, target)
     assert (found.weights is None) == (weights is None)
     if weights is not None:
         np.testing.assert_array_equal(found.weights, weights)

@@ -18,6 +18,7 @@ from streamlr.data.synth import Population, SynthSpec
 from streamlr.events import Event, ScanStarted
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
+from streamlr.kernels.columns import Columns
 from streamlr.kernels.scans.labels import LabelScan
 from streamlr.kernels.scans.moments import SurveyScan
 from streamlr.pilot import solve as warm_start
@@ -47,13 +48,11 @@ class CountingSource(ArraySource):
         self._count(self.features, start, stop)
         return super().read_features(start, stop, buffer)
 
-    def read_target(self, start: int, stop: int) -> NDArray[Any]:
-        self._count(self.target, start, stop)
-        return super().read_target(start, stop)
-
-    def read_weights(self, start: int, stop: int) -> NDArray[np.float64] | None:
-        self._count(self.weights, start, stop)
-        return super().read_weights(start, stop)
+    def read_columns(self, start: int, stop: int, *, labels: bool = True) -> Columns:
+        if labels:
+            self._count(self.target, start, stop)
+            self._count(self.weights, start, stop)
+        return super().read_columns(start, stop, labels=labels)
 
 
 @pytest.fixture(autouse=True)

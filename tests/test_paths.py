@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from batches import batch_of
 from numpy.typing import NDArray
 from sklearn.linear_model import ElasticNet, LogisticRegression
 from sklearn.metrics import accuracy_score, log_loss, roc_auc_score
@@ -24,7 +25,6 @@ from streamlr.errors import ConfigError, RunDirectoryError, ShapeError
 from streamlr.events import Event, PathPassFinished, ScanStarted
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
-from streamlr.kernels.batch import Batch
 from streamlr.kernels.scans.fold_scores import HeldScores, bins_for
 from streamlr.kernels.scans.moments import SurveyScan
 from streamlr.kernels.split import folds
@@ -65,7 +65,7 @@ def config_of(family: str = "logistic", solver: str = "auto", **path: Any) -> di
 
 def fold_of(rows: int, n_folds: int, groups: NDArray[Any] | None = None, seed: int = 0) -> NDArray[np.intp]:
     """The fold of each row."""
-    batch = Batch(0, np.empty((1, rows)), None, None, None, None if groups is None else group_keys(groups, 0, "groups"))
+    batch = batch_of(0, np.empty((1, rows)), None, None, None, None if groups is None else group_keys(groups, 0, "groups"))
     return folds(n_folds, seed).parts(batch, slice(0, rows))
 
 

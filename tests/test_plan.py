@@ -162,10 +162,10 @@ def test_a_plan_over_its_limit_is_refused_with_both_numbers_and_the_remedy(store
 
 
 def test_training_over_the_limit_is_refused_before_anything_is_read_or_written(store: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unread(*args: Any) -> Any:
+    def unread(*args: Any, **options: Any) -> Any:
         raise AssertionError("rows were read")
 
-    for name in ("read_features", "read_target", "read_weights"):
+    for name in ("read_features", "read_columns"):
         monkeypatch.setattr(ZarrSource, name, unread)
     config = {"data": {"store": store.store}, "cluster": {"memory_limit": "50MB"}, "run": {"directory": str(tmp_path / "run")}}
     with pytest.raises(MemoryLimitError, match="memory_limit is 50 MB"):

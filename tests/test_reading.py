@@ -183,7 +183,7 @@ def test_values_do_not_depend_on_the_partition_into_chunks(layout: dict[str, Any
         for direct in (True, False):
             source = ZarrSource(config, direct=direct)
             assert bits(read_rows(source, layout["step"], start, stop)) == bits(X[start:stop])
-            assert source.read_target(start, stop).tolist() == y[start:stop].tolist()
+            assert source.read_columns(start, stop).target.tolist() == y[start:stop].tolist()
 
 
 LABELS: dict[str, Any] = {
@@ -201,7 +201,7 @@ def test_labels_of_every_kind_are_read_though_their_chunks_differ_from_those_of_
     X = np.zeros((len(y), 2), dtype=np.float32)
     source = ZarrSource(write_store(tmp_path / "s", X, y, (64, 2), y_chunk=y_chunk), direct=direct)
     for start, stop in [(0, len(y)), (0, 8), (6, 15), (len(y) - 1, len(y)), (5, len(y) - 3)]:
-        assert source.read_target(start, stop).tolist() == y[start:stop].tolist()
+        assert source.read_columns(start, stop).target.tolist() == y[start:stop].tolist()
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -224,7 +224,7 @@ def test_fixed_width_byte_labels_and_names_are_text(tmp_path: Path) -> None:
         group.create_array(name, shape=values.shape, dtype=values.dtype)[...] = values
     source = ZarrSource(DataConfig(store=str(tmp_path / "s"), target="label"))
     assert source.feature_names == ("age", "bp")
-    assert source.read_target(0, 40).tolist() == np.array(["no", "yes"])[codes].tolist()
+    assert source.read_columns(0, 40).target.tolist() == np.array(["no", "yes"])[codes].tolist()
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -232,7 +232,7 @@ def test_fixed_width_byte_labels_and_names_are_text(tmp_path: Path) -> None:
 def test_weights_are_read_as_float64(tmp_path: Path, dtype: str, direct: bool) -> None:
     weights = np.arange(50).astype(dtype)
     source = ZarrSource(write_store(tmp_path / "s", np.ones((50, 2)), np.arange(50) % 2, (20, 2), y_chunk=13, weights=weights), direct=direct)
-    found = source.read_weights(11, 41)
+    found = source.read_columns(11, 41).weights
     assert found is not None
     assert found.dtype == np.float64
     assert found.tolist() == weights[11:41].tolist()

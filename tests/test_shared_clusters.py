@@ -39,7 +39,7 @@ import streamlr
 from streamlr.config.sections import ClusterConfig, DataConfig
 from streamlr.data.partition import Partition
 from streamlr.data.source import ArraySource, Buffer, Source
-from streamlr.data.sources.resident import HeldRows
+from streamlr.data.sources.resident import ResidentRows
 from streamlr.data.sources.reweighted import WeightedByClass
 from streamlr.data.sources.store import ZarrSource
 from streamlr.data.sources.zarr_rows import ZarrRows
@@ -190,7 +190,7 @@ def sources(folder: Path) -> dict[str, Source]:
     return {
         "store": store,
         "of classes that weigh": WeightedByClass(store, np.array([0, 1]), np.array([1.0, 2.0])),
-        "held": HeldRows(store, 0, 100),
+        "held": ResidentRows(store, 0, 100),
         "array of Zarr": ArraySource(ZarrRows(array), y),
         "part of one": ArraySource(ZarrRows(array), y).part(100, 300),
     }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from batches import batch_of
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits, load_iris, load_wine
 from sklearn.linear_model import LogisticRegression
@@ -26,7 +27,7 @@ from streamlr.errors import ConfigError
 from streamlr.events import Event, PassFinished
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
-from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.batch import Workspace
 from streamlr.kernels.scans.gradient import GradientScan
 from streamlr.kernels.scans.moments import SurveyScan
 from streamlr.model import load_model
@@ -63,7 +64,7 @@ def test_the_sums_of_every_candidate_are_those_of_a_double_loop(leaf_rows: int, 
     rng = np.random.default_rng(1)
     W, b = rng.normal(size=(K, n, c)) * 0.5, rng.normal(size=(K, c))
     shift = np.array([1.0, -4.0, 0.0])
-    batch = Batch(0, X.T, y, omega if weighted else None)
+    batch = batch_of(0, X.T, y, omega if weighted else None)
     found = GradientScan("softmax", CLASSES, W, b, shift, hessian=True).sums(batch, leaf_rows, Workspace())
     weight = omega if weighted else np.ones(m)
     for k in range(K):

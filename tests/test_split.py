@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from batches import batch_of
 from numpy.typing import NDArray
 
 from streamlr.config.sections import DataConfig, ModelConfig, PenaltyConfig
@@ -33,7 +34,7 @@ def batch(m: int = 500, n: int = 3, classes: int = 2, *, weighted: bool = True, 
     rng = np.random.default_rng(4)
     X = rng.normal(size=(m, n)).T
     target = rng.integers(0, classes, m)
-    return Batch(70, X, target, rng.random(m) if weighted else None, rng.normal(size=m) / 9 if classes == 2 else None,
+    return batch_of(70, X, target, rng.random(m) if weighted else None, rng.normal(size=m) / 9 if classes == 2 else None,
                  group_keys(rng.integers(0, 40, m), 0, "g") if groups else None)
 
 
@@ -49,7 +50,7 @@ def only(rows: Batch, kept: NDArray[np.bool_]) -> Batch:
 
 def test_shares_are_kept_within_what_chance_allows() -> None:
     m = 200_000
-    rows = Batch(0, np.zeros((1, m)), None, None)
+    rows = batch_of(0, np.zeros((1, m)), None, None)
     for split, expected in [(folds(5, 0), [0.2] * 5), (Split((0.1,), 3), [0.1, 0.9])]:
         share = np.bincount(parts_of(split, rows), minlength=len(expected)) / m
         np.testing.assert_allclose(share, expected, atol=5 * 0.5 / np.sqrt(m))
@@ -57,10 +58,10 @@ def test_shares_are_kept_within_what_chance_allows() -> None:
 
 def test_parts_follow_from_the_number_of_a_row_and_not_from_where_blocks_begin() -> None:
     split = folds(4, 1)
-    whole = parts_of(split, Batch(0, np.zeros((1, 1000)), None, None))
+    whole = parts_of(split, batch_of(0, np.zeros((1, 1000)), None, None))
     for start in (0, 1, 137, 999):
-        assert (parts_of(split, Batch(start, np.zeros((1, 1000 - start)), None, None)) == whole[start:]).all()
-    assert (whole != parts_of(folds(4, 2), Batch(0, np.zeros((1, 1000)), None, None))).any()
+        assert (parts_of(split, batch_of(start, np.zeros((1, 1000 - start)), None, None)) == whole[start:]).all()
+    assert (whole != parts_of(folds(4, 2), batch_of(0, np.zeros((1, 1000)), None, None))).any()
 
 
 NAMES: dict[str, NDArray[Any]] = {
@@ -70,7 +71,7 @@ NAMES: dict[str, NDArray[Any]] = {
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
 def test_rows_of_a_group_are_in_one_part(names: NDArray[Any]) -> None:
     at = np.random.default_rng(0).integers(0, 30, 5000)
-    rows = Batch(0, np.zeros((1, 5000)), None, None, None, group_keys(names[at], 0, "g"))
+    rows = batch_of(0, np.zeros((1, 5000)), None, None, None, group_keys(names[at], 0, "g"))
     parts = parts_of(folds(3, 0), rows)
     assert [len(set(parts[at == g].tolist())) for g in range(30)] == [1] * 30
     assert set(parts.tolist()) == {0, 1, 2}
@@ -150,9 +151,9 @@ def test_groups_come_from_the_store(tmp_path: Path) -> None:
     for name, values in {"X": np.zeros((64, 2)), "y": np.arange(64) % 2, "who": names}.items():
         group.create_array(name, data=values, chunks=(10, 2) if name == "X" else (7,))
     source = ZarrSource(DataConfig(store=str(tmp_path / "s.zarr"), groups="who"))
-    keys = source.read_groups(3, 60)
+    keys = source.read_columns(3, 60).groups
     assert keys is not None
     assert (keys == group_keys(names, 0, "g")[3:60]).all()
-    assert ZarrSource(DataConfig(store=str(tmp_path / "s.zarr"))).read_groups(0, 9) is None
+    assert ZarrSource(DataConfig(store=str(tmp_path / "s.zarr"))).read_columns(0, 9).groups is None
     with pytest.raises(StoreNotFoundError, match=r"'whom' \(data.groups\); it holds X, who, y"):
         ZarrSource(DataConfig(store=str(tmp_path / "s.zarr"), groups="whom"))

@@ -42,7 +42,7 @@ def ingested(path: Path, labels: Any = WORDS, chunk_rows: int = 90) -> Path:
 
 def labels_of(store: Path, **options: Any) -> NDArray[Any]:
     source = ZarrSource(DataConfig(store=str(store)), **options)
-    blocks = [source.read_target(at, min(at + 70, ROWS)) for at in range(0, source.n_rows, 70)]
+    blocks = [source.read_columns(at, min(at + 70, ROWS)).target for at in range(0, source.n_rows, 70)]
     return np.concatenate(blocks)
 
 
@@ -91,7 +91,7 @@ def test_text_is_the_same_from_codes_from_memory_and_through_zarr(tmp_path: Path
     source = ZarrSource(DataConfig(store=str(store)))
     for _ in range(2):  # the second time from memory
         for at in range(0, ROWS, 90):
-            found = source.read_target(at, min(at + 90, ROWS))
+            found = source.read_columns(at, min(at + 90, ROWS)).target
             plain = np.array(WORDS[at : at + 90].tolist())
             assert bits(found) == bits(plain)
 

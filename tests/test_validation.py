@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 import pytest
 import zarr
+from batches import batch_of
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
@@ -20,7 +21,7 @@ from streamlr.data.sources.group_keys import group_keys
 from streamlr.errors import ConfigError, DtypeError, LabelError, NonFiniteError, RunDirectoryError, StoreNotFoundError, StreamlrError
 from streamlr.events import Event, PassFinished, ScanStarted
 from streamlr.execution import ENGINES
-from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.batch import Workspace
 from streamlr.kernels.scans.moments import SurveyScan
 from streamlr.kernels.split import Split
 from streamlr.model import Model
@@ -61,7 +62,7 @@ def weights() -> Array:
 def held_rows(seed: int = 0, groups: NDArray[Any] | None = None) -> NDArray[np.bool_]:
     """Which rows the hash holds out, each by its own number or group: `test_split` holds it to its shares."""
     split = Split((FRACTION,), seed)
-    rows = Batch(0, np.zeros((1, ROWS)), None, None, None, None if groups is None else group_keys(groups, 0, "g"))
+    rows = batch_of(0, np.zeros((1, ROWS)), None, None, None, None if groups is None else group_keys(groups, 0, "g"))
     return split.parts(rows, slice(0, ROWS)) == 0
 
 
@@ -163,16 +164,16 @@ def test_without_rows_held_out_nothing_is_told_of_any() -> None:
 
 def test_moments_and_sample_have_no_part_of_the_rows_held_out() -> None:
     X, y, omega, held = features(), targets("linear"), weights(), held_rows()
-    rows = Batch(0, X.T, y, omega)
+    rows = batch_of(0, X.T, y, omega)
     found = SurveyScan(np.empty(0), 0.5, 0, "linear", Split((FRACTION,), 0)).sums(rows, 100, Workspace())
-    kept = Moments.from_sums(SurveyScan(np.empty(0), 0.0, 0, "linear").sums(Batch(0, X[~held].T, y[~held], omega[~held]), 100, Workspace()))
+    kept = Moments.from_sums(SurveyScan(np.empty(0), 0.0, 0, "linear").sums(batch_of(0, X[~held].T, y[~held], omega[~held]), 100, Workspace()))
     moments = Moments.from_sums(found)
     assert moments.n_rows == kept.n_rows == np.count_nonzero(~held)
     for name in ("weight_sum", "mean", "spread", "target_mean", "target_variance", "comoment"):
         np.testing.assert_allclose(getattr(moments, name), getattr(kept, name), rtol=1e-12, atol=1e-13)
     assert moments.held_target_mean is not None
     np.testing.assert_allclose(moments.held_target_mean, [np.average(y[held], weights=omega[held])], rtol=1e-12)
-    drawn = np.concatenate([part.target for part in found.sample])
+    drawn = np.concatenate([part.columns.target for part in found.sample])
     assert len(drawn) > 400
     assert not np.isin(drawn, y[held]).any()  # no two targets are equal
     assert found.fingerprint == SurveyScan(np.empty(0), 0.0, 0, "linear").sums(rows, 100, Workspace()).fingerprint

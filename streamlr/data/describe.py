@@ -93,7 +93,7 @@ def _target_sums(source: ZarrSource, family: str) -> TargetSums:
     def sums() -> Any:
         for block in range(partition.n_blocks):
             start, stop = partition.rows_of_block(block)
-            batch = Batch(start, np.empty((0, stop - start)), source.read_target(start, stop), source.read_weights(start, stop))
+            batch = Batch(start, np.empty((0, stop - start)), source.read_columns(start, stop))
             yield scan.sums(batch, stop - start, Workspace())
 
     total: TargetSums = fold(sums())

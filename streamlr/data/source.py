@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,100 +12,197 @@ from numpy.typing import NDArray
 from streamlr.data.footprint import IN_MEMORY, Footprint
 from streamlr.data.sources.group_keys import group_keys
 from streamlr.errors import DtypeError, NonFiniteError, ShapeError
+from streamlr.kernels.columns import Columns
 from streamlr.kernels.gaps import Marks
 from streamlr.kernels.memory import page_memory
 
 _MEMORY_CHUNK_BYTES = 16 * 2**20
+_COLUMN_BYTES = 32
+"""Of a row in all columns, at most: eight bytes in each."""
 
 
-class Source(Protocol):
-    """Rows of features with labels and, possibly, weights. It travels to worker processes by pickle, so it is small."""
+class Source(ABC):
+    """Rows of features, and what stands beside them.
+
+    It travels to worker processes by pickle, so it is small. What has no default here is all that a
+    new kind of data has to say.
+    """
 
     @property
-    def n_rows(self) -> int: ...
+    @abstractmethod
+    def n_rows(self) -> int:
+        """m."""
 
     @property
-    def n_features(self) -> int: ...
+    @abstractmethod
+    def n_features(self) -> int:
+        """n."""
 
     @property
+    @abstractmethod
     def dtype(self) -> np.dtype[Any]:
         """Type of the features as stored."""
-        ...
 
     @property
+    @abstractmethod
     def chunk_rows(self) -> int:
-        """Rows that are stored together."""
-        ...
+        """Number of rows that are stored together."""
+
+    @abstractmethod
+    def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
+        """X, (n, stop - start), in the memory order of the data; valid until the buffer is used
+        again."""
+
+    @abstractmethod
+    def read_columns(self, start: int, stop: int, *, labels: bool = True) -> Columns:
+        """What stands beside the features of some rows; without ``labels`` the offset alone."""
+
+    # what has a default -------------------------------------------------------------------------
 
     @property
     def unit_rows(self) -> int:
-        """Rows that are read together: a chunk, or a part of a large one where parts can be read alone. Follows from the store alone."""
-        ...
+        """Number of rows that are read together: a chunk, or a part of a large one where parts can
+        be read alone. Follows from the store alone."""
+        return self.chunk_rows
 
     @property
     def weighted(self) -> bool:
         """Whether there are sample weights."""
-        ...
+        return False
 
     @property
     def has_offset(self) -> bool:
         """Whether something is added to Z."""
-        ...
+        return False
 
     @property
-    def feature_names(self) -> tuple[str, ...] | None: ...
+    def feature_names(self) -> tuple[str, ...] | None:
+        """Names of the features, (n,)."""
+        return None
 
     @property
     def marks(self) -> Marks | None:
         """Values of the features that stand for missing ones; None where none do."""
-        ...
+        return None
 
     @property
     def mask(self) -> Source | None:
-        """What is true where a feature is missing, in the place of the features; None where there is no such array."""
-        ...
+        """What is true where a feature is missing, in the place of the features; None where there
+        is no such array."""
+        return None
 
     @property
     def stored_bytes(self) -> int | None:
         """Bytes that one pass reads from storage; None where that is not known."""
-        ...
+        return None
 
     @property
     def modified(self) -> str | None:
         """A text that changes when the data are written again; None where that is not known."""
-        ...
+        return None
+
+    @property
+    def resident(self) -> bool:
+        """Whether its rows travel with it: then each worker gets its own part of them, and nothing
+        is gained by keeping them once more."""
+        return False
+
+    def part(self, start: int, stop: int) -> Source:
+        """The same source holding only some of its rows, which keep their numbers."""
+        del start, stop
+        return self
 
     def describe(self, what: str) -> str:
         """How messages name ``features``, ``target``, ``weights``, ``offset`` or ``groups``."""
-        ...
+        return what
 
     def footprint(self, rows: int) -> Footprint:
         """Memory that a thread takes to read so many rows of the features."""
-        ...
+        return Footprint(rows * self.n_features * self.dtype.itemsize, 0, 0)
 
     def label_footprint(self, rows: int) -> Footprint:
-        """The same for labels and weights."""
-        ...
+        """Memory that a thread takes to read so many rows of the columns."""
+        return Footprint(_COLUMN_BYTES * rows, 0, 0)
+
+    def open(self) -> None:
+        """Make ready to be read, which is what may fail on another machine."""
+        _ = self.n_rows
+
+
+class ForwardingSource(Source):
+    """A source that changes something about another one, ``source``, and forwards all else."""
+
+    source: Source
+
+    @property
+    def n_rows(self) -> int:
+        return self.source.n_rows
+
+    @property
+    def n_features(self) -> int:
+        return self.source.n_features
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.source.dtype
+
+    @property
+    def chunk_rows(self) -> int:
+        return self.source.chunk_rows
 
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
-        """X, (n, stop - start), in the memory order of the data; valid until the buffer is used again."""
-        ...
+        return self.source.read_features(start, stop, buffer)
 
-    def read_target(self, start: int, stop: int) -> NDArray[Any]:
-        """Labels, (stop - start,)."""
-        ...
+    def read_columns(self, start: int, stop: int, *, labels: bool = True) -> Columns:
+        return self.source.read_columns(start, stop, labels=labels)
 
-    def read_weights(self, start: int, stop: int) -> NDArray[np.float64] | None:
-        """Sample weights, (stop - start,)."""
-        ...
+    @property
+    def unit_rows(self) -> int:
+        return self.source.unit_rows
 
-    def read_offset(self, start: int, stop: int) -> NDArray[np.float64] | None:
-        """What is added to Z, (stop - start,); None for nothing."""
-        ...
+    @property
+    def weighted(self) -> bool:
+        return self.source.weighted
 
-    def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
-        """Key of the group of each example, (stop - start,); None where there are no groups."""
-        ...
+    @property
+    def has_offset(self) -> bool:
+        return self.source.has_offset
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None:
+        return self.source.feature_names
+
+    @property
+    def marks(self) -> Marks | None:
+        return self.source.marks
+
+    @property
+    def mask(self) -> Source | None:
+        return self.source.mask
+
+    @property
+    def stored_bytes(self) -> int | None:
+        return self.source.stored_bytes
+
+    @property
+    def modified(self) -> str | None:
+        return self.source.modified
+
+    @property
+    def resident(self) -> bool:
+        return self.source.resident
+
+    def describe(self, what: str) -> str:
+        return self.source.describe(what)
+
+    def footprint(self, rows: int) -> Footprint:
+        return self.source.footprint(rows)
+
+    def label_footprint(self, rows: int) -> Footprint:
+        return self.source.label_footprint(rows)
+
+    def open(self) -> None:
+        self.source.open()
 
 
 class Buffer:
@@ -211,7 +309,7 @@ def rows_of_memory_chunk(row_bytes: int) -> int:
 
 
 @dataclass(frozen=True)
-class ArraySource:
+class ArraySource(Source):
     """Arrays in memory, read through the same engines as a store."""
 
     X: NDArray[Any] | Rows
@@ -230,6 +328,14 @@ class ArraySource:
     """What is added to Z, (m,)."""
     groups: NDArray[Any] | None = None
     """The group of each example, (m,), of any type that labels may have."""
+
+    @classmethod
+    def of(cls, X: NDArray[Any], columns: Columns) -> ArraySource:
+        """Rows in memory, (m, n), and what stands beside them."""
+        assert columns.target is not None
+        return cls(
+            X, columns.target, columns.weights, offset=columns.offset, groups=columns.groups
+        )
 
     def __post_init__(self) -> None:
         if len(self.X.shape) != 2 or 0 in self.X.shape:
@@ -261,10 +367,6 @@ class ArraySource:
         return rows_of_memory_chunk(self.n_features * self.dtype.itemsize) if isinstance(self.X, np.ndarray) else self.X.chunk_rows
 
     @property
-    def unit_rows(self) -> int:
-        return self.chunk_rows
-
-    @property
     def weighted(self) -> bool:
         return self.sample_weight is not None
 
@@ -273,20 +375,12 @@ class ArraySource:
         return self.offset is not None
 
     @property
-    def marks(self) -> Marks | None:
-        return None  # what reads a Zarr array looks for them itself
-
-    @property
-    def mask(self) -> Source | None:
-        return None
-
-    @property
     def stored_bytes(self) -> int | None:
         return 0 if isinstance(self.X, np.ndarray) else self.X.stored_bytes
 
     @property
-    def modified(self) -> str | None:
-        return None
+    def resident(self) -> bool:
+        return True
 
     def describe(self, what: str) -> str:
         return {"features": "X", "target": "y", "weights": "sample_weight", "offset": "offset", "groups": "groups"}[what]
@@ -313,17 +407,17 @@ class ArraySource:
         start, stop = start - self.first_row, stop - self.first_row
         return self.X[start:stop].T if isinstance(self.X, np.ndarray) else self.X.read(start, stop, buffer).T
 
-    def read_target(self, start: int, stop: int) -> NDArray[Any]:
-        return self.y[start - self.first_row : stop - self.first_row]
+    def read_columns(self, start: int, stop: int, *, labels: bool = True) -> Columns:
+        here = slice(start - self.first_row, stop - self.first_row)
+        offset = groups = None
+        if self.offset is not None:
+            offset = refuse_bad_offset(self.offset[here], start, "offset")
+        if not labels:
+            return Columns(offset=offset)
+        if self.groups is not None:
+            groups = group_keys(self.groups[here], start, "groups")
+        weights = None if self.sample_weight is None else self.sample_weight[here]
+        return Columns(self.y[here], weights, offset, groups)
 
-    def read_weights(self, start: int, stop: int) -> NDArray[np.float64] | None:
-        weight = self.sample_weight
-        return None if weight is None else weight[start - self.first_row : stop - self.first_row]
-
-    def read_offset(self, start: int, stop: int) -> NDArray[np.float64] | None:
-        if self.offset is None:
-            return None
-        return refuse_bad_offset(self.offset[start - self.first_row : stop - self.first_row], start, "offset")
-
-    def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
-        return None if self.groups is None else group_keys(self.groups[start - self.first_row : stop - self.first_row], start, "groups")
+    def open(self) -> None:
+        _ = self.X.shape  # what was packed is opened

@@ -17,6 +17,7 @@ from streamlr.data.source import Buffer, Source
 from streamlr.errors import NonFiniteError
 from streamlr.execution.limits import FoundLimit
 from streamlr.kernels.batch import Batch, Workspace
+from streamlr.kernels.columns import Columns
 from streamlr.kernels.fold import Sums, fold
 from streamlr.kernels.scans.moments import locate_non_finite
 
@@ -140,11 +141,10 @@ def read_batch(source: Source, scan: Scan, start: int, stop: int, buffer: Buffer
     X: NDArray[Any] = np.empty((0, stop - start))
     if scan.reads_features:
         X = source.read_features(start, stop, buffer)
-    target = weights = groups = None
-    if scan.reads_target:
-        target, weights, groups = source.read_target(start, stop), source.read_weights(start, stop), source.read_groups(start, stop)
-    offset = source.read_offset(start, stop) if scan.reads_features or scan.reads_target else None
-    return Batch(start, X, target, weights, offset, groups)
+    columns = Columns()
+    if scan.reads_features or scan.reads_target:
+        columns = source.read_columns(start, stop, labels=scan.reads_target)
+    return Batch(start, X, columns)
 
 
 def _refuse_non_finite(source: Source, batch: Batch) -> None:

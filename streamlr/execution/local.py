@@ -15,7 +15,7 @@ from streamlr.config.sections import ClusterConfig
 from streamlr.data.chunks.retries import stop_with, take_read_retries
 from streamlr.data.partition import Partition
 from streamlr.data.source import Source
-from streamlr.data.sources.resident import HeldRows
+from streamlr.data.sources.resident import ResidentRows
 from streamlr.execution.engine import Engine, Scan, one_blas_thread, release_memory, slab_sums, sum_tree
 from streamlr.execution.limits import FoundLimit
 from streamlr.execution.news import told_of_quiet
@@ -27,13 +27,13 @@ class _Holder:
     """Keeps the rows that a partition wants kept, for as long as an engine works on the same source."""
 
     def __init__(self) -> None:
-        self._held: tuple[Source, int, HeldRows] | None = None
+        self._held: tuple[Source, int, ResidentRows] | None = None
 
     def source(self, source: Source, partition: Partition) -> Source:
         if not partition.held_slabs:
             return source
         if self._held is None or self._held[0] is not source or self._held[1] != partition.held_rows:
-            self._held = source, partition.held_rows, HeldRows(source, 0, partition.held_rows)
+            self._held = source, partition.held_rows, ResidentRows(source, 0, partition.held_rows)
         return self._held[2]
 
 

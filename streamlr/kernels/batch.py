@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.kernels.columns import Columns
 from streamlr.kernels.fold import S
 from streamlr.kernels.memory import page_memory
 
@@ -20,14 +22,24 @@ class Batch:
     """Absolute number of the first row."""
     X: NDArray[np.generic]
     """Features, (n, k), in the data's own type and memory order: of rows read as (k, n) it is the transposed view."""
-    target: NDArray[np.generic] | None
-    """Labels as stored, (k,); None where a scan does not ask for them."""
-    weights: NDArray[np.float64] | None
-    """Sample weights, (k,); None where every example weighs 1."""
-    offset: NDArray[np.float64] | None = None
-    """What is added to Z, (k,); None for nothing."""
-    groups: NDArray[np.uint64] | None = None
-    """Key of the group that each example belongs to, (k,); None where every example is its own."""
+    columns: Columns = Columns()  # noqa: RUF009  # it is frozen
+    """What stands beside them, as far as the scan asks for it."""
+
+    @property
+    def target(self) -> NDArray[Any] | None:
+        return self.columns.target
+
+    @property
+    def weights(self) -> NDArray[np.float64] | None:
+        return self.columns.weights
+
+    @property
+    def offset(self) -> NDArray[np.float64] | None:
+        return self.columns.offset
+
+    @property
+    def groups(self) -> NDArray[np.uint64] | None:
+        return self.columns.groups
 
     def leaves(self, leaf_rows: int) -> Iterator[slice]:
         """Consecutive runs of at most ``leaf_rows`` examples."""

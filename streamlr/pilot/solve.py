@@ -22,6 +22,7 @@ from streamlr.execution.engine import Engine, one_blas_thread
 from streamlr.execution.local import SerialEngine, ThreadsEngine, available_cores
 from streamlr.execution.process import give_back
 from streamlr.execution.scanner import Scanner, plan_slabs
+from streamlr.kernels.columns import joined
 from streamlr.kernels.memory import page_memory
 from streamlr.kernels.scans.moments import SampledRows
 from streamlr.objective.objective import Objective
@@ -123,12 +124,9 @@ def join_sample(parts: list[SampledRows]) -> SampledRows | None:
     """The sampled rows of all blocks in one, or None where there are none; empties the list, so that the rows are in memory once and not twice."""
     if not parts:
         return None
-    n_rows = sum(len(part.target) for part in parts)
+    n_rows = sum(len(part.X) for part in parts)
     X = page_memory(n_rows * parts[0].X[:1].nbytes).view(parts[0].X.dtype).reshape(n_rows, -1)  # pages count when they are written to
-    target = np.concatenate([part.target for part in parts])
-    weights = None if parts[0].weights is None else np.concatenate([part.weights for part in parts if part.weights is not None])
-    offset = None if parts[0].offset is None else np.concatenate([part.offset for part in parts if part.offset is not None])
-    keys = None if parts[0].keys is None else np.concatenate([part.keys for part in parts if part.keys is not None])
+    columns = joined([part.columns for part in parts])
     parts.reverse()
     row = given = 0
     while parts:
@@ -139,7 +137,7 @@ def join_sample(parts: list[SampledRows]) -> SampledRows | None:
             del part
             give_back()
             given = row
-    return SampledRows(X, target, weights, offset, keys)
+    return SampledRows(X, columns)
 
 
 def start_from_sample(objective: Objective, solver: Lbfgs | Proximal, sample: SampledRows,
@@ -182,7 +180,7 @@ def _solve_proximal(objective: Objective, sample: SampledRows, engine: Engine, s
     newton = objective.family.coupled or few or (d <= _NEWTON_PARAMETERS and n_rows * d**2 <= _CHEAP_PRODUCTS)
     point, hessian = start, None
     if not (plain or newton or n_rows < 2 * _COARSER * _LEAST_ROWS_PER_PARAMETER * d):
-        point, hessian = _solve_proximal(objective, _every(sample, _COARSER), engine, start, plain)
+        point, hessian = _solve_proximal(objective, sample.every(_COARSER), engine, start, plain)
         if hessian is None:
             return point, None
     first = on_sample.evaluate(point[None, :], "sample", hessian=hessian is None and not plain)[0]
@@ -202,13 +200,6 @@ def _solve_proximal(objective: Objective, sample: SampledRows, engine: Engine, s
     if n_rows < objective.moments.n_rows:
         fill_unseen(found.hessian)
     return state.point, loss_hessian(on_sample, found)
-
-
-def _every(sample: SampledRows, step: int) -> SampledRows:
-    """One row of so many."""
-    every = slice(None, None, step)
-    return SampledRows(sample.X[every], sample.target[every], None if sample.weights is None else sample.weights[every],
-                       None if sample.offset is None else sample.offset[every])
 
 
 def _is_small(objective: Objective, sample: SampledRows) -> bool:
@@ -262,7 +253,7 @@ def _descent(start: Evaluation, goal: Array, metric: Array | SampleCurvature) ->
 
 
 def _source_of(sample: SampledRows) -> ArraySource:
-    return ArraySource(sample.X, sample.target, sample.weights, offset=sample.offset)
+    return ArraySource.of(sample.X, replace(sample.columns, groups=None))
 
 
 def _on_sample(objective: Objective, sample: SampledRows, engine: Engine) -> Objective:
@@ -282,7 +273,7 @@ def _solve(objective: Objective, sample: SampledRows, engine: Engine, start: Arr
         return _newton(on_sample, start)
     if n_rows < 2 * _COARSER * _LEAST_ROWS_PER_PARAMETER * d:
         return _chord(on_sample, start)
-    coarse = _solve(objective, _every(sample, _COARSER), engine, start)
+    coarse = _solve(objective, sample.every(_COARSER), engine, start)
     return coarse if coarse.metric is None else _refine(on_sample, coarse)
 
 
@@ -297,7 +288,7 @@ def _held_back(objective: Objective, sample: SampledRows, engine: Engine, start:
     size = np.concatenate([np.abs(block @ W + b).max(axis=1) for block in blocks])
     moved = size > _MOVED * float(size.max())
     omega = np.ones(len(size)) if sample.weights is None else sample.weights
-    rest = _solve(objective, replace(sample, weights=np.where(moved, 0.0, omega)), engine, start)
+    rest = _solve(objective, SampledRows(sample.X, replace(sample.columns, weights=np.where(moved, 0.0, omega))), engine, start)
     if rest.suspect is not None or rest.metric is None:
         return found
     spoken = np.log1p(2.0 * omega[moved].sum() ** 2 / (omega[moved] ** 2).sum())

@@ -250,14 +250,9 @@ class _SampleSolve:
         stride = math.ceil(len(self._anchors()) * s * d**2 / budget)
         return max(1, min(stride, s // (_LEAST_ROWS_PER_PARAMETER * d)))
 
-    def _rows(self, stride: int) -> SampledRows:
-        s, every = self.sample, slice(None, None, stride)
-        return SampledRows(s.X[every], s.target[every], None if s.weights is None else s.weights[every], None if s.offset is None else s.offset[every],
-                           None if s.keys is None else s.keys[every])
-
     def _on_sample(self, stride: int, folds: bool) -> list[list[Objective]]:
-        rows = self._rows(stride)
-        source = ArraySource(rows.X, rows.target, rows.weights, offset=rows.offset, groups=rows.keys)
+        rows = self.sample.every(stride)
+        source = ArraySource.of(rows.X, rows.columns)
         columns = sum(len(row) for row in self.grid) if folds else len(self.grid)
         partition = replace(plan_slabs(source, self.engine.n_threads, columns * self.model.coordinates.n_outputs), tree_arity=FEW_SUMS)
         scanner = Scanner(self.engine, source, lambda event: None, partition)
@@ -294,7 +289,8 @@ class _SampleSolve:
         return hessian
 
     def _kronecker(self) -> Kronecker:
-        source = ArraySource(self.sample.X, self.sample.target, self.sample.weights)
+        columns = replace(self.sample.columns, offset=None, groups=None)
+        source = ArraySource.of(self.sample.X, columns)
         return SampleCurvature(self.model, source, self.model.start(), exact=False).kronecker
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from streamlr.config.feature_values import FeatureValues
 from streamlr.config.sections import TrainConfig
 from streamlr.data.partition import FEW_SUMS, Partition, with_held_slabs
-from streamlr.data.source import ArraySource, Source
+from streamlr.data.source import Source
 from streamlr.errors import MemoryLimitError
 from streamlr.execution.engine import tree_tasks
 from streamlr.execution.scanner import plan_slabs
@@ -156,7 +156,7 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
         demand = replace(demand, candidates=-(-demand.candidates // 2))
     if demand.candidates < demand.models:
         fitted.append(f"{demand.candidates} of {demand.models} models in a pass")
-    if room.limit is not None and least is not None and not isinstance(source, ArraySource):
+    if room.limit is not None and least is not None and not source.resident:
         demand = _holding(demand, least.nbytes, workers, threads)
     peaks = peaks_of(demand, workers, threads)
     why = "" if not fitted or least is None else f"{' and '.join(fitted)}: {_shown(least.nbytes)} of {least.source}"

@@ -137,7 +137,7 @@ class FirstLook:
         scan = SurveyScan(classes, 0.0, 0, self.model.family, None if rows is not None else self.split, basis=basis)
         scanner = self.scanner
         if rows is not None:
-            source = ArraySource(rows.X, rows.target, rows.weights, offset=rows.offset)
+            source = ArraySource.of(rows.X, replace(rows.columns, groups=None))
             scanner = Scanner(SerialEngine(), source, lambda event: None)
         sums: SurveySums = scanner.run(scan, f"pass {scanner.passes + 1}")
         return sums

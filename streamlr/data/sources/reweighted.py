@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.data.footprint import Footprint
-from streamlr.data.source import ArraySource, Buffer, Source
+from streamlr.data.source import ForwardingSource, Source
 from streamlr.errors import ConfigError
-from streamlr.kernels.gaps import Marks
+from streamlr.kernels.columns import Columns
 from streamlr.kernels.scans.labels import LabelSums, codes_of
 
 
@@ -39,7 +38,7 @@ def class_factors(wanted: str | Mapping[Any, float], labels: LabelSums) -> NDArr
 
 
 @dataclass(frozen=True)
-class WeightedByClass:
+class WeightedByClass(ForwardingSource):
     """A source whose sample weights are multiplied by the weight of the class."""
 
     source: Source
@@ -49,80 +48,29 @@ class WeightedByClass:
     factors: NDArray[np.float64]
     """What the weights of each are multiplied by, (L,)."""
 
-    weighted = True
-
     @property
-    def n_rows(self) -> int:
-        return self.source.n_rows
+    def weighted(self) -> bool:
+        return True
 
-    @property
-    def n_features(self) -> int:
-        return self.source.n_features
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.source.dtype
-
-    @property
-    def chunk_rows(self) -> int:
-        return self.source.chunk_rows
-
-    @property
-    def unit_rows(self) -> int:
-        return self.source.unit_rows
-
-    @property
-    def has_offset(self) -> bool:
-        return self.source.has_offset
-
-    @property
-    def feature_names(self) -> tuple[str, ...] | None:
-        return self.source.feature_names
-
-    @property
-    def marks(self) -> Marks | None:
-        return self.source.marks
-
-    @property
-    def mask(self) -> Source | None:
-        return self.source.mask
-
-    @property
-    def stored_bytes(self) -> int | None:
-        return self.source.stored_bytes
-
-    @property
-    def modified(self) -> str | None:
-        return self.source.modified
+    def part(self, start: int, stop: int) -> Source:
+        return replace(self, source=self.source.part(start, stop))
 
     def describe(self, what: str) -> str:
-        return "the weights of the classes" if what == "weights" and not self.source.weighted else self.source.describe(what)
+        if what == "weights" and not self.source.weighted:
+            return "the weights of the classes"
+        return self.source.describe(what)
 
-    def footprint(self, rows: int) -> Footprint:
-        return self.source.footprint(rows)
-
-    def label_footprint(self, rows: int) -> Footprint:
-        return self.source.label_footprint(rows)
-
-    def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
-        return self.source.read_features(start, stop, buffer)
-
-    def read_target(self, start: int, stop: int) -> NDArray[Any]:
-        return self.source.read_target(start, stop)
-
-    def read_weights(self, start: int, stop: int) -> NDArray[np.float64] | None:
-        factors: NDArray[np.float64] = self.factors[codes_of(self.source.read_target(start, stop), self.classes, start)]
-        weights = self.source.read_weights(start, stop)
-        return factors if weights is None else factors * weights
-
-    def read_offset(self, start: int, stop: int) -> NDArray[np.float64] | None:
-        return self.source.read_offset(start, stop)
-
-    def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
-        return self.source.read_groups(start, stop)
+    def read_columns(self, start: int, stop: int, *, labels: bool = True) -> Columns:
+        columns = self.source.read_columns(start, stop, labels=labels)
+        if columns.target is None:
+            return columns
+        factors = self.factors[codes_of(columns.target, self.classes, start)]  # (stop - start,)
+        weights = factors if columns.weights is None else factors * columns.weights
+        return replace(columns, weights=weights)
 
 
-def with_class_weights(source: Source, classes: NDArray[Any], factors: NDArray[np.float64]) -> Source:
-    """The source with sample weights multiplied by the weight of the class; arrays in memory stay such."""
-    weighted = WeightedByClass(source, classes, factors)
-    return replace(source, sample_weight=weighted.read_weights(0, source.n_rows)) if isinstance(source, ArraySource) else weighted
+def with_class_weights(
+    source: Source, classes: NDArray[Any], factors: NDArray[np.float64]
+) -> Source:
+    """The source with sample weights multiplied by the weight of the class."""
+    return WeightedByClass(source, classes, factors)

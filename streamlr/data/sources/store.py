@@ -25,19 +25,21 @@ from streamlr.data.conventions.marks import marks_of, masked, meaning_of, shape_
 from streamlr.data.conventions.names import FeatureNames, NamedAxis, read_names
 from streamlr.data.conventions.nodes import Place
 from streamlr.data.footprint import Footprint
-from streamlr.data.source import Buffer, check_feature_dtype, log_of_exposure, refuse_bad_offset
+from streamlr.data.source import Buffer, Source, check_feature_dtype, log_of_exposure, refuse_bad_offset
 from streamlr.data.sources.far import is_far_address
 from streamlr.data.sources.group_keys import group_keys
 from streamlr.data.sources.lazy import LazySource
 from streamlr.data.sources.opening import NOBODY_SECONDS, open_group
 from streamlr.errors import ChunkError, DtypeError, ShapeError
+from streamlr.kernels.columns import Columns
+from streamlr.kernels.gaps import Marks
 
 _MISSING_NAMED = 3
 MISSING_COUNTED = 1000
 """Missing chunks that are looked for: damaged metadata may claim any number of chunks."""
 
 
-class ZarrSource:
+class ZarrSource(Source):
     """Rows of a store that keeps the contract. Travels to workers as its configuration and is opened
     once in each process, when it is first read.
 
@@ -74,7 +76,7 @@ class ZarrSource:
                              f"{shape_hint(features, config.features)}")
         check_feature_dtype(np.dtype(features.dtype), f"{config.features} in {config.shown_store}")
         self._meaning = meaning = meaning_of(group, features, config)
-        self.marks = marks_of(features, config.features, meaning)
+        self._marks = marks_of(features, config.features, meaning)
         self._mask_name = nodes.mask_of(place, features, meaning)
         self.features = self._stored(features, config.sample_axis)
 
@@ -119,6 +121,10 @@ class ZarrSource:
     @property
     def unit_rows(self) -> int:
         return self.features.unit_rows
+
+    @property
+    def marks(self) -> Marks | None:
+        return self._marks
 
     @property
     def weighted(self) -> bool:
@@ -178,7 +184,7 @@ class ZarrSource:
         config = dataclasses.replace(self.config, features=self._mask_name, offset=None, exposure=None,
                                      fill_value=None, missing_chunks="fill")  # left out: not missing
         source = ZarrSource(config, direct=self._options[0], labelled=False)
-        source.marks = masked(self.config.features, self._mask_name, self._meaning)
+        source._marks = masked(self.config.features, self._mask_name, self._meaning)
         return source
 
     def describe(self, what: str) -> str:
@@ -222,22 +228,27 @@ class ZarrSource:
         self.features.prefetch(stop, min(stop + (stop - start), self.n_rows))
         return rows.T if self.features.sample_axis == 0 else rows
 
-    def read_target(self, start: int, stop: int) -> NDArray[Any]:
-        assert self.target is not None
-        return self.target.read_labels(start, stop)
+    def read_columns(self, start: int, stop: int, *, labels: bool = True) -> Columns:
+        offset = self._read_offset(start, stop)
+        if not labels:
+            return Columns(offset=offset)
+        target, weights, groups = (
+            None if column is None else column.read_labels(start, stop)
+            for column in (self.target, self.weights, self.groups)
+        )
+        return Columns(
+            target,
+            None if weights is None else weights.astype(np.float64, copy=False),
+            offset,
+            None if groups is None else group_keys(groups, start, self.describe("groups")),
+        )
 
-    def read_weights(self, start: int, stop: int) -> NDArray[np.float64] | None:
-        return None if self.weights is None else self.weights.read_labels(start, stop).astype(np.float64, copy=False)
-
-    def read_offset(self, start: int, stop: int) -> NDArray[np.float64] | None:
+    def _read_offset(self, start: int, stop: int) -> NDArray[np.float64] | None:
         if self.offset is None:
             return None
         values = self.offset.read_labels(start, stop).astype(np.float64, copy=False)
         check = refuse_bad_offset if self.config.offset is not None else log_of_exposure
         return check(values, start, self.describe("offset"))
-
-    def read_groups(self, start: int, stop: int) -> NDArray[np.uint64] | None:
-        return None if self.groups is None else group_keys(self.groups.read_labels(start, stop), start, self.describe("groups"))
 
     def _stored(self, array: zarr.Array[Any], sample_axis: int = 0, *, filled: bool = False) -> StoredArray:
         """What reads an array; ``filled`` where an absent chunk stands for the fill value, whatever the configuration says."""

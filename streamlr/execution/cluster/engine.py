@@ -15,7 +15,7 @@ from distributed.comm.core import CommClosedError
 
 from streamlr.data.chunks.retries import take_read_retries
 from streamlr.data.partition import Partition
-from streamlr.data.source import ArraySource, Source
+from streamlr.data.source import Source
 from streamlr.errors import ClusterError, DataError, StreamlrError
 from streamlr.execution.cluster.handshake import OtherStreamlrError, this_streamlr
 from streamlr.execution.cluster.lookout import Lookout, LostError
@@ -169,7 +169,7 @@ class ClusterEngine:
         DataError
             Of the first that cannot.
         """
-        if isinstance(source, ArraySource):
+        if source.resident:
             return
         if self._proven is None or self._proven[0] is not source:
             self._proven = source, set()
@@ -304,7 +304,7 @@ class ClusterEngine:
     ) -> list[Any]:
         """What every slab reads from: one small record for a store, its own rows for arrays in
         memory."""
-        if isinstance(source, ArraySource):
+        if source.resident:
             return self._placement.parts(source, partition)
         graph[f"{name}-source"] = pack(source)
         held = self._placement.held(source, partition, only) if reads_features else []

@@ -4,14 +4,13 @@ that workers keep in memory, or arrays that were sent to them."""
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from typing import Any
 
 from distributed import Client, TimeoutError
 
 from streamlr.data.partition import Partition
-from streamlr.data.source import ArraySource, Source
+from streamlr.data.source import Source
 from streamlr.execution.cluster.handshake import this_streamlr
 from streamlr.execution.cluster.lookout import Lookout, LostError
 from streamlr.execution.cluster.tasks import hold_slab
@@ -86,7 +85,7 @@ class Placement:
             self._kept = source, partition, futures
         return self._futures()
 
-    def parts(self, source: ArraySource, partition: Partition) -> list[Any]:
+    def parts(self, source: Source, partition: Partition) -> list[Any]:
         """Futures of the rows of each slab, sent to workers that are known to take them.
 
         Raises
@@ -98,7 +97,8 @@ class Placement:
             name = f"{self._name}-part-{next(self._numbers)}"
             slabs = range(partition.n_slabs)
             parts = {f"{name}-{slab}": source.part(*partition.rows_of_slab(slab)) for slab in slabs}
-            self._kept = source, partition, self._scatter(parts)
+            nbytes = source.n_rows * source.n_features * source.dtype.itemsize
+            self._kept = source, partition, self._scatter(parts, nbytes)
         return self._futures()
 
     def _is_kept(self, source: Source, partition: Partition) -> bool:
@@ -109,8 +109,7 @@ class Placement:
         assert self._kept is not None
         return list(self._kept[2])
 
-    def _scatter(self, parts: dict[str, ArraySource]) -> list[Any]:
-        nbytes = sum(math.prod(part.X.shape) * part.X.dtype.itemsize for part in parts.values())
+    def _scatter(self, parts: dict[str, Source], nbytes: int) -> list[Any]:
         seconds = self._stall_seconds + nbytes / _SLOW_NETWORK
         usable = self._lookout.usable_workers()
         sent: dict[str, Any] = {

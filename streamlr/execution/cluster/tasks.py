@@ -16,8 +16,8 @@ from threadpoolctl import threadpool_limits
 from streamlr.data.chunks.reads import readings, stay_quiet, told
 from streamlr.data.chunks.retries import take_read_retries
 from streamlr.data.partition import Partition
-from streamlr.data.source import ArraySource, Buffer, Source
-from streamlr.data.sources.resident import HeldRows
+from streamlr.data.source import Buffer, Source
+from streamlr.data.sources.resident import ResidentRows
 from streamlr.errors import ChunkError, DataError, StoreNotFoundError, StreamlrError
 from streamlr.execution.arithmetic import Arithmetic, arithmetic
 from streamlr.execution.cluster.handshake import require_this_streamlr, tell
@@ -115,21 +115,18 @@ def sum_nodes(run_by: str, nodes: list[Any]) -> Any:
 
 
 @_bare_errors
-def hold_slab(run_by: str, source: Parcel, partition: Partition, slab: int) -> HeldRows:
+def hold_slab(run_by: str, source: Parcel, partition: Partition, slab: int) -> ResidentRows:
     """Read a slab into memory: a recipe that the scheduler follows again if the worker that holds
     it dies."""
     address: str = get_worker().address
     require_this_streamlr(run_by, address)
     settle_worker()
-    held = HeldRows(_opened(source, address), *partition.rows_of_slab(slab))
+    held = ResidentRows(_opened(source, address), *partition.rows_of_slab(slab))
     buffer = Buffer()
     for block in partition.blocks_of_slab(slab):
         start, stop = partition.rows_of_block(block)
         held.read_features(start, stop, buffer)
-        held.read_target(start, stop)
-        held.read_weights(start, stop)
-        held.read_offset(start, stop)
-        held.read_groups(start, stop)
+        held.read_columns(start, stop)
     return held
 
 
@@ -216,7 +213,7 @@ def _turns(at_a_time: int | None) -> AbstractContextManager[object]:
 
 def _open(source: Parcel | Source) -> Source:
     found: Source = unpack(source) if isinstance(source, tuple) else source
-    _ = found.X.shape if isinstance(found, ArraySource) else found.n_rows  # opens what was packed
+    found.open()
     return found
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from streamlr.kernels.alignment import Basis, aligned_features
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
+from streamlr.kernels.columns import Columns
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.hessian import hessian_leaf_rows
 from streamlr.kernels.scans.fold_sums import PartScan, PartSums
@@ -38,14 +39,18 @@ class SampledRows:
 
     X: NDArray[np.generic]
     """Features, (s, n), one row an example, in the data's own type."""
-    target: NDArray[np.generic]
-    """Targets, (s,)."""
-    weights: Array | None
-    """Sample weights, (s,)."""
-    offset: Array | None = None
-    """What is added to Z, (s,)."""
-    keys: NDArray[np.uint64] | None = None
-    """By which `streamlr.kernels.split` tells the part of each, (s,): its group, or its absolute number; None where nobody asked."""
+    columns: Columns
+    """What stands beside them. The groups are the keys by which `streamlr.kernels.split` tells the
+    part of each row, its group or its absolute number; None where nobody asked."""
+
+    @property
+    def weights(self) -> Array | None:
+        """Sample weights, (s,)."""
+        return self.columns.weights
+
+    def every(self, step: int) -> SampledRows:
+        """One row of so many."""
+        return SampledRows(self.X[::step], self.columns.part(slice(None, None, step)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,8 +260,9 @@ class SurveyScan:
         weights = None if batch.weights is None else batch.weights[drawn]
         if factors is not None:
             weights = factors[drawn] if weights is None else weights * factors[drawn]
-        return (SampledRows(np.ascontiguousarray(batch.X[:, drawn].T), batch.target[drawn], weights, None if batch.offset is None else batch.offset[drawn],
-                            split_keys(batch)[drawn] if self.keyed else None),)
+        keys = split_keys(batch)[drawn] if self.keyed else None
+        columns = replace(batch.columns.part(drawn), weights=weights, groups=keys)
+        return (SampledRows(np.ascontiguousarray(batch.X[:, drawn].T), columns),)
 
     def _drawn_of_strata(self, batch: Batch) -> tuple[NDArray[np.bool_], Array | None]:
         """Which rows belong to the sample, (k,), and what their weights are multiplied by, (k,), if by anything."""
