@@ -16,7 +16,7 @@ from streamlr.data.frames import column_names
 from streamlr.data.holdout import open_store
 from streamlr.data.matching import match_names
 from streamlr.data.source import ArraySource, Rows, Source
-from streamlr.data.sources.adapters import in_memory, labels_of, rows_of
+from streamlr.data.sources.adapters import in_memory, labels_of, numbers_of, rows_of
 from streamlr.errors import ConfigError, RunDirectoryError, ShapeError, WriteError
 from streamlr.events import Note, PassFinished, Subscriber, finite, publisher
 from streamlr.execution import open_engine
@@ -40,6 +40,7 @@ from streamlr.solvers.newton import NewtonState
 from streamlr.solvers.proximal import ProximalState
 from streamlr.text import named
 from streamlr.training.alignment import align, apart_of
+from streamlr.training.given import refuse_lost
 from streamlr.training.least_squares import MANY_OPTIMA, are_many_optima, equations_of, evaluator, findings, is_fine, lacks_pairs, resumed, start_squares
 from streamlr.training.normal_equations import Equations
 
@@ -144,9 +145,10 @@ def opened(settings: TrainConfig, given: Arrays, subscribers: Sequence[Subscribe
 
 def _open_source(settings: TrainConfig, given: Arrays) -> Source:
     """The store, or the arrays in its place."""
+    beside = {"sample_weight": given.sample_weight, "offset": given.offset}
+    others = {"groups": given.groups, "validation": given.validation}
+    refuse_lost(settings.data, beside | others, of_store=given.X is None and given.y is None)
     if given.X is None and given.y is None:
-        if given.groups is not None or given.validation is not None:
-            raise ConfigError("groups and validation go with X and y; of a store, data.groups and validation.array name them")
         store = open_store(settings)
         store.check_chunks()
         return store
@@ -155,11 +157,7 @@ def _open_source(settings: TrainConfig, given: Arrays) -> Source:
     if given.validation is None and settings.validation.array is not None:
         raise ConfigError(f"validation.array: {settings.validation.array!r} is an array of a store; with X and y give its values as validation=")
     fill_value = settings.data.fill_value
-    beside = {"sample_weight": given.sample_weight, "offset": given.offset}
-    numbers = [
-        None if values is None else np.asarray(in_memory(values, name, fill_value), dtype=np.float64)
-        for name, values in beside.items()
-    ]
+    numbers = [None if values is None else numbers_of(values, name, fill_value) for name, values in beside.items()]
     groups = given.groups if given.validation is None else given.validation
     groups = in_memory(groups, "groups" if given.validation is None else "validation", fill_value)
     X, y = rows_of(given.X, fill_value), labels_of(given.y, fill_value)
@@ -367,6 +365,8 @@ def _in_order_of_data(start: Model, look: FirstLook) -> Model:
 
     Features that it does not know start at 0.
     """
+    if not isinstance(start, Model):
+        raise ConfigError(f"start: expected a Model, got {type(start).__name__}; give that of a result (result.model) or streamlr.load_model(RUN)")
     source, n_features = look.source, start.coef_.shape[1]
     if start.feature_names is None or source.feature_names is None:
         if n_features != source.n_features:
