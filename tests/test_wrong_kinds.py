@@ -129,6 +129,25 @@ def test_a_missing_group_is_told_by_its_row(missing: Any) -> None:
         streamlr.train({**SERIAL, "validation": {"fraction": 0.2}}, X=X, y=Y, groups=groups)
 
 
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize(("encoding", "parts"), [("categorical", ("codes", "categories")), ("nullable-integer", ("values", "mask"))])
+def test_parts_of_a_column_are_no_labels(zarr_format: Any, encoding: str, parts: tuple[str, str], tmp_path: Path) -> None:
+    root = zarr.open_group(tmp_path / "a", mode="w", zarr_format=zarr_format)
+    column = root.create_group("obs/kind", attributes={"encoding-type": encoding})
+    for part in parts:
+        column.create_array(part, shape=(400,), dtype=np.int8)[...] = Y
+    for given in (column[part] for part in parts):
+        for fit in (lambda y: streamlr.train(SERIAL, X=X, y=y), lambda y: streamlr.LogisticRegression().fit(X, y),
+                    lambda w: streamlr.train(SERIAL, X=X, y=Y, sample_weight=w)):
+            with pytest.raises(DtypeError, match=rf"is the part '\w+' of the column 'obs/kind' \({encoding}\).*read_elem"):
+                fit(given)
+    with pytest.raises(DtypeError, match=r"y is the Zarr group '/obs/kind', .*read_elem"):
+        streamlr.train(SERIAL, X=X, y=column)
+    plain = zarr.open_group(tmp_path / "b", mode="w", zarr_format=zarr_format).create_array("values", shape=(400,), dtype=np.int8)
+    plain[...] = Y
+    assert streamlr.train(SERIAL, X=X, y=plain).summary["rows"] == 400
+
+
 @pytest.mark.parametrize("name", ["sample_weight", "offset"])
 def test_weights_and_offsets_are_numbers(name: str) -> None:
     with pytest.raises(DtypeError, match=f"{name} has the type .*must be numbers"):

@@ -10,6 +10,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from streamlr.data.conventions.columns import PARTS, encoding_of, is_column
 from streamlr.data.conventions.marks import FillValue, marks_of_given
 from streamlr.data.conventions.texts import is_gap
 from streamlr.data.frames import FrameInMemory, frame_numbers
@@ -127,14 +128,30 @@ def in_memory(given: Any, name: str, fill_value: FillValue = None) -> Any:
     if isinstance(given, DaskArray | DaskFrame):
         return np.asarray(given)
     if isinstance(given, zarr.Group):
-        raise DtypeError(f"{name} is the Zarr group {given.name!r}, and one array is wanted; give one of those in it")
+        how = "its values, anndata.io.read_elem(GROUP)" if is_column(given) else "one of those in it"
+        raise DtypeError(f"{name} is the Zarr group {given.name!r}, and one array is wanted; give {how}")
     if not isinstance(given, zarr.Array):
         return given
+    _refuse_part_of_column(given, name)
     values, marks = np.asarray(given[...]), marks_of_given(given, name, fill_value)
     if marks is not None and values.ndim in (1, 2) and marks.where(values).any():
         gaps = marks.gaps(np.atleast_2d(values.T), 0)
         raise marks.refusal(gaps, given.chunks[0], of_features=values.ndim == 2)
     return values
+
+
+def _refuse_part_of_column(given: zarr.Array[Any], name: str) -> None:
+    """Codes without their categories, or values without their mask, are no labels."""
+    above, _, part = given.path.rpartition("/")
+    if part not in PARTS or not above:
+        return
+    try:
+        parent = zarr.open_group(given.store, path=above, mode="r", zarr_format=given.metadata.zarr_format)
+    except FileNotFoundError:
+        return
+    if is_column(parent):
+        raise DtypeError(f"{name} is the part {part!r} of the column {above!r} ({encoding_of(parent)}), and means nothing without the others; "
+                         "give the values of the column, anndata.io.read_elem(GROUP)")
 
 
 def labels_of(y: Any, fill_value: FillValue = None) -> NDArray[Any]:
