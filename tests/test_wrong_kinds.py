@@ -103,6 +103,15 @@ def test_anndata_itself_and_its_file_are_told(tmp_path: Path) -> None:
         streamlr.train({**SERIAL, "data": {"store": str(tmp_path / "a.h5ad")}})
 
 
+def test_a_frame_that_is_still_to_be_made_is_told(finished: tuple[streamlr.TrainResult, Path]) -> None:
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(X, schema=list("abcdef"))
+    for call in everything_that_takes_features(finished[0].model):
+        call(frame)
+        with pytest.raises(DtypeError, match=r"X is a LazyFrame, which holds no rows yet; give X\.collect\(\)"):
+            call(frame.lazy())
+
+
 def test_ragged_rows_are_told(finished: tuple[streamlr.TrainResult, Path]) -> None:
     with pytest.raises(DtypeError, match="X is a list, of which NumPy makes no array"):
         streamlr.train(SERIAL, X=[[1.0, 2.0], [3.0]], y=[0, 1])

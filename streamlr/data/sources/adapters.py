@@ -31,6 +31,15 @@ class AnnotatedMatrix(Protocol):
     layers: Any
 
 
+@runtime_checkable
+class LazyTable(Protocol):
+    """What tells Polars' LazyFrame from other things."""
+
+    def collect(self) -> Any: ...
+
+    def collect_schema(self) -> Any: ...
+
+
 Elsewhere = ZarrRows | DaskRows | StoredSparseRows
 """Rows that are not in memory."""
 
@@ -45,7 +54,11 @@ def refuse_no_array(X: Any) -> None:
     """
     if isinstance(X, str | Path):
         raise DtypeError(f"X is the text {str(X)!r:.80}, and features are an array; the path of a store goes into data.store, without X and y")
-    if not isinstance(X, np.ndarray) and isinstance(X, AnnotatedMatrix):
+    if isinstance(X, np.ndarray):
+        return
+    if isinstance(X, LazyTable):
+        raise DtypeError(f"X is a {type(X).__name__}, which holds no rows yet; give X.collect()")
+    if isinstance(X, AnnotatedMatrix):
         raise DtypeError(
             f"X is an {type(X).__name__}, of which features are one matrix; give that, X=adata.X or a layer (X=adata.to_df() "
             "has the names too), or in the place of X and y its Zarr store: data.store, and data.target: obs/COLUMN")
