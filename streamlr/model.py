@@ -21,7 +21,7 @@ from streamlr.config.places import local_output, local_run
 from streamlr.data.frames import in_order_of
 from streamlr.data.records import read_array, read_attributes, write_record
 from streamlr.data.source import Rows, log_of_exposure, refuse_bad_offset
-from streamlr.data.sources.adapters import in_memory, read_all_by_blocks, rows_of
+from streamlr.data.sources.adapters import numbers_of, read_all_by_blocks, rows_of
 from streamlr.data.sources.dask_rows import DaskArray, DaskFrame
 from streamlr.data.sources.sparse_rows import SparseMatrix, StoredMatrix
 from streamlr.errors import ConfigError, DataError, RunDirectoryError, ShapeError
@@ -117,7 +117,7 @@ class Model:
             log.warning("X has %d columns that the model does not know (%s): they are left out",
                         len(extra), named(extra))
         lazy = isinstance(chosen, DaskArray | DaskFrame | SparseMatrix | StoredMatrix)
-        rows: Any = rows_of(chosen) if lazy else np.asarray(in_memory(chosen, "X"), dtype=np.float64)
+        rows: Any = rows_of(chosen) if lazy else numbers_of(chosen, "X")
         if len(rows.shape) != 2 or rows.shape[1] != self.coef_.shape[1]:
             raise ShapeError(f"X has shape {rows.shape}; the model was fitted to {self.coef_.shape[1]} features: expected (rows, {self.coef_.shape[1]})")
         return rows
@@ -137,7 +137,7 @@ class Model:
             raise ConfigError("exposure: only a model of the family poisson has one, not "
                               f"{self.family}; give offset=")
         name, given = ("offset", offset) if exposure is None else ("exposure", exposure)
-        values = np.asarray(in_memory(given, name), dtype=np.float64)
+        values = numbers_of(given, name)
         if values.shape not in ((), (m,)):
             raise ShapeError(f"{name} has shape {values.shape}, and X has {m} rows; expected "
                              f"({m},), or one number for all")
@@ -230,9 +230,13 @@ def load_model(path: str | Path) -> Model:
         When it is damaged, or of a format that this version does not know.
     """
     folder = local_run(path)
-    if (folder / MODEL_NAME).is_dir():
-        folder = folder / MODEL_NAME
-    if not folder.is_dir():
+    try:
+        if (folder / MODEL_NAME).is_dir():
+            folder = folder / MODEL_NAME
+        found = folder.is_dir()
+    except OSError as error:
+        raise RunDirectoryError(f"no model at {str(path)!r:.80}: {error.strerror}; give the directory of a run, or the path of a model") from error
+    if not found:
         raise RunDirectoryError(f"no model at {str(path)!r}: neither a run directory with a {MODEL_NAME} nor a model itself; has the run finished?")
     attributes = read_attributes(folder)
     if attributes is None or attributes.get("format") != _FORMAT:

@@ -197,7 +197,7 @@ def test_every_engine_has_the_same_bits(rows: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [60, 300])
 def test_reads_are_counted_as_passes(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     CountingSource.forget()
-    monkeypatch.setattr("streamlr.training.train.ArraySource", CountingSource)
+    monkeypatch.setattr("streamlr.training.opening.ArraySource", CountingSource)
     X, y = drawn(rows)
     result = fit(X, y)
     assert reads(CountingSource.features, len(y)) == result.passes == len(result.history) <= 3

@@ -362,6 +362,13 @@ def test_text_columns_and_missing_labels_of_parquet_are_named(tmp_path: Path) ->
         run(tmp_path / "t.parquet", tmp_path / "s", drop=("city",))
 
 
+def test_a_column_that_one_source_lacks_is_told_alone(tmp_path: Path) -> None:
+    write_csv(tmp_path / "1.csv", [[1, 2, 0]], header="a,b,y")
+    write_csv(tmp_path / "2.csv", [[1, 0]], header="a,y")
+    with pytest.raises(IngestError, match=r"columns: only the second has \['b'\]; .*--drop"):
+        run([tmp_path / "1.csv", tmp_path / "2.csv"], tmp_path / "s")
+
+
 def test_sources_with_different_columns_are_refused(tmp_path: Path) -> None:
     write_csv(tmp_path / "1.csv", [[1, 2, 0]], header="a,b,y")
     write_csv(tmp_path / "2.csv", [[1, 2, 0]], header="a,c,y")

@@ -303,7 +303,7 @@ def test_every_engine_has_the_same_bits(name: str) -> None:
 @pytest.fixture
 def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     CountingSource.forget()
-    monkeypatch.setattr("streamlr.training.train.ArraySource", CountingSource)
+    monkeypatch.setattr("streamlr.training.opening.ArraySource", CountingSource)
 
 
 @pytest.mark.parametrize("name", ["Norris", "Longley", "Filip", "Wampler5"])

@@ -59,7 +59,7 @@ class CountingSource(ArraySource):
 def counting(monkeypatch: pytest.MonkeyPatch) -> None:
     """`train` reads arrays through a source that counts; the sample, which is in memory, is no read of the data."""
     CountingSource.forget()
-    monkeypatch.setattr("streamlr.training.train.ArraySource", CountingSource)
+    monkeypatch.setattr("streamlr.training.opening.ArraySource", CountingSource)
     monkeypatch.setattr("streamlr.data.source._MEMORY_CHUNK_BYTES", 64 * 4 * 8)
     monkeypatch.setattr("streamlr.data.partition._SMALLEST_BLOCK_BYTES", 0)
 

@@ -7,8 +7,10 @@ be told.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 from streamlr.errors import ConfigError, RunDirectoryError
 
@@ -16,6 +18,11 @@ HIDDEN = "***"
 """What stands in files and messages for a part of a URL that may be secret."""
 _URL = re.compile(r"\s*(?:[a-z][a-z0-9+.-]*::?)+/", re.IGNORECASE)  # a Path makes one slash of two
 _FILE = re.compile(r"file:(?://(?:localhost(?=/))?(?=.)|(?!//))(.+)", re.IGNORECASE | re.DOTALL)
+
+
+_NO_PATH_OF_RUN = (
+    "give the directory of a run (run.directory), or where a model was saved (model.save(PATH)); a "
+    "model in memory predicts by its own methods, such as model.predict(X)")
 
 
 def is_url(path: str | Path) -> bool:
@@ -27,6 +34,23 @@ def local_path(path: str | Path) -> str:
     """The path that a ``file://`` address names; anything else as it is."""
     found = _FILE.fullmatch(str(path)) if is_url(path) else None
     return str(path) if found is None else found[1]
+
+
+def path_text(given: Any, what: str, remedy: str, kind: type[ConfigError] = ConfigError) -> str:
+    """A path as text; whatever else is given where one is wanted is refused, not printed into a path.
+
+    Parameters
+    ----------
+    given
+        What is to be a path.
+    what, remedy
+        How messages name the argument, and what they advise.
+    kind
+        What is raised.
+    """
+    if isinstance(given, str | os.PathLike):
+        return os.fsdecode(given)
+    raise kind(f"{what}: expected a path, got {type(given).__name__}; {remedy}")
 
 
 def local_output(path: str | Path, what: str) -> Path:
@@ -42,9 +66,9 @@ def local_output(path: str | Path, what: str) -> Path:
     Raises
     ------
     ConfigError
-        For an address of another system.
+        For an address of another system, and for what is no path.
     """
-    local = local_path(path)
+    local = local_path(path_text(path, what, "give the path of a file or folder of this machine"))
     if not is_url(local):
         return Path(local)
     raise ConfigError(
@@ -58,9 +82,9 @@ def local_run(path: str | Path) -> Path:
     Raises
     ------
     RunDirectoryError
-        For an address of another system.
+        For an address of another system, and for what is no path.
     """
-    local = local_path(path)
+    local = local_path(path_text(path, "run", _NO_PATH_OF_RUN, RunDirectoryError))
     if not is_url(local):
         return Path(local)
     raise RunDirectoryError(

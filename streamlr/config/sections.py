@@ -17,7 +17,7 @@ from typing import Any, Literal
 from streamlr.config.feature_values import BoundsConfig, PenaltyConfig, check_penalty
 from streamlr.config.path import PathConfig, check_path, what_no_path_has
 from streamlr.config.places import HIDDEN as HIDDEN
-from streamlr.config.places import local_output
+from streamlr.config.places import local_output, path_text
 from streamlr.config.places import public_url as public_url
 from streamlr.config.reading import build
 from streamlr.config.tree import apply_override, copy_tree, read_tree
@@ -241,7 +241,9 @@ def load_config(source: str | Path | Mapping[str, Any] | TrainConfig, overrides:
 def _as_tree(source: str | Path | Mapping[str, Any] | TrainConfig) -> dict[str, Any]:
     if isinstance(source, TrainConfig):
         return source.to_dict()
-    return copy_tree(source) if isinstance(source, Mapping) else read_tree(Path(source))
+    if isinstance(source, Mapping):
+        return copy_tree(source)
+    return read_tree(Path(path_text(source, "config", "give that of a YAML file, a mapping of sections, or a TrainConfig")))
 
 
 def _check(config: TrainConfig) -> None:

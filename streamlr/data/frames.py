@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from streamlr.data.conventions.coordinates import coordinate_texts
 from streamlr.data.conventions.texts import text_of
 from streamlr.data.matching import match_names
+from streamlr.errors import DtypeError
+
+_NAMED = 5
 
 
 @runtime_checkable
@@ -42,6 +45,13 @@ class PandasFrame(Frame, Protocol):
 
 
 @runtime_checkable
+class FrameInMemory(PandasFrame, Protocol):
+    """Those of pandas alone."""
+
+    def to_numpy(self, dtype: Any, *, na_value: Any) -> Any: ...
+
+
+@runtime_checkable
 class LabelledArray(Protocol):
     """What is used of xarray's DataArray."""
 
@@ -66,6 +76,23 @@ def column_names(X: object) -> tuple[str, ...] | None:
     if isinstance(X, LabelledArray) and len(X.dims) == 2 and X.dims[1] in X.coords:
         return coordinate_texts(np.asarray(X.coords[X.dims[1]]), {})
     return None
+
+
+def frame_numbers(frame: FrameInMemory) -> NDArray[np.float64]:
+    """The numbers of a frame whose columns have no one type in NumPy, such as nullable ones, (m, n); missing ones are NaN.
+
+    Raises
+    ------
+    DtypeError
+        Names the columns that are no numbers.
+    """
+    kinds = [(text_of(name), kind) for name, kind in zip(frame.columns, frame.dtypes, strict=True)]
+    others = [f"{name!r} ({kind})" for name, kind in kinds if kind.kind not in "biuf"]
+    if others:
+        raise DtypeError(f"X has {len(others)} of {len(kinds)} columns that are no numbers: "
+                         f"{', '.join(others[:_NAMED])}{', ...' * (len(others) > _NAMED)}; encode or drop them")
+    numbers: NDArray[np.float64] = frame.to_numpy(np.float64, na_value=np.nan)
+    return numbers
 
 
 def in_order_of(names: Sequence[str] | None, X: object, model: str) -> tuple[Any, tuple[str, ...]]:

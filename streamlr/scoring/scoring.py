@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.config.places import local_output, local_run
+from streamlr.config.places import local_output, local_run, path_text
 from streamlr.config.sections import TrainConfig, load_config
 from streamlr.data.holdout import split_of
 from streamlr.data.matching import match_names, told_twice
@@ -31,6 +31,9 @@ from streamlr.runs.directory import CONFIG_NAME
 from streamlr.text import named
 
 Array = NDArray[np.float64]
+
+_NO_STORE = ("give the path or URL of a Zarr group; of arrays in memory the model predicts by itself, "
+             "such as streamlr.load_model(RUN).predict(X)")
 
 
 @memory_told()
@@ -173,7 +176,7 @@ def open_run(run: str | Path, store: str | None, overrides: Sequence[str], publi
     model = load_model(run)
     path = local_run(run) / CONFIG_NAME
     config = load_config(path if path.exists() else {}, overrides)
-    store = config.data.store if store is None else store
+    store = config.data.store if store is None else path_text(store, "store", _NO_STORE)
     options = {key: value for key, value in config.data.storage_options.items() if "://" in store}  # a path takes none
     config = replace(config, data=replace(config.data, store=store, storage_options=options, groups=config.data.groups if grouped or validation else None))
     if validation and split_of(config) is None:

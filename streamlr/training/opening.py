@@ -13,13 +13,14 @@ from streamlr.config.sections import TrainConfig
 from streamlr.data.frames import column_names
 from streamlr.data.holdout import open_store
 from streamlr.data.source import ArraySource, Rows, Source
-from streamlr.data.sources.adapters import in_memory, labels_of, rows_of
+from streamlr.data.sources.adapters import in_memory, labels_of, numbers_of, rows_of
 from streamlr.errors import ConfigError
 from streamlr.events import Note, Subscriber, publisher
 from streamlr.execution import ENGINES, open_engine
 from streamlr.execution.engine import one_blas_thread
 from streamlr.runs.directory import RunDirectory
 from streamlr.runs.session import FirstLook
+from streamlr.training.given import refuse_lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,11 @@ def opened(
 
 def _open_source(settings: TrainConfig, given: Arrays) -> Source:
     """The store, or the arrays in its place."""
-    if given.X is None and given.y is None:
-        if given.groups is not None or given.validation is not None:
-            raise ConfigError(
-                "groups and validation go with X and y; "
-                "of a store, data.groups and validation.array name them"
-            )
+    beside = {"sample_weight": given.sample_weight, "offset": given.offset}
+    others = {"groups": given.groups, "validation": given.validation}
+    of_store = given.X is None and given.y is None
+    refuse_lost(settings.data, beside | others, of_store=of_store)
+    if of_store:
         store = open_store(settings)
         store.check_chunks()
         return store
@@ -89,11 +89,8 @@ def _open_source(settings: TrainConfig, given: Arrays) -> Source:
             "with X and y give its values as validation="
         )
     fill_value = settings.data.fill_value
-    beside = {"sample_weight": given.sample_weight, "offset": given.offset}
     numbers = [
-        None
-        if values is None
-        else np.asarray(in_memory(values, name, fill_value), dtype=np.float64)
+        None if values is None else numbers_of(values, name, fill_value)
         for name, values in beside.items()
     ]
     groups = given.groups if given.validation is None else given.validation

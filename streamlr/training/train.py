@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from streamlr.config.sections import TrainConfig, load_config
 from streamlr.data.matching import match_names
 from streamlr.data.source import Rows
-from streamlr.errors import RunDirectoryError, ShapeError
+from streamlr.errors import ConfigError, RunDirectoryError, ShapeError
 from streamlr.events import Note, PassFinished, Subscriber, finite
 from streamlr.execution.limits import memory_told
 from streamlr.kernels.scans.moments import SampledRows
@@ -343,6 +343,11 @@ def _in_order_of_data(start: Model, look: FirstLook) -> Model:
 
     Features that it does not know start at 0.
     """
+    if not isinstance(start, Model):
+        raise ConfigError(
+            f"start: expected a Model, got {type(start).__name__}; "
+            "give that of a result (result.model) or streamlr.load_model(RUN)"
+        )
     source, n_features = look.source, start.coef_.shape[1]
     if start.feature_names is None or source.feature_names is None:
         if n_features != source.n_features:

@@ -30,7 +30,7 @@ _CATEGORICAL = "categorical"
 _NULLABLE = "nullable-"
 """What the encoding of a column with a mask begins with."""
 _OLD_CATEGORIES = "__categories"
-_PARTS = ("codes", "categories", "values", "mask")
+PARTS = ("codes", "categories", "values", "mask")
 _NAMED = 5
 
 Node = zarr.Array[Any] | zarr.Group
@@ -72,7 +72,7 @@ def refuse_part(name: str, key: str, parent: Node | None, where: str) -> None:
     """
     above, _, part = name.strip("/").rpartition("/")
     table, _, folder = above.rpartition("/")
-    if part in _PARTS and is_column(parent):
+    if part in PARTS and is_column(parent):
         column, of = above, f"the part {part!r} of a column ({encoding_of(parent)})"
     elif folder == _OLD_CATEGORIES:
         column, of = f"{table}/{part}".lstrip("/"), "the categories of a column"

@@ -26,6 +26,12 @@ def text_of(label: Any) -> str:
     return str(label)
 
 
+def is_gap(value: Any) -> bool:
+    """Whether an object equals nothing: None, NaN, or pandas' NA, whose comparisons are NA."""
+    same = value == value  # which NaN does not
+    return value is None or not (isinstance(same, bool | np.bool_) and same)
+
+
 @dataclass(frozen=True, slots=True)
 class Coded:
     """Some labels."""

@@ -114,10 +114,11 @@ def _common_features(tables: Sequence[NamedTable], columns: Columns) -> tuple[st
     for table in tables[1:]:
         ours = table.choice.features
         if set(ours) != set(first):
+            sides = (("first", set(ours) - set(first)), ("second", set(first) - set(ours)))
+            alone = ", ".join(f"only the {which} has {sorted(own)}" for which, own in sides if own)
             raise IngestError(
-                f"{table.path} and {tables[0].path} differ in their columns: only the first has "
-                f"{sorted(set(ours) - set(first))}, only the second has "
-                f"{sorted(set(first) - set(ours))}; bring them to the same columns"
+                f"{table.path} and {tables[0].path} differ in their columns: {alone}; bring them to the "
+                "same columns, or leave out with --drop what not all of them have"
             )
     return first
 

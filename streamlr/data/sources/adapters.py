@@ -3,21 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from streamlr.data.conventions.columns import PARTS, encoding_of, is_column
 from streamlr.data.conventions.marks import FillValue, marks_of_given
+from streamlr.data.conventions.texts import is_gap
+from streamlr.data.frames import FrameInMemory, frame_numbers
 from streamlr.data.source import Buffer, Rows, rows_of_memory_chunk
 from streamlr.data.sources.dask_rows import DaskArray, DaskFrame, DaskRows
 from streamlr.data.sources.sparse_rows import SparseMatrix, SparseRows, StoredMatrix, StoredSparseRows
 from streamlr.data.sources.zarr_rows import ZarrRows
 from streamlr.errors import DtypeError, LabelError
 
+
+@runtime_checkable
+class AnnotatedMatrix(Protocol):
+    """What tells anndata's AnnData from other things."""
+
+    X: Any
+    obs: Any
+    var: Any
+    layers: Any
+
+
+@runtime_checkable
+class LazyTable(Protocol):
+    """What tells Polars' LazyFrame from other things."""
+
+    def collect(self) -> Any: ...
+
+    def collect_schema(self) -> Any: ...
+
+
 Elsewhere = ZarrRows | DaskRows | StoredSparseRows
 """Rows that are not in memory."""
+
+
+def refuse_no_array(X: Any) -> None:
+    """Refuse what people bring in the place of features that holds them, or says where they are.
+
+    Raises
+    ------
+    DtypeError
+        With what to give.
+    """
+    if isinstance(X, str | Path):
+        raise DtypeError(f"X is the text {str(X)!r:.80}, and features are an array; the path of a store goes into data.store, without X and y")
+    if isinstance(X, np.ndarray):
+        return
+    if isinstance(X, LazyTable):
+        raise DtypeError(f"X is a {type(X).__name__}, which holds no rows yet; give X.collect()")
+    if isinstance(X, AnnotatedMatrix):
+        raise DtypeError(
+            f"X is an {type(X).__name__}, of which features are one matrix; give that, X=adata.X or a layer (X=adata.to_df() "
+            "has the names too), or in the place of X and y its Zarr store: data.store, and data.target: obs/COLUMN")
 
 
 def stored_rows(X: Any) -> Elsewhere | None:
@@ -34,6 +78,7 @@ def stored_rows(X: Any) -> Elsewhere | None:
         raise DtypeError(
             f"X is the Zarr group {X.name!r}, and features are an array; give one of those in it, or of a sparse "
             "matrix that anndata has written anndata.io.sparse_dataset(X)")
+    refuse_no_array(X)
     if isinstance(X, StoredMatrix):
         return StoredSparseRows.of(X)
     if isinstance(X, DaskFrame):
@@ -50,8 +95,39 @@ def rows_of(X: Any, fill_value: FillValue = None) -> NDArray[Any] | Rows:
         return ZarrRows(X, fill_value=fill_value)
     rows = X if isinstance(X, SparseRows | Elsewhere) else stored_rows(X)
     if rows is None:
-        return SparseRows(X.tocsr()) if isinstance(X, SparseMatrix) else np.asarray(X)
+        return SparseRows(X.tocsr()) if isinstance(X, SparseMatrix) else plain(X, "X")
     return rows.counted() if isinstance(rows, DaskRows) and len(rows.shape) == 2 else rows
+
+
+def plain(given: Any, name: str) -> NDArray[Any]:
+    """What NumPy makes of something in memory.
+
+    Raises
+    ------
+    DtypeError
+        Where that is nothing.
+    """
+    refuse_no_array(given)
+    try:
+        values = np.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise DtypeError(f"{name} is a {type(given).__name__}, of which NumPy makes no array ({error}); give an array of numbers") from error
+    return frame_numbers(given) if values.dtype.kind == "O" and isinstance(given, FrameInMemory) else values
+
+
+def numbers_of(given: Any, name: str, fill_value: FillValue = None) -> NDArray[np.float64]:
+    """Weights or an offset as numbers.
+
+    Raises
+    ------
+    DtypeError
+        Where they are none.
+    """
+    values = plain(in_memory(given, name, fill_value), name)
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DtypeError(f"{name} has the type {values.dtype}, and must be numbers ({error})") from error
 
 
 def in_memory(given: Any, name: str, fill_value: FillValue = None) -> Any:
@@ -64,13 +140,31 @@ def in_memory(given: Any, name: str, fill_value: FillValue = None) -> Any:
     """
     if isinstance(given, DaskArray | DaskFrame):
         return np.asarray(given)
+    if isinstance(given, zarr.Group):
+        how = "its values, anndata.io.read_elem(GROUP)" if is_column(given) else "one of those in it"
+        raise DtypeError(f"{name} is the Zarr group {given.name!r}, and one array is wanted; give {how}")
     if not isinstance(given, zarr.Array):
         return given
+    _refuse_part_of_column(given, name)
     values, marks = np.asarray(given[...]), marks_of_given(given, name, fill_value)
     if marks is not None and values.ndim in (1, 2) and marks.where(values).any():
         gaps = marks.gaps(np.atleast_2d(values.T), 0)
         raise marks.refusal(gaps, given.chunks[0], of_features=values.ndim == 2)
     return values
+
+
+def _refuse_part_of_column(given: zarr.Array[Any], name: str) -> None:
+    """Codes without their categories, or values without their mask, are no labels."""
+    above, _, part = given.path.rpartition("/")
+    if part not in PARTS or not above:
+        return
+    try:
+        parent = zarr.open_group(given.store, path=above, mode="r", zarr_format=given.metadata.zarr_format)
+    except FileNotFoundError:
+        return
+    if is_column(parent):
+        raise DtypeError(f"{name} is the part {part!r} of the column {above!r} ({encoding_of(parent)}), and means nothing without the others; "
+                         "give the values of the column, anndata.io.read_elem(GROUP)")
 
 
 def labels_of(y: Any, fill_value: FillValue = None) -> NDArray[Any]:
@@ -114,19 +208,13 @@ def without_gaps(y: Any) -> NDArray[Any]:
     if labels.dtype.kind not in "OT":
         return labels
     values = labels.ravel().tolist()
-    gaps = [row for row, value in enumerate(values) if _is_gap(value)]
+    gaps = [row for row, value in enumerate(values) if is_gap(value)]
     if gaps:
         raise LabelError(
             f"y holds {len(gaps)} missing label{'s' * (len(gaps) > 1)} (first: {values[gaps[0]]} at "
             f"row {gaps[0]}); drop or label those rows"
         )
     return labels
-
-
-def _is_gap(value: Any) -> bool:
-    """Whether an object equals nothing: None, NaN, or pandas' NA, whose comparisons are NA."""
-    same = value == value  # which NaN does not
-    return value is None or not (isinstance(same, bool | np.bool_) and same)
 
 
 def read_all_by_blocks(X: NDArray[Any] | Rows, function: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:

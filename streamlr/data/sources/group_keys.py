@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.data.conventions.texts import is_gap
 from streamlr.errors import DtypeError, NonFiniteError
 
 
@@ -38,6 +39,12 @@ def group_keys(labels: NDArray[Any], first_row: int, name: str) -> NDArray[np.ui
         return labels.astype(np.int64 if kind == "i" else np.uint64).view(np.uint64)
     if kind not in "UTSO":
         raise DtypeError(f"{name} has dtype {labels.dtype}; labels of groups must be integers, bools, floats or strings")
+    if kind == "O":
+        gaps = [row for row, label in enumerate(labels.tolist()) if is_gap(label)]
+        if gaps:
+            raise NonFiniteError(f"{name} holds {len(gaps)} missing labels in the rows from {first_row} on (first: "
+                                 f"{labels[gaps[0]]} at row {first_row + gaps[0]}); give every row one")
+        labels = labels.astype(str)
     distinct, codes = np.unique(labels, return_inverse=True)
     digests = b"".join(hashlib.blake2b(str(label).encode("utf-8", "backslashreplace"), digest_size=8).digest() for label in distinct.tolist())
     return np.frombuffer(digests, dtype=np.uint64)[codes]

@@ -65,6 +65,10 @@ def _open_here(path: str, config: DataConfig, how: Retries) -> zarr.Group:
             f"no store at {path!r} can be opened: {error.strerror} ({str(error.filename)!r}); "
             "check data.store, or give the user that runs this the right to read it"
         ) from error
+    except OSError as error:
+        if isinstance(error, DataError):
+            raise
+        raise StoreNotFoundError(f"no store at {path!r:.80}: {error.strerror}; check data.store") from error
     with _explained(config, config.shown_store):
         if "://" not in path:
             location = ZipStore(path, mode="r") if Path(path).is_file() else local_store(path, read_only=True)
@@ -119,6 +123,9 @@ def _require_directory(path: Path) -> None:
         while not near.exists() and near != near.parent:
             near = near.parent
         raise StoreNotFoundError(f"no store at {str(path)!r}: it does not exist (the nearest folder that does is {str(near)!r}); check data.store")
+    if path.is_file() and path.suffix == ".h5ad":
+        raise StoreNotFoundError(f"no Zarr group at {str(path)!r}: it is AnnData in HDF5; write it as Zarr "
+                                 "(anndata.read_h5ad(FILE).write_zarr(STORE)) and give that")
     if path.is_file() and path.suffix != ".zip":
         raise StoreNotFoundError(f"no Zarr group at {str(path)!r}: it is a file; make a store of a table with `streamlr ingest`")
     if (path / "model.zarr").exists():
