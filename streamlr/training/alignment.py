@@ -111,7 +111,8 @@ def apart_of(look: FirstLook, moments: Moments) -> float:
     held = model.penalty.l1 > 0 or model.bounds.given or (model.penalty.l2 > 0 and (model.standardize or solver == "proximal"))
     if held or wanted == "gradient_descent" or solver == "least_squares":
         return 0.0
-    return UNTOLD if model.family == "linear" and wanted == "lbfgs" and moments.correlation is not None else NEARLY
+    judged = model.family == "linear" and wanted in ("lbfgs", "proximal")
+    return UNTOLD if judged and moments.correlation is not None else NEARLY
 
 
 def _extent(moments: Moments, sample: SampledRows | None, unit: Array, centered: bool) -> Extent | None:

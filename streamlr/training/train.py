@@ -265,7 +265,8 @@ class _Run:
             equations = equations_of(objective, sample)
             return _Problem(objective, LeastSquares(objective, wanted.tolerance, equations), equations)
         solver = _SOLVERS[self.look.plan.solver](objective, wanted.tolerance)
-        if self.look.plan.solver == "lbfgs" and wanted.name == "lbfgs" and model.family == "linear" and objective.smooth and moments.correlation is not None:
+        judged = wanted.name in ("lbfgs", "proximal") and model.family == "linear" and objective.smooth
+        if judged and moments.correlation is not None:
             equations = equations_of(objective)
             return _Problem(objective, Judged(solver, objective, wanted.tolerance, equations), equations)
         return _Problem(objective, solver)
