@@ -407,7 +407,7 @@ def test_parameters_that_cannot_be_meant_are_refused(model: Any, message: str) -
 def test_small_data_need_no_threads_unless_they_are_asked_for(given: Any, started: int, monkeypatch: pytest.MonkeyPatch) -> None:
     X = features()
     kinds: list[str] = []
-    monkeypatch.setattr("streamlr.training.train.open_engine", lambda config: (kinds.append(config.kind), ThreadsEngine(1))[1])
+    monkeypatch.setattr("streamlr.training.opening.open_engine", lambda config: (kinds.append(config.kind), ThreadsEngine(1))[1])
     LogisticRegression(cluster=given).fit(X, targets("logistic", X))
     assert kinds == ["threads" if started else "serial"]
 

@@ -95,11 +95,14 @@ def test_nists_sets_are_solved_to_the_last_digit_in_three_reads(name: str, solve
         assert found.min() >= min(by_qr(data).min(), 14.0)
 
 
+@pytest.mark.parametrize("solver", ["lbfgs", "proximal"])
 @pytest.mark.parametrize("name", DATASETS)
-def test_lbfgs_does_not_say_that_it_converged_far_from_the_optimum(name: str) -> None:
+def test_a_quasi_newton_method_does_not_say_that_it_converged_far_from_the_optimum(
+    name: str, solver: str
+) -> None:
     data = DATASETS[name]
     events: list[Event] = []
-    result = fit(data.X, data.y, events, solver={"name": "lbfgs"}, fit_intercept=data.intercept)
+    result = fit(data.X, data.y, events, solver={"name": solver}, fit_intercept=data.intercept)
     assert result.status == "converged"
     found = data.digits(result.model.coef_[0], float(result.model.intercept_[0]))
     assert found.min() >= min(by_qr(data).min(), 13.0)  # combinations of features stand in the place of some of Filip's

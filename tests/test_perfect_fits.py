@@ -44,7 +44,7 @@ def columns(found: streamlr.Summary, name: str) -> Array:
     return np.array([getattr(row, name) for row in found.coefficients])
 
 
-@pytest.mark.parametrize("solver", ["auto", "newton", "lbfgs"])
+@pytest.mark.parametrize("solver", ["auto", "newton", "lbfgs", "proximal"])
 @pytest.mark.parametrize("name", sorted(set(DATASETS) - {"Filip"}))
 def test_the_standard_errors_that_nist_certifies(name: str, solver: str, tmp_path: Path) -> None:
     data = DATASETS[name]

@@ -57,13 +57,18 @@ def test_counts_of_which_few_are_above_0_cost_no_more_either() -> None:
     assert auto.passes <= plain.passes
 
 
-def test_one_rare_class_of_three_costs_no_more_either() -> None:
+def test_one_rare_class_of_three_costs_less_than_by_a_plain_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """L-BFGS without a sample, which takes 53 passes here, would be no yardstick."""
     X, haste = features()
     y = np.random.default_rng(3).integers(0, 2, ROWS)
-    y[events(haste, 90) > 0] = 2
-    auto, plain = fit(X, y, "auto"), fit(X, y, "lbfgs")
+    y[events(haste, 30) > 0] = 2
+    auto = fit(X, y, "auto")
+    monkeypatch.setattr("streamlr.runs.session.fractions_of", lambda counts, fraction: ())
+    plain = fit(X, y, "auto")
     assert (auto.status, plain.status) == ("converged", "converged")
-    assert auto.passes <= plain.passes
+    assert auto.passes <= 0.75 * plain.passes
 
 
 def test_a_sample_of_rare_events_is_the_same_on_every_engine() -> None:

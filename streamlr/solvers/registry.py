@@ -95,6 +95,7 @@ _KINDS = (
         lambda problem, settings: Proximal(problem, settings.tolerance),
         smooth_only=False,
         fits_paths=True,
+        judged_by_equations=True,
     ),
 )
 SOLVERS: dict[str, SolverKind] = {kind.name: kind for kind in _KINDS}
