@@ -66,10 +66,11 @@ for _command in COMMANDS:
 
 
 def _is_for_all(record: logging.LogRecord) -> bool:
-    """Whether a record is not of Dask's own log: what of its troubles a person should know, streamlr
-    says itself. Asked of each record, since Dask sets the level of its log when it is imported, which
-    is later."""
-    return record.levelno >= logging.CRITICAL or record.name.partition(".")[0] != "distributed"
+    """Whether a record is of no log that is for ``--verbose`` alone: what a person should know of Dask's
+    troubles, or of requests that were left behind, streamlr says itself. Asked of each record, since
+    Dask sets the level of its log when it is imported, which is later."""
+    library = record.name.partition(".")[0]
+    return record.levelno >= logging.CRITICAL or library not in ("asyncio", "distributed")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
