@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from streamlr.config.sections import ClusterConfig
+from streamlr.errors import MemoryLimitError
+from streamlr.execution import told_of_engine
 from streamlr.execution.limits import FoundLimit, found_limit
 from streamlr.execution.local import available_cores
 from streamlr.execution.process import process_bytes
@@ -120,6 +122,23 @@ def workers_of(cluster: ClusterConfig, threads: int, worker_base_bytes: int | No
     started = worker_base_bytes is not None
     return Workers(threads, min(threads, cluster.threads_per_worker), False, process_bytes() + (0 if started else projection.CLUSTER_BYTES),
                    projection.WORKER_BYTES if worker_base_bytes is None else worker_base_bytes, cluster.kind == "processes", here, worker_found)
+
+
+def with_room(cluster: ClusterConfig) -> ClusterConfig:
+    """The same, but a `MemoryLimitError` where processes of our own would not fit under what was found
+    even before they hold any data: the system would kill them while they start, and nobody would be
+    told why."""
+    if cluster.kind != "processes":
+        return cluster
+    workers = workers_of(cluster, told_of_engine(cluster)[0])
+    processes, found = workers.processes, workers.found
+    needed = workers.base_bytes + processes * workers.worker_base_bytes
+    if found is not None and needed > found.nbytes:
+        raise MemoryLimitError(
+            f"{processes} worker process{'es' * (processes > 1)} beside this one take about {needed / 1e6:.0f} MB before they "
+            f"read anything, and {found.source} is {found.nbytes / 1e6:.0f} MB; raise the limit, set cluster.workers to "
+            "fewer, or use cluster.kind: threads")
+    return cluster
 
 
 def peaks_of(demand: Demand, workers: Workers, threads: int) -> Peaks:

@@ -27,6 +27,7 @@ from streamlr.kernels.split import HELD_OUT
 from streamlr.model import Model
 from streamlr.objective.objective import Moments, Objective, data_coordinates
 from streamlr.pilot.solve import join_sample, sampled_metric, start_from_sample
+from streamlr.planning.workforce import with_room
 from streamlr.runs.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.runs.directory import RunDirectory
 from streamlr.runs.record import RunRecord
@@ -137,7 +138,7 @@ def opened(settings: TrainConfig, given: Arrays, subscribers: Sequence[Subscribe
         directory = None if where is None else stack.enter_context(RunDirectory(where, resume=resume, overwrite=overwrite))
         if settings.cluster.kind == "address":
             publish(Note(f"asking the scheduler at {settings.cluster.address}"))
-        engine = stack.enter_context(open_engine(settings.cluster))
+        engine = stack.enter_context(open_engine(with_room(settings.cluster)))
         stack.enter_context(one_blas_thread())
         yield FirstLook(settings, source, engine, publish), directory
 
