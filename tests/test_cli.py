@@ -281,6 +281,15 @@ def test_quiet_says_nothing(command: str, place: Path, tmp_path: Path) -> None:
     assert bool(done.stdout) == (command == "evaluate")
 
 
+def test_the_log_of_dask_is_for_verbose(place: Path, tmp_path: Path) -> None:
+    """In a process of its own: the level of that log is set when Dask is imported, after the command line has begun."""
+    train = ["train", "--config", "c.yaml", "--set", "cluster.kind=processes", "--set", "cluster.workers=1", "--quiet", "--run-dir"]
+    folder = fresh(place, tmp_path)
+    done = streamlr_process(*train, "quiet", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "distributed.scheduler: " in streamlr_process("--verbose", *train, "told", cwd=folder).stderr
+
+
 def test_quiet_with_json_leaves_the_document(place: Path, tmp_path: Path) -> None:
     done = streamlr_here("train", "--config", "c.yaml", "--quiet", "--json", cwd=fresh(place, tmp_path))
     assert done.stderr == ""

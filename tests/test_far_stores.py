@@ -99,6 +99,8 @@ def test_what_goes_on_failing_is_told_with_resume(web: Web, fault: Fault, why: s
     (404, "chunk 0 of X .*is missing"),
     (403, "chunk 0 of X .*access is refused"),
     (401, "chunk 0 of X .*access is refused"),
+    (501, "chunk 0 of X .*cannot be read: 501, .*see to the .*network, then add --resume"),
+    (416, "chunk 0 of X .*cannot be read: 416, .*see to the .*network, then add --resume"),
     ("garbage", "chunk 0 of X .*cannot be decoded"),
 ])
 def test_what_does_not_pass_is_told_at_once(web: Web, fault: Fault, message: str) -> None:

@@ -237,3 +237,24 @@ def test_memory_that_runs_out_in_a_pass_is_that_error(monkeypatch: pytest.Monkey
     X, y = two_class_data(200, 3)
     with pytest.raises(MemoryLimitError, match="Unable to allocate"):
         streamlr.train({}, X=np.asarray(X), y=y)
+
+
+def test_processes_that_would_not_fit_empty_are_refused_before_they_start(
+    store: DataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: ClusterConfig) -> None:
+        raise AssertionError("started")
+
+    monkeypatch.setitem(ENGINES, "processes", start)
+    few = FoundLimit(160 * MB, "memory.max of the control group 'g'")
+    monkeypatch.setattr("streamlr.planning.workforce.found_limit", lambda: few)
+    settings = {"data": {"store": store.store}, "cluster": {"kind": "processes", "workers": 2}}
+    refused = r"2 worker processes .* MB .*'g' is 160 MB; .*fewer"
+    with pytest.raises(MemoryLimitError, match=refused):
+        streamlr.train(settings)
+    run = {"data": settings["data"], "cluster": {"kind": "serial"}, "run": {"directory": str(tmp_path / "run")}}
+    with monkeypatch.context() as patch:
+        patch.setattr("streamlr.planning.workforce.found_limit", lambda: None)
+        streamlr.train(run)
+    with pytest.raises(MemoryLimitError, match=refused):
+        streamlr.summary(tmp_path / "run", overrides=["cluster.kind=processes", "cluster.workers=2"])

@@ -52,17 +52,25 @@ COMMANDS = (
 @click.option("-v", "--verbose", is_flag=True, help="Log what solvers and engines decide.")
 def cli(verbose: bool) -> None:
     """Exact linear models on data that does not fit in memory."""
+    handler = logging.StreamHandler(sys.stderr)
+    if not verbose:
+        handler.addFilter(_is_for_all)
     logging.basicConfig(
-        level=logging.WARNING, format="%(name)s: %(message)s", stream=sys.stderr
+        level=logging.WARNING, format="%(name)s: %(message)s", handlers=[handler]
     )
     logging.getLogger("streamlr").setLevel(logging.INFO if verbose else logging.WARNING)
-    if not verbose:
-        # what of its troubles a person should know, streamlr says itself
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)
 
 
 for _command in COMMANDS:
     cli.add_command(_command)
+
+
+def _is_for_all(record: logging.LogRecord) -> bool:
+    """Whether a record is of no log that is for ``--verbose`` alone: what a person should know of Dask's
+    troubles, or of requests that were left behind, streamlr says itself. Asked of each record, since
+    Dask sets the level of its log when it is imported, which is later."""
+    library = record.name.partition(".")[0]
+    return record.levelno >= logging.CRITICAL or library not in ("asyncio", "distributed")
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

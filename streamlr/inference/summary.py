@@ -36,6 +36,7 @@ from streamlr.kernels.scans.information import InformationScan, InformationSums,
 from streamlr.model import Model
 from streamlr.objective.objective import Moments
 from streamlr.planning.memory import HESSIANS_OF_THREAD
+from streamlr.planning.workforce import with_room
 from streamlr.runs.directory import CONFIG_NAME, read_summary
 from streamlr.runs.session import FirstLook
 from streamlr.scoring.scoring import open_run
@@ -112,7 +113,7 @@ def summary(run: str | Path, store: str | None = None, *, errors: Any = None, gr
                                      grouped=options.errors == "clustered", as_fitted=True)
     _refuse_unfit(run, model, config, source, facts, options)
     config = replace(config, model=replace(config.model, family=model.family), solver=replace(config.solver, name=OF_HESSIANS))  # type: ignore[arg-type]
-    with open_engine(config.cluster) as engine, one_blas_thread():
+    with open_engine(with_room(config.cluster)) as engine, one_blas_thread():
         look = FirstLook(config, source, engine, lambda event: _warnings_alone(event, publish))
         return _Inference(model, look, options, facts, publish).finish()
 

@@ -159,7 +159,7 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     if room.limit is not None and least is not None and not source.resident:
         demand = _holding(demand, least.nbytes, workers, threads)
     peaks = peaks_of(demand, workers, threads)
-    why = "" if not fitted or least is None else f"{' and '.join(fitted)}: {_shown(least.nbytes)} of {least.source}"
+    why = "" if not fitted or least is None else f"{' and '.join(fitted)}: {_shown(least.nbytes)} of {least.source.rstrip(',')}"
     return Plan(name, reason, demand.partition, source.n_features, str(source.dtype), threads * workers.processes, source.n_rows * demand.row_bytes,
                 source.stored_bytes, fraction, demand.row_bytes, peaks.largest, None if least is None else least.nbytes,
                 "" if least is None else least.source, room.excess(peaks), peaks.worker, demand.models, demand.candidates, demand.curvatures,

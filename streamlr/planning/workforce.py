@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from streamlr.config.sections import ClusterConfig
-from streamlr.execution import ENGINES
+from streamlr.errors import MemoryLimitError
+from streamlr.execution import ENGINES, told_of_engine
 from streamlr.execution.limits import FoundLimit, found_limit
 from streamlr.execution.local import available_cores
 from streamlr.execution.process import process_bytes
@@ -121,6 +122,31 @@ def workers_of(cluster: ClusterConfig, threads: int, worker_base_bytes: int | No
     started = worker_base_bytes is not None
     return Workers(threads, min(threads, cluster.threads_per_worker), False, process_bytes() + (0 if started else projection.CLUSTER_BYTES),
                    projection.WORKER_BYTES if worker_base_bytes is None else worker_base_bytes, ENGINES[cluster.kind].answers_directly, here, worker_found)
+
+
+def with_room(cluster: ClusterConfig) -> ClusterConfig:
+    """The same, if processes of our own fit under what was found before they hold any data.
+
+    The system would kill them while they start, and nobody would be told why.
+
+    Raises
+    ------
+    MemoryLimitError
+        Where they do not.
+    """
+    if not ENGINES[cluster.kind].answers_directly:
+        return cluster
+    workers = workers_of(cluster, told_of_engine(cluster)[0])
+    processes, found = workers.processes, workers.found
+    needed = workers.base_bytes + processes * workers.worker_base_bytes
+    if found is not None and needed > found.nbytes:
+        raise MemoryLimitError(
+            f"{processes} worker process{'es' * (processes > 1)} beside this one take about "
+            f"{needed / 1e6:.0f} MB before they read anything, and {found.source} is "
+            f"{found.nbytes / 1e6:.0f} MB; raise the limit, set cluster.workers to fewer, "
+            "or use cluster.kind: threads"
+        )
+    return cluster
 
 
 def peaks_of(demand: Demand, workers: Workers, threads: int) -> Peaks:

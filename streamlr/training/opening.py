@@ -18,6 +18,7 @@ from streamlr.errors import ConfigError
 from streamlr.events import Note, Subscriber, publisher
 from streamlr.execution import ENGINES, open_engine
 from streamlr.execution.engine import one_blas_thread
+from streamlr.planning.workforce import with_room
 from streamlr.runs.directory import RunDirectory
 from streamlr.runs.session import FirstLook
 from streamlr.training.given import refuse_lost
@@ -65,7 +66,7 @@ def opened(
             directory = stack.enter_context(kept)
         if ENGINES[settings.cluster.kind].count_threads is None:
             publish(Note(f"asking the scheduler at {settings.cluster.address}"))
-        engine = stack.enter_context(open_engine(settings.cluster))
+        engine = stack.enter_context(open_engine(with_room(settings.cluster)))
         stack.enter_context(one_blas_thread())
         yield FirstLook(settings, source, engine, publish), directory
 

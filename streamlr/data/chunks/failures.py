@@ -124,6 +124,11 @@ def lacks_memory(error: BaseException) -> bool:
     return failure_of(error) is Failure.MEMORY
 
 
+def was_answered(error: BaseException) -> bool:
+    """Whether a server said that it fails, so that nothing was read that could be unsound."""
+    return any(_of_answer(link) is not None for link in _chain(error))
+
+
 def is_unknown_host(error: BaseException) -> bool:
     """Whether nobody answered because the host's name leads nowhere."""
     return any(isinstance(link, socket.gaierror) or _HOST_TEXT.search(str(link)) for link in _chain(error))

@@ -20,7 +20,7 @@ from zarr.storage import LocalStore
 from streamlr.data.chunks.absent import wrapped_store
 from streamlr.data.chunks.checksums import zarr_checksums
 from streamlr.data.chunks.decoding import DamagedChunkError
-from streamlr.data.chunks.failures import Failure, failure_of, reason, requested_key
+from streamlr.data.chunks.failures import Failure, failure_of, reason, requested_key, was_answered
 from streamlr.data.chunks.files import NO_CHUNK, MissingChunkError, ShardLayout, chunk_files, shard_layout
 from streamlr.data.chunks.retries import Retries, StoppedError, UnreadableError, retried, unread
 from streamlr.data.chunks.watch import FileWatch
@@ -366,7 +366,7 @@ class StoredArray:
         if isinstance(error, ChunkError):
             return error
         rows = f"rows {start} to {stop - 1} of {self.name}"
-        told = isinstance(error, UnreadableError) or failure_of(error) is Failure.REFUSED
+        told = isinstance(error, UnreadableError) or failure_of(error) is Failure.REFUSED or was_answered(error)
         asked = self._asked_for(start, stop, error)
         if told and (asked is not None or self._retries.far):
             return unread(asked or rows, error, self._retries)
@@ -377,7 +377,7 @@ class StoredArray:
                 return self._missing_error(index)
             except Exception as found:
                 name, why = self.chunk_name(index), self._retries.scrub(reason(found))
-                if failure_of(found).passes or failure_of(found) is Failure.REFUSED:
+                if failure_of(found).passes or failure_of(found) is Failure.REFUSED or was_answered(found):
                     return unread(name, error if told else found, self._retries)
                 return ChunkError(f"{name} cannot be decoded: {why}; restore it or write the store again")
         return ChunkError(f"{rows} cannot be read: {self._retries.scrub(reason(error))}")
