@@ -217,12 +217,12 @@ def objective(store: Path, found: dict[str, Any]) -> tuple[float, float]:
     from streamlr.execution.local import SerialEngine
     from streamlr.execution.scanner import Scanner
     from streamlr.kernels.scans.labels import LabelScan
-    from streamlr.kernels.scans.moments import SurveyScan
+    from streamlr.kernels.scans.moments import MomentScan
     from streamlr.objective.objective import Moments, Objective
 
     scanner = Scanner(SerialEngine(), ZarrSource(DataConfig(store=str(store))), lambda event: None)
     classes = scanner.run(LabelScan(), "labels").labels
-    moments = Moments.from_sums(scanner.run(SurveyScan(classes, 0.0, 0), "survey"))
+    moments = Moments.from_sums(scanner.run(MomentScan(classes, 0.0, 0), "survey"))
     at = Objective(scanner, ModelConfig(), classes, moments)
     W, b = np.array(found["coef"])[:, None], np.array([found["intercept"]])
     evaluation = at.evaluate(at.coordinates.from_data_units(W, b)[None, :], "objective")[0]

@@ -97,8 +97,8 @@ def start(session: Session, engine: str, run: Path, *options: str) -> subprocess
     config.write_text(f"data: {{store: {session.store}}}\nsolver: {{name: gradient_descent, max_passes: {session.passes}}}\n"
                       f"cluster: {{{ENGINES[engine]}}}\n", encoding="utf-8")
     command = [*COMMAND, "train", "--config", str(config), "--run-dir", str(run), *options]
-    with open(run.with_suffix(".err"), "ab") as told:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told, start_new_session=True)
+    with open(run.with_suffix(".err"), "ab") as reported:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=reported, start_new_session=True)
 
 
 def end(process: subprocess.Popen[bytes], seconds: float) -> str:
@@ -243,7 +243,7 @@ def tell(session: Session, trials: list[Trial], most: float) -> bool:
     slow = [pair for pair in ratios if pair[0] > most]
     times = {engine: f"{statistics.median(seconds):.1f} s ({min(seconds):.1f} to {max(seconds):.1f}, {len(seconds)} runs)"
              for engine, seconds in session.usual.items()}
-    print("\nundisturbed: " + ", ".join(f"{engine} {told}" for engine, told in times.items()))
+    print("\nundisturbed: " + ", ".join(f"{engine} {reported}" for engine, reported in times.items()))
     for kind in dict.fromkeys((*CLIENT_SIGNALS, *ON_WORKERS)):
         mine = [ratio for ratio, trial in ratios if trial.struck and trial.kind == kind]
         if mine:

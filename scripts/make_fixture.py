@@ -254,8 +254,8 @@ def refuse_places(folder: Path, places: tuple[str, ...]) -> None:
     """Raise where a file tells where on this machine it was made."""
     for path in folder.rglob("*"):
         if path.is_file():
-            told = [place for place in places if place.encode() in path.read_bytes()]
-            assert not told, f"{path} holds {told}"
+            reported = [place for place in places if place.encode() in path.read_bytes()]
+            assert not reported, f"{path} holds {reported}"
 
 
 def pack(folder: Path, target: Path) -> None:

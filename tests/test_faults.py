@@ -72,7 +72,7 @@ class Signaller:
 @pytest.mark.parametrize(("what", "how_many", "held"), [(signal.SIGKILL, 1, 0), (signal.SIGKILL, 2, 20), (signal.SIGSTOP, 1, 20), (signal.SIGSTOP, 2, 0)],
                          ids=["one killed", "all killed", "one stopped", "all stopped"])
 def test_workers_that_die_or_hang_cost_no_bit(what: int, how_many: int, held: int, store: str) -> None:
-    source, partition = ZarrSource(DataConfig(store=store)), Partition(ROWS, 100, 100, held_slabs=held)
+    source, partition = ZarrSource(DataConfig(store=store)), Partition(ROWS, 100, 100, resident_slabs=held)
     expected = bits(SerialEngine().run(source, partition, scan(), lambda slab: None))
     with open_engine(ClusterConfig(kind="processes", workers=2, stall_seconds=2.0)) as engine:
         signaller = Signaller(engine, what, how_many)

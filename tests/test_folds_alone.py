@@ -20,7 +20,7 @@ from streamlr.events import Event, Note, PathPassFinished
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.scans.fold_sums import PartScan, PartSums, spread_of
-from streamlr.kernels.scans.moments import SurveyScan
+from streamlr.kernels.scans.moments import MomentScan
 from streamlr.kernels.split import Split, folds
 from streamlr.pilot import solve as warm_start
 from streamlr.training.path import PathResult
@@ -115,15 +115,15 @@ def test_however_the_store_is_laid_out(layout: dict[str, Any], dtype: str, tmp_p
 
 def test_without_standardize_nothing_is_gathered_and_nothing_changes() -> None:
     X, y, _, fold = data("logistic")
-    seen: list[SurveyScan] = []
-    original = SurveyScan.sums
+    seen: list[MomentScan] = []
+    original = MomentScan.sums
 
-    def watched(scan: SurveyScan, batch: Batch, leaf_rows: int, workspace: Workspace) -> Any:
+    def watched(scan: MomentScan, batch: Batch, leaf_rows: int, workspace: Workspace) -> Any:
         seen.append(scan)
         return original(scan, batch, leaf_rows, workspace)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SurveyScan, "sums", watched)
+        patch.setattr(MomentScan, "sums", watched)
         streamlr.path(config_of("logistic", lambdas=[0.1], folds=K), X=X, y=y, folds=fold)
         streamlr.path(config_of("logistic", standardize=True, lambdas=[0.1], folds=K), X=X, y=y, folds=fold)
         streamlr.path(config_of("logistic", standardize=True, lambdas=[0.1]), X=X, y=y)
@@ -138,7 +138,7 @@ def test_without_standardize_nothing_is_gathered_and_nothing_changes() -> None:
 def sums_of(X: Array, Y: Array, omega: Array, parts: Array, leaf_rows: int, family: str = "linear", offset: Array | None = None) -> PartSums:
     """By the survey, in leaves of so many rows."""
     classes = np.arange(3) if family == "softmax" else np.arange(2)
-    scan = SurveyScan(classes, 0.0, 0, family, parts=PartScan(Split((), 0, numbered=True), K, True, family == "linear"))
+    scan = MomentScan(classes, 0.0, 0, family, parts=PartScan(Split((), 0, numbered=True), K, True, family == "linear"))
     batch = batch_of(0, X.T, Y, omega, offset, parts.astype(np.int64).view(np.uint64))
     found = scan.sums(batch, leaf_rows, Workspace()).parts
     assert found is not None
@@ -219,9 +219,9 @@ def test_standard_errors_are_those_of_the_deviance(family: str) -> None:
     w = np.bincount(fold, weight)
     mean = by_fold @ w / w.sum()
     error = np.sqrt((by_fold - mean[:, None]) ** 2 @ w / w.sum() / (K - 1))
-    np.testing.assert_allclose([2 * row["held_loss_se"] for row in found.table], error, rtol=1e-7)
+    np.testing.assert_allclose([2 * row["validation_loss_se"] for row in found.table], error, rtol=1e-7)
     constant = 2 * np.average(np.where(y > 0, y * np.log(np.where(y > 0, y, 1.0)), 0.0) - y, weights=weight) if family == "poisson" else 0.0
-    np.testing.assert_allclose([2 * row["held_loss"] for row in found.table], mean - constant, rtol=1e-9)
+    np.testing.assert_allclose([2 * row["validation_loss"] for row in found.table], mean - constant, rtol=1e-9)
     lowest = int(mean.argmin())
     assert found.scores["lambda_min"] == found.lambdas[lowest]
     assert found.scores["lambda_1se"] == found.lambdas[np.flatnonzero(mean <= mean[lowest] + error[lowest])[0]]
@@ -260,9 +260,9 @@ def test_a_fold_that_holds_out_every_row_of_a_class_is_told_and_has_no_say() -> 
     losses, weight = found.fold_scores["loss"], np.bincount(fold)
     assert (losses[:, 1] > losses[:, [0, 2]].max(axis=1) + 0.2).all()  # which it would have spoilt
     for i, row in enumerate(found.table):
-        assert row["held_loss"] == pytest.approx(np.average(losses[i, [0, 2]], weights=weight[[0, 2]]), rel=1e-12)
-        assert row["held_accuracy"] == pytest.approx(found.fold_scores["accuracy"][i, [0, 2]].mean(), rel=1e-12)
-        assert row["held_loss_se"] == pytest.approx(np.std(losses[i, [0, 2]]), rel=1e-9)
+        assert row["validation_loss"] == pytest.approx(np.average(losses[i, [0, 2]], weights=weight[[0, 2]]), rel=1e-12)
+        assert row["validation_accuracy"] == pytest.approx(found.fold_scores["accuracy"][i, [0, 2]].mean(), rel=1e-12)
+        assert row["validation_loss_se"] == pytest.approx(np.std(losses[i, [0, 2]]), rel=1e-9)
     assert found.scores["folds_left_out"] == [2]
     assert found.status == "converged"
 
@@ -293,7 +293,7 @@ def test_of_two_classes_nobody_is_left_out_but_it_is_told() -> None:
     assert "left to be fitted in fold 2 (class 'yes') of 3: the models there cannot know it, and the held-out scores say little" in notes[0]
     assert found.scores["folds_left_out"] == []
     assert found.status == "converged"  # which the models of that fold cannot be
-    assert np.isfinite([row["held_loss"] for row in found.table]).all()
+    assert np.isfinite([row["validation_loss"] for row in found.table]).all()
 
 
 def test_areas_are_those_of_folds_that_hold_out_both_classes() -> None:
@@ -305,8 +305,8 @@ def test_areas_are_those_of_folds_that_hold_out_both_classes() -> None:
     areas, weight = found.fold_scores["auc"], np.bincount(fold)
     assert np.isnan(areas[:, 2]).all()
     for i, row in enumerate(found.table):
-        assert row["held_auc"] == pytest.approx(np.average(areas[i, :2], weights=weight[:2]), rel=1e-12)
-        assert row["held_auc_se"] == pytest.approx(np.std(areas[i, :2]), rel=1e-9)
+        assert row["validation_auc"] == pytest.approx(np.average(areas[i, :2], weights=weight[:2]), rel=1e-12)
+        assert row["validation_auc_se"] == pytest.approx(np.std(areas[i, :2]), rel=1e-9)
 
 
 def test_every_fold_that_lacks_a_class_is_counted() -> None:
@@ -331,16 +331,16 @@ def test_whoever_leaves_one_row_out_at_a_time_is_told_nothing() -> None:
     assert found.scores["folds_left_out"] == []
 
 
-@pytest.mark.parametrize(("family", "fitted", "held_out"), [
+@pytest.mark.parametrize(("family", "fitted", "holdout"), [
     ("poisson", "every count that is left to be fitted is 0 in fold 2 of 3: no finite rate fits them", "that is held out is 0 in fold 1, fold 3 of 3"),
     ("linear", "every target that is left to be fitted is the same in fold 2 of 3: the models there are constants", "is the same in fold 1, fold 3 of 3")])
-def test_numbers_that_are_all_the_same_in_a_fold_are_told(family: str, fitted: str, held_out: str) -> None:
+def test_numbers_that_are_all_the_same_in_a_fold_are_told(family: str, fitted: str, holdout: str) -> None:
     X, _, fold = three()
     y = np.zeros(600)
     y[[1, 4, 7, 10]] = [1, 2, 1, 4]
     found, notes = told(y, X, folds=fold, family=family)
     assert fitted in notes[0]
-    assert held_out in notes[1]
+    assert holdout in notes[1]
     assert found.status == "converged"
     assert told(y + (np.arange(600) % 7), X, folds=fold, family=family)[1] == []
 

@@ -25,7 +25,7 @@ from streamlr.kernels.metrics.classification import ClassSums
 from streamlr.kernels.scans.gradient import GradientScan, GradientSums
 from streamlr.kernels.scans.labels import LabelScan, LabelSums, indicator
 from streamlr.kernels.scans.metrics import MetricScan
-from streamlr.kernels.scans.moments import SurveyScan, SurveySums, locate_non_finite, row_is_drawn
+from streamlr.kernels.scans.moments import MomentScan, MomentSums, locate_non_finite, row_is_drawn
 
 Array = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
@@ -173,7 +173,7 @@ def frozen(batch: Batch) -> Batch:
 
 SCANS: dict[str, Any] = {
     "gradient": lambda: scan_of(hessian=True, shift=np.ones(n)),
-    "survey": lambda: SurveyScan(CLASSES, 0.5, 0),
+    "survey": lambda: MomentScan(CLASSES, 0.5, 0),
     "labels": lambda: LabelScan(),
     "metrics": lambda: MetricScan("logistic", CLASSES, candidates()[0][0], candidates()[1][0]),
 }
@@ -224,8 +224,8 @@ def pieces(batch: Batch, block: int) -> list[Batch]:
                   None if batch.weights is None else batch.weights[at : at + block]) for at in range(0, batch.X.shape[1], block)]
 
 
-def survey(batch: Batch, block: int = 1000, leaf_rows: int = 16, fraction: float = 0.0, seed: int = 0) -> SurveySums:
-    scan = SurveyScan(CLASSES, fraction, seed)
+def survey(batch: Batch, block: int = 1000, leaf_rows: int = 16, fraction: float = 0.0, seed: int = 0) -> MomentSums:
+    scan = MomentScan(CLASSES, fraction, seed)
     return fold([scan.sums(part, leaf_rows, Workspace()) for part in pieces(batch, block)])
 
 
@@ -356,10 +356,10 @@ def test_sums_of_non_finite_features_tell_of_them_without_a_warning(value: float
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = survey(replace(batch, X=X), 20)
-    assert np.isfinite(found.probe).tolist() == [True, False, False, *[True] * (len(found.probe) - 3)]
+    assert np.isfinite(found.finite_check).tolist() == [True, False, False, *[True] * (len(found.finite_check) - 3)]
 
 
-def drawn_rows(sums: SurveySums) -> NDArray[np.int64]:
+def drawn_rows(sums: MomentSums) -> NDArray[np.int64]:
     return np.concatenate([part.X[:, 0] for part in sums.sample]).astype(np.int64)
 
 

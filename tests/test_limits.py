@@ -21,9 +21,9 @@ from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import MemoryLimitError
 from streamlr.execution import ENGINES, limits
 from streamlr.execution.cluster.tasks import _bare_errors
-from streamlr.execution.limits import FoundLimit, found_limit, memory_told
+from streamlr.execution.limits import FoundLimit, found_limit, memory_reported
 from streamlr.planning.plan import check_plan, make_plan
-from streamlr.planning.workforce import Workers, workers_of
+from streamlr.planning.workforce import WorkerLayout, workers_of
 
 MB = 10**6
 GROUP = Path("/sys/fs/cgroup/memory/streamlr-test")
@@ -89,7 +89,7 @@ def test_what_the_shell_leaves_is_what_may_still_be_mapped() -> None:
 # what a plan does with it ----------------------------------------------------------------------------------------------
 
 
-def plan_under(store: DataConfig, workers: Workers, limit: int | None = None):  # type: ignore[no-untyped-def]
+def plan_under(store: DataConfig, workers: WorkerLayout, limit: int | None = None):  # type: ignore[no-untyped-def]
     config = load_config({"data": {"store": store.store}, "solver": {"name": "lbfgs"}, "cluster": {"memory_limit": limit}})
     return make_plan(config, ZarrSource(config.data), workers)
 
@@ -115,17 +115,17 @@ def test_a_set_limit_above_the_found_one_does_not_count(store: DataConfig) -> No
 
 def test_rows_stay_resident_under_a_set_limit_alone_and_within_the_found_one(store: DataConfig) -> None:
     workers = replace(workers_of(ClusterConfig(), 1), base_bytes=80 * MB, found=FoundLimit(2000 * MB, "the group's limit"))
-    assert plan_under(store, workers).partition.held_slabs == 0
+    assert plan_under(store, workers).partition.resident_slabs == 0
     every = plan_under(store, workers, limit=1000 * MB)
-    assert every.partition.held_slabs == every.partition.n_slabs
+    assert every.partition.resident_slabs == every.partition.n_slabs
     least = plan_under(store, workers).peak_bytes
     some = plan_under(store, replace(workers, found=FoundLimit(least + 4 * MB, "the group's limit")), limit=1000 * MB)
-    assert some.partition.held_slabs < some.partition.n_slabs
+    assert some.partition.resident_slabs < some.partition.n_slabs
     assert some.peak_bytes <= least + 4 * MB
 
 
 def test_processes_of_this_machine_share_its_limit(store: DataConfig) -> None:
-    two = Workers(2, 1, False, 80 * MB, 80 * MB, answer_directly=True)
+    two = WorkerLayout(2, 1, False, 80 * MB, 80 * MB, answer_directly=True)
     plan = plan_under(store, two)
     needed = plan_under(store, replace(two, found=FoundLimit(1, "the group's limit"))).excess
     assert needed is not None
@@ -135,7 +135,7 @@ def test_processes_of_this_machine_share_its_limit(store: DataConfig) -> None:
 
 
 def test_the_smallest_worker_of_a_cluster_counts(store: DataConfig) -> None:
-    workers = Workers(4, 1, False, 80 * MB, 80 * MB, worker_found=FoundLimit(100 * MB, "the memory limit of the worker at tcp://a"))
+    workers = WorkerLayout(4, 1, False, 80 * MB, 80 * MB, worker_found=FoundLimit(100 * MB, "the memory limit of the worker at tcp://a"))
     with pytest.raises(MemoryLimitError, match=r"in a worker .*the memory limit of the worker at tcp://a is 100 MB"):
         check_plan(plan_under(store, workers))
 
@@ -218,13 +218,13 @@ def test_memory_that_runs_out_on_a_worker_is_that_error() -> None:
 @pytest.mark.parametrize("error", [MemoryError("Unable to allocate 3 GiB"), OSError(errno.ENOMEM, "Cannot allocate memory"),
                                    RuntimeError("can't start new thread")], ids=["numpy", "system", "thread"])
 def test_what_the_system_says_of_memory_is_one_error(error: Exception) -> None:
-    with pytest.raises(MemoryLimitError, match=r"no more memory .*this process holds \d+ MB.*cluster.memory_limit"), memory_told():
+    with pytest.raises(MemoryLimitError, match=r"no more memory .*this process holds \d+ MB.*cluster.memory_limit"), memory_reported():
         raise error
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), RuntimeError("other"), MemoryLimitError("plan")], ids=["disk", "other", "plan"])
 def test_other_errors_stay_what_they_are(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, memory_told():
+    with pytest.raises(type(error)) as raised, memory_reported():
         raise error
     assert raised.value is error
 

@@ -28,9 +28,9 @@ from streamlr.kernels.columns import Columns
 from streamlr.kernels.scans.moments import SampledRows
 from streamlr.pilot import solve as warm_start
 from streamlr.pilot.solve import join_sample
-from streamlr.planning import memory as projection
+from streamlr.planning import memory as memory_model
 from streamlr.planning import workforce as workforce_module
-from streamlr.planning.memory import Demand, leader_peak, local_peak, worker_peak
+from streamlr.planning.memory import RunShape, client_peak, local_peak, worker_peak
 from streamlr.planning.plan import Plan, check_plan, make_plan
 from streamlr.planning.workforce import workers_of
 
@@ -185,10 +185,10 @@ def test_workers_of_ours_are_never_paused_and_nothing_is_moved_to_disk() -> None
 # what is projected ----------------------------------------------------------------------------------------------------
 
 
-def demand(store: DataConfig, **changes: Any) -> Demand:
+def demand(store: DataConfig, **changes: Any) -> RunShape:
     source = ZarrSource(store)
     partition = planned(settings(store)).partition
-    plain = Demand(partition, FEATURES, 8, 1, 4, False, 0, source.footprint(partition.block_rows), source.label_footprint(partition.block_rows))
+    plain = RunShape(partition, FEATURES, 8, 1, 4, False, 0, source.footprint(partition.block_rows), source.label_footprint(partition.block_rows))
     return replace(plain, **changes)
 
 
@@ -201,8 +201,8 @@ def test_a_process_is_projected_by_its_own_threads_and_the_leader_without_data(s
     plain = demand(store)
     one, two = (worker_peak(plain, threads, 3, 0) for threads in (1, 2))
     assert two > one + 2 * CHUNK_BYTES
-    assert leader_peak(plain, 2, 0) < 20 * MB
-    assert leader_peak(replace(plain, sample_rows=ROWS), 2, 0) > ROWS * FEATURES * 8
+    assert client_peak(plain, 2, 0) < 20 * MB
+    assert client_peak(replace(plain, sample_rows=ROWS), 2, 0) > ROWS * FEATURES * 8
 
 
 # large chunks in parts ------------------------------------------------------------------------------------------------
@@ -296,5 +296,5 @@ def test_the_script_names_its_cells(tmp_path: Path) -> None:
 
 
 def test_what_is_projected_of_a_metric_is_what_the_warm_start_makes_of_it() -> None:
-    assert (projection.DENSE_PARAMETERS, projection.DENSE_PRODUCTS, projection.NEWTON_PARAMETERS) == (
+    assert (memory_model.DENSE_PARAMETERS, memory_model.DENSE_PRODUCTS, memory_model.NEWTON_PARAMETERS) == (
         warm_start.MOST_COUPLED_PARAMETERS, warm_start._NEWTON_PRODUCTS, warm_start._NEWTON_PARAMETERS)

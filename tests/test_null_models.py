@@ -19,7 +19,7 @@ from streamlr.events import Event, ScanStarted
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.scans.moments import SurveyScan
+from streamlr.kernels.scans.moments import MomentScan
 from streamlr.objective.objective import Moments
 from streamlr.pilot import solve as warm_start
 from streamlr.planning.plan import MOST_SECANTS, make_plan, solves_null_model
@@ -356,7 +356,7 @@ def test_the_intercept_is_the_root_of_its_equation(family: str, far: float) -> N
     offset[weight == 0] = 1e300  # which no sum may notice
     source = ArraySource(np.zeros((500, 1)), y, weight, offset=offset)
     scanner = Scanner(SerialEngine(), source, lambda event: None)
-    moments = Moments.from_sums(scanner.run(SurveyScan(np.arange(2.0), 0.0, 0, family), "survey"))
+    moments = Moments.from_sums(scanner.run(MomentScan(np.arange(2.0), 0.0, 0, family), "survey"))
     u = intercept_beside_offset(scanner, FAMILIES[family], moments)
     kept = weight > 0
     z = np.longdouble(u) + offset[kept].astype(np.longdouble)

@@ -15,7 +15,7 @@ from streamlr.data.source import ArraySource
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES
-from streamlr.kernels.scans.moments import SurveyScan
+from streamlr.kernels.scans.moments import MomentScan
 from streamlr.objective.objective import Moments, Objective, data_coordinates, standard_coordinates
 
 Array = NDArray[np.float64]
@@ -73,7 +73,7 @@ def problem(l2: float = 0.0, standardize: bool = False, intercept: bool = True, 
     source = ArraySource(X, y, weights if weighted else None)
     scanner = Scanner(SerialEngine(), source, lambda event: None)
     classes = np.array([0, 1])
-    moments = Moments.from_sums(scanner.run(SurveyScan(classes, 0.0, 0), "survey"))
+    moments = Moments.from_sums(scanner.run(MomentScan(classes, 0.0, 0), "survey"))
     make = {"standard": standard_coordinates, "data": data_coordinates}[coordinates]
     model = ModelConfig("logistic", intercept, standardize, PenaltyConfig(l2))
     return Problem(X, y, weights, l2, standardize, Objective(scanner, model, classes, moments, make(moments, intercept)))
@@ -217,7 +217,7 @@ def test_an_intercept_is_a_column_of_ones() -> None:
     source = ArraySource(np.column_stack([X, np.ones(m)]), y)
     scanner = Scanner(SerialEngine(), source, lambda event: None)
     classes = np.array([0, 1])
-    moments = Moments.from_sums(scanner.run(SurveyScan(classes, 0.0, 0), "survey"))
+    moments = Moments.from_sums(scanner.run(MomentScan(classes, 0.0, 0), "survey"))
     other = Objective(scanner, ModelConfig(fit_intercept=False), classes, moments, data_coordinates(moments, False))
     point = some_point(n + 1)
     one, two = p.objective.evaluate(point[None, :], "t", hessian=True)[0], other.evaluate(point[None, :], "t", hessian=True)[0]
@@ -237,7 +237,7 @@ def test_a_mean_far_larger_than_the_spread_costs_no_digits_of_the_gradient(coord
     classes, at = np.array([0, 1]), []
     for offset in (0.0, 2.0**30):
         scanner = Scanner(SerialEngine(), ArraySource(far + offset, y), lambda event: None)
-        moments = Moments.from_sums(scanner.run(SurveyScan(classes, 0.0, 0), "survey"))
+        moments = Moments.from_sums(scanner.run(MomentScan(classes, 0.0, 0), "survey"))
         make = standard_coordinates if coordinates == "standard" else data_coordinates
         objective = Objective(scanner, ModelConfig(fit_intercept=intercept), classes, moments, make(moments, intercept))
         W = np.array([0.5, -0.25, -0.25])[:, None]  # sums to 0, so the offset cancels in Z also without an intercept
@@ -264,7 +264,7 @@ def test_a_point_that_classifies_every_example_correctly_separates() -> None:
     X, y = np.arange(6.0)[:, None], np.array([0, 0, 0, 1, 1, 1])
     scanner = Scanner(SerialEngine(), ArraySource(X, y), lambda event: None)
     classes = np.array([0, 1])
-    moments = Moments.from_sums(scanner.run(SurveyScan(classes, 0.0, 0), "survey"))
+    moments = Moments.from_sums(scanner.run(MomentScan(classes, 0.0, 0), "survey"))
     objective = Objective(scanner, ModelConfig(), classes, moments, data_coordinates(moments, True))
     found = objective.evaluate(np.array([[1.0, -2.5], [1.0, -2.0], [-1.0, 2.5]]), "t")
     assert [at.separates for at in found] == [True, False, False]
@@ -277,7 +277,7 @@ def test_a_constant_feature_has_a_gradient_of_zero_beside_an_intercept(intercept
     X[:, 1] = value
     scanner = Scanner(SerialEngine(), ArraySource(X, y), lambda event: None)
     classes = np.array([0, 1])
-    moments = Moments.from_sums(scanner.run(SurveyScan(classes, 0.0, 0), "survey"))
+    moments = Moments.from_sums(scanner.run(MomentScan(classes, 0.0, 0), "survey"))
     objective = Objective(scanner, ModelConfig(fit_intercept=intercept), classes, moments)
     found = objective.evaluate(some_point(objective.size)[None, :], "t")[0]
     # without an intercept a constant is a feature like any other

@@ -20,7 +20,7 @@ from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.columns import Columns
 from streamlr.kernels.scans.labels import LabelScan
-from streamlr.kernels.scans.moments import SurveyScan
+from streamlr.kernels.scans.moments import MomentScan
 from streamlr.pilot import solve as warm_start
 from streamlr.training.train import TrainResult
 
@@ -107,7 +107,7 @@ def test_a_scanner_counts_reads_of_features_alone() -> None:
     scanner = Scanner(SerialEngine(), CountingSource(X, y), lambda event: None)
     scanner.run(LabelScan(), "labels")
     assert (scanner.passes, sum(CountingSource.features.values())) == (0, 0)
-    scanner.run(SurveyScan(np.array([0, 1]), 0.0, 0), "survey")
+    scanner.run(MomentScan(np.array([0, 1]), 0.0, 0), "survey")
     assert scanner.passes == reads(CountingSource.features) == 1
 
 

@@ -60,7 +60,7 @@ def test_neither_grid_nor_choice_nor_fit_hang_on_the_unit_of_the_target(unit: fl
     assert r_squared(other, X, unit * y + shift) == pytest.approx(r_squared(one, X, y), abs=1e-8)
     assert r_squared(one, X, y) > 0.3  # which the grid of another unit does not reach
     np.testing.assert_allclose(other.coefficients / unit, one.coefficients, rtol=0, atol=1e-7 * np.abs(one.coefficients).max())
-    held = [[row["held_loss"] for row in found.table] for found in (one, other)]
+    held = [[row["validation_loss"] for row in found.table] for found in (one, other)]
     np.testing.assert_allclose(np.array(held[1]) / unit**2, held[0], rtol=1e-7)
 
 

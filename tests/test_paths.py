@@ -25,15 +25,15 @@ from streamlr.errors import ConfigError, RunDirectoryError, ShapeError
 from streamlr.events import Event, PathPassFinished, ScanStarted
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
-from streamlr.kernels.scans.fold_scores import HeldScores, bins_for
-from streamlr.kernels.scans.moments import SurveyScan
+from streamlr.kernels.scans.fold_scores import FoldScores, bins_for
+from streamlr.kernels.scans.moments import MomentScan
 from streamlr.kernels.split import folds
 from streamlr.objective.objective import Moments, Objective, evaluate_together
 from streamlr.pilot import solve as warm_start
 from streamlr.planning.plan import make_plan
 from streamlr.planning.workforce import workers_of
 from streamlr.solvers import Lbfgs, Solve, SolveProgress, minimize_together
-from streamlr.training.lambda_grid import Judgement, mean_and_error, penalized, strengths
+from streamlr.training.lambda_grid import CrossValidation, mean_and_error, penalized, strengths
 from streamlr.training.path import PathResult
 
 M, N = 900, 5
@@ -212,12 +212,12 @@ def test_the_grid_is_glmnets() -> None:
 def test_the_model_of_one_standard_error_is_the_most_penalised_within_it() -> None:
     losses = np.array([[1.0, 1.2], [0.7, 0.9], [0.6, 0.8], [0.5, 0.9], [0.9, 0.9]])
     weights = np.full((5, 2), 50.0)
-    found = Judgement.of(losses, weights)
+    found = CrossValidation.of(losses, weights)
     # means 1.1, 0.8, 0.7, 0.7, 0.9; of the lowest, 0.6 and 0.8 about 0.7: sqrt(0.01 / (2 - 1)) = 0.1, so up to 0.8
     np.testing.assert_allclose(found.mean, [1.1, 0.8, 0.7, 0.7, 0.9])
     np.testing.assert_allclose(found.standard_error[2], 0.1)
     assert found.lowest in (2, 3)
-    judged = Judgement.of(losses[:3] + 1e-9 * np.arange(3)[:, None], weights[:3])
+    judged = CrossValidation.of(losses[:3] + 1e-9 * np.arange(3)[:, None], weights[:3])
     assert (judged.lowest, judged.within_one) == (2, 1)
     mean, error = mean_and_error(np.array([[1.0, 4.0]]), np.array([[3.0, 1.0]]))
     np.testing.assert_allclose([mean[0], error[0]], [1.75, np.sqrt((3 * 0.75**2 + 2.25**2) / 4)])
@@ -227,8 +227,8 @@ def test_the_model_of_one_standard_error_is_the_most_penalised_within_it() -> No
 def test_the_chosen_model_is_that_of_the_table(choose: str) -> None:
     X, y = data()
     found = streamlr.path(config_of(count=12, folds=4, choose=choose), X=X, y=y)
-    mean = np.array([row["held_loss"] for row in found.table])
-    error = np.array([row["held_loss_se"] for row in found.table])
+    mean = np.array([row["validation_loss"] for row in found.table])
+    error = np.array([row["validation_loss_se"] for row in found.table])
     lowest = int(mean.argmin())
     expected = lowest if choose == "min" else int(np.flatnonzero(mean <= mean[lowest] + error[lowest])[0])
     assert found.chosen == expected
@@ -238,7 +238,7 @@ def test_the_chosen_model_is_that_of_the_table(choose: str) -> None:
     np.testing.assert_allclose(mean, losses @ held / M, rtol=1e-12)
     without_folds = streamlr.path(config_of(count=12), X=X, y=y)
     assert without_folds.chosen == 11
-    assert "held_loss" not in without_folds.table[0]
+    assert "validation_loss" not in without_folds.table[0]
 
 
 @pytest.mark.parametrize(("lambdas", "told"), [([0.3, 0.1], True), ([0.3, 1e-2, 1e-9], False), ([0.1], False)])
@@ -294,7 +294,7 @@ def test_scores_of_held_out_rows_merge(classes: int) -> None:
     bins = bins_for(rng.normal(size=(2, 3, 4, c)), np.zeros((2, 3, c)), rng.normal(size=(20, 4)))
     assert bins.width.shape == (2, 3)
     assert (bins.width > 0).all()
-    some = HeldScores(np.ones((2, 3)), np.ones((2, 3)), np.ones((2, 3, bins.count, 2)), np.zeros(1))
+    some = FoldScores(np.ones((2, 3)), np.ones((2, 3)), np.ones((2, 3, bins.count, 2)), np.zeros(1))
     twice = some + some
     np.testing.assert_array_equal(twice.bin_sum, 2.0)
     if classes == 2:
@@ -307,12 +307,12 @@ def test_scores_of_held_out_rows_merge(classes: int) -> None:
 def test_64_coefficient_vectors_take_one_pass() -> None:
     X, y = data()
     scanner = Scanner(SerialEngine(), ArraySource(X, y), lambda event: None)
-    moments = Moments.from_sums(scanner.run(SurveyScan(np.arange(2), 0.0, 0), "survey"))
+    moments = Moments.from_sums(scanner.run(MomentScan(np.arange(2), 0.0, 0), "survey"))
     assert scanner.passes == 1
     model = load_config({}).model
     problems, numbers = [], []
     for k in range(64):
-        objective = Objective(scanner, penalized(model, 1e-3 * (k + 1), 0.0), np.arange(2), moments, split=folds(4, 0), held_out=k % 5 - 1)
+        objective = Objective(scanner, penalized(model, 1e-3 * (k + 1), 0.0), np.arange(2), moments, split=folds(4, 0), holdout=k % 5 - 1)
         solver = Lbfgs(objective, 1e-8)
         problems.append(Solve(objective, solver, lambda found, solver=solver, objective=objective: solver.init(objective, found)))  # type: ignore[misc]
     standings = [SolveProgress(problem.problem.start()) for problem in problems]
@@ -531,7 +531,7 @@ def test_the_command_writes_a_table_and_a_model(store: str, tmp_path: Path) -> N
     assert [row["lambda"] for row in kept["path"]] == sorted((row["lambda"] for row in kept["path"]), reverse=True)
     chosen = kept["path"][kept["chosen"]]
     assert kept["lambda"] == chosen["lambda"] == kept["lambda_1se"]
-    assert {"l1", "l2", "loss", "nonzero", "held_loss", "held_loss_se", "held_auc", "held_accuracy", "status", "passes"} <= set(chosen)
+    assert {"l1", "l2", "loss", "nonzero", "validation_loss", "validation_loss_se", "validation_auc", "validation_accuracy", "status", "passes"} <= set(chosen)
     group = zarr.open_group(str(run / "path.zarr"), mode="r")
     coef = np.asarray(group["coef"])
     assert coef.shape == (6, 1, N)

@@ -17,7 +17,7 @@ from streamlr import train
 from streamlr.cli.main import cli
 from streamlr.config.sections import DataConfig, TrainConfig, load_config
 from streamlr.data import partition as partition_module
-from streamlr.data.partition import Partition, partition_rows, with_held_slabs, with_slabs_for
+from streamlr.data.partition import Partition, partition_rows, with_resident_slabs, with_slabs_for
 from streamlr.data.source import ArraySource
 from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import MemoryLimitError
@@ -26,7 +26,7 @@ from streamlr.kernels.scans.gradient import GradientScan
 from streamlr.planning import workforce as workforce_module
 from streamlr.planning.memory import TAKEN_OVER_SLABS
 from streamlr.planning.plan import Plan, check_plan, make_plan
-from streamlr.planning.workforce import Workers, workers_of
+from streamlr.planning.workforce import WorkerLayout, workers_of
 
 ROWS, FEATURES, CHUNK = 4000, 6, 50
 GIB = 2**30
@@ -118,16 +118,16 @@ def test_blocks_and_leaves_do_not_follow_the_threads() -> None:
 @pytest.mark.parametrize(("budget", "slabs"), [(-1, 0), (0, 0), (1599, 0), (1600, 1), (4799, 2), (10**9, 5)])
 def test_as_many_slabs_are_held_as_fit_whole(budget: int, slabs: int) -> None:
     partition = Partition(1000, 100, 100, slab_blocks=2)  # five slabs of 200 rows, 8 bytes each
-    assert with_held_slabs(partition, budget, 8).held_slabs == slabs
+    assert with_resident_slabs(partition, budget, 8).resident_slabs == slabs
 
 
 @pytest.mark.parametrize("kind", ["serial", "threads", "processes"])
 def test_what_is_held_counts_in_the_projected_peak_and_stays_within_the_limit(kind: str, store: DataConfig, small_blocks: None) -> None:
     threads = 1 if kind == "serial" else 2
     plain = planned(store, None, kind, threads, name="lbfgs")
-    assert plain.partition.held_slabs == 0
+    assert plain.partition.resident_slabs == 0
     held = planned(store, 10**9, kind, threads, name="lbfgs")
-    assert held.partition.held_slabs == held.partition.n_slabs
+    assert held.partition.resident_slabs == held.partition.n_slabs
     slab = held.partition.slab_blocks * CHUNK * FEATURES * 4
     share = slab * (-(-held.partition.n_slabs // 2) + TAKEN_OVER_SLABS if kind == "processes" else held.partition.n_slabs)
     grown = held.worker_peak_bytes - plain.worker_peak_bytes - min(share, plain.data_bytes)
@@ -141,13 +141,13 @@ def test_a_tight_limit_holds_a_part_and_the_peak_still_fits(store: DataConfig, s
     peak = planned(store, name="lbfgs").peak_bytes
     half = planned(store, round((peak + ROWS * FEATURES * 4 / 2) / 0.95), name="lbfgs")
     assert half.memory_limit is not None
-    assert 0.3 * half.partition.n_slabs < half.partition.held_slabs <= 0.5 * half.partition.n_slabs + 1
+    assert 0.3 * half.partition.n_slabs < half.partition.resident_slabs <= 0.5 * half.partition.n_slabs + 1
     assert half.peak_bytes <= half.memory_limit
 
 
 def test_arrays_in_memory_are_not_held_twice(store: DataConfig) -> None:
     source = ArraySource(*two_class_data(ROWS, FEATURES), None)
-    assert make_plan(settings(store, 10**9), source, Workers(2, 2, True, 0, 0)).partition.held_slabs == 0
+    assert make_plan(settings(store, 10**9), source, WorkerLayout(2, 2, True, 0, 0)).partition.resident_slabs == 0
 
 
 # the limit ------------------------------------------------------------------------------------------------------------

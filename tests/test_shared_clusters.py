@@ -321,7 +321,7 @@ def test_a_worker_that_joins_during_a_pass_and_cannot_take_part_costs_no_bit(
 ) -> None:
     source, partition = (
         ZarrSource(DataConfig(store=str(folder / "a.zarr"))),
-        Partition(ROWS, CHUNK, CHUNK, held_slabs=held),
+        Partition(ROWS, CHUNK, CHUNK, resident_slabs=held),
     )
     other = other_streamlr(tmp_path / "other", SCALED) if kind == "another" else None
     elsewhere.worker()

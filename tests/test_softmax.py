@@ -29,7 +29,7 @@ from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.batch import Workspace
 from streamlr.kernels.scans.gradient import GradientScan
-from streamlr.kernels.scans.moments import SurveyScan
+from streamlr.kernels.scans.moments import MomentScan
 from streamlr.model import load_model
 from streamlr.objective.objective import Moments, Objective, data_coordinates, standard_coordinates
 from streamlr.pilot import solve as warm_start
@@ -104,7 +104,7 @@ def problem(l2: float = 0.0, standardize: bool = False, intercept: bool = True, 
     X, y, omega = draw(rows)
     source = ArraySource(X, y, omega if weighted else None)
     scanner = Scanner(SerialEngine(), source, lambda event: None)
-    moments = Moments.from_sums(scanner.run(SurveyScan(CLASSES, 0.0, 0, "softmax"), "survey"))
+    moments = Moments.from_sums(scanner.run(MomentScan(CLASSES, 0.0, 0, "softmax"), "survey"))
     make = {"standard": standard_coordinates, "data": data_coordinates}[coordinates]
     model = ModelConfig("softmax", intercept, standardize, PenaltyConfig(l2))
     return Objective(scanner, model, CLASSES, moments, make(moments, intercept)), source

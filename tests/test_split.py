@@ -21,7 +21,7 @@ from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.scans.gradient import GradientScan
-from streamlr.kernels.scans.moments import SurveyScan
+from streamlr.kernels.scans.moments import MomentScan
 from streamlr.kernels.split import Split, folds
 from streamlr.objective.objective import Moments, Objective, evaluate_together
 from streamlr.solvers import Query
@@ -44,8 +44,7 @@ def parts_of(split: Split, rows: Batch) -> NDArray[np.intp]:
 
 def only(rows: Batch, kept: NDArray[np.bool_]) -> Batch:
     """The batch of some of the rows alone."""
-    return replace(rows, X=rows.X[:, kept], **{
-        name: None if getattr(rows, name) is None else getattr(rows, name)[kept] for name in ("target", "weights", "offset", "groups")})
+    return replace(rows, X=rows.X[:, kept], columns=rows.columns.part(kept))
 
 
 def test_shares_are_kept_within_what_chance_allows() -> None:
@@ -95,22 +94,22 @@ def test_sums_without_a_part_are_those_of_the_other_rows_and_the_part_has_its_lo
     rng = np.random.default_rng(1)
     K, n = 4, rows.X.shape[0]
     W, b = rng.normal(size=(K, n, c)), rng.normal(size=(K, c))
-    split, held_out = folds(3, 5), np.array([-1, 0, 1, 2])
-    found = GradientScan(family, classes, W, b, None, True, split, held_out).sums(rows, leaf_rows, Workspace())
+    split, holdout = folds(3, 5), np.array([-1, 0, 1, 2])
+    found = GradientScan(family, classes, W, b, None, True, split, holdout).sums(rows, leaf_rows, Workspace())
     parts = parts_of(split, rows)
     near: dict[str, Any] = {"rtol": 500 * EPS, "atol": 500 * EPS * 20}  # sums of 500 terms of a few units each
-    for k, part in enumerate(held_out):
+    for k, part in enumerate(holdout):
         scan = GradientScan(family, classes, W[k : k + 1], b[k : k + 1], None, True)
         kept = scan.sums(only(rows, parts != part), leaf_rows, Workspace())
-        np.testing.assert_allclose(found.weight_sum - found.held_weight_sum[k], kept.weight_sum, **near)
+        np.testing.assert_allclose(found.weight_sum - found.validation_weight_sum[k], kept.weight_sum, **near)
         for name in ("loss_sum", "loss_max", "coefficient_sum", "intercept_sum"):
             np.testing.assert_allclose(getattr(found, name)[k], getattr(kept, name)[0], **near)
         if k == 0:
             np.testing.assert_allclose(found.hessian_sum, kept.hessian_sum, **near)
-            assert found.held_loss_sum[k] == found.held_weight_sum[k] == 0
+            assert found.validation_loss_sum[k] == found.validation_weight_sum[k] == 0
         else:
             held = scan.sums(only(rows, parts == part), leaf_rows, Workspace())
-            np.testing.assert_allclose([found.held_loss_sum[k], found.held_weight_sum[k]], [held.loss_sum[0], held.weight_sum], **near)
+            np.testing.assert_allclose([found.validation_loss_sum[k], found.validation_weight_sum[k]], [held.loss_sum[0], held.weight_sum], **near)
 
 
 def test_the_hessian_of_the_first_candidate_leaves_out_what_that_holds_out() -> None:
@@ -126,11 +125,11 @@ def test_objectives_of_different_penalties_and_parts_are_evaluated_in_one_pass()
     assert rows.target is not None
     source = ArraySource(np.ascontiguousarray(rows.X.T), rows.target)
     scanner = Scanner(SerialEngine(), source, lambda event: None)
-    moments = Moments.from_sums(scanner.run(SurveyScan(np.arange(2), 0.0, 0), "survey"))
+    moments = Moments.from_sums(scanner.run(MomentScan(np.arange(2), 0.0, 0), "survey"))
     split = folds(3, 0)
 
     def objective(l2: float, part: int) -> Objective:
-        return Objective(scanner, ModelConfig(penalty=PenaltyConfig(l2=l2)), np.arange(2), moments, split=split, held_out=part)
+        return Objective(scanner, ModelConfig(penalty=PenaltyConfig(l2=l2)), np.arange(2), moments, split=split, holdout=part)
 
     points = np.random.default_rng(2).normal(size=(2, 4))
     asked = [Query(objective(0.1, -1), points), Query(objective(0.1, 0), points[:1]), Query(objective(2.0, 2), points[1:])]

@@ -22,7 +22,7 @@ from streamlr.errors import ConfigError, DtypeError, LabelError, NonFiniteError,
 from streamlr.events import Event, PassFinished, ScanStarted
 from streamlr.execution import ENGINES
 from streamlr.kernels.batch import Workspace
-from streamlr.kernels.scans.moments import SurveyScan
+from streamlr.kernels.scans.moments import MomentScan
 from streamlr.kernels.split import Split
 from streamlr.model import Model
 from streamlr.objective.objective import Moments
@@ -59,7 +59,7 @@ def weights() -> Array:
     return np.random.default_rng(3).integers(0, 4, ROWS) / 2.0
 
 
-def held_rows(seed: int = 0, groups: NDArray[Any] | None = None) -> NDArray[np.bool_]:
+def holdout_rows(seed: int = 0, groups: NDArray[Any] | None = None) -> NDArray[np.bool_]:
     """Which rows the hash holds out, each by its own number or group: `test_split` holds it to its shares."""
     split = Split((FRACTION,), seed)
     rows = batch_of(0, np.zeros((1, ROWS)), None, None, None, None if groups is None else group_keys(groups, 0, "g"))
@@ -109,7 +109,7 @@ class Scans:
 def test_the_model_is_that_of_the_other_rows_alone_and_the_loss_that_of_the_rows_held_out(family: str, solver: str, how: str) -> None:
     X, y, omega = features(), targets(family), weights()
     offset = X[:, 0] / 5 if family == "poisson" else None
-    held = held_rows() if how == "fraction" else np.arange(ROWS) >= 1100  # the last rows: whole blocks of nothing else
+    held = holdout_rows() if how == "fraction" else np.arange(ROWS) >= 1100  # the last rows: whole blocks of nothing else
     chosen: dict[str, Any] = {"fraction": FRACTION} if how == "fraction" else {}
     scans = Scans()
     found = train(settings(family, solver, **chosen), X=X, y=y, sample_weight=omega, offset=offset, validation=None if how == "fraction" else held,
@@ -130,7 +130,7 @@ def test_the_model_is_that_of_the_other_rows_alone_and_the_loss_that_of_the_rows
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_the_first_pass_tells_the_loss_of_intercepts_alone(solver: str) -> None:
-    y, held = targets("logistic"), held_rows()
+    y, held = targets("logistic"), holdout_rows()
     found = train(settings("logistic", solver, fraction=FRACTION), X=features(), y=y)
     p = 0.5 if solver == "gradient_descent" else y[~held].mean()  # which starts at zero
     expected = -(np.log(p) * y[held].mean() + np.log1p(-p) * (1 - y[held].mean()))
@@ -149,7 +149,7 @@ def test_balanced_class_weights_are_those_of_the_rows_that_are_fitted() -> None:
 def test_rows_of_a_group_are_held_out_together() -> None:
     X, y = features(), targets("linear")
     groups = np.array([f"person {i}" for i in np.random.default_rng(5).integers(0, 60, ROWS)])
-    held = held_rows(groups=groups)
+    held = holdout_rows(groups=groups)
     assert set(groups[held]).isdisjoint(groups[~held])
     found = train(settings("linear", fraction=FRACTION), X=X, y=y, groups=groups)
     alone = train(settings("linear"), X=X[~held], y=y[~held])
@@ -163,20 +163,20 @@ def test_without_rows_held_out_nothing_is_told_of_any() -> None:
 
 
 def test_moments_and_sample_have_no_part_of_the_rows_held_out() -> None:
-    X, y, omega, held = features(), targets("linear"), weights(), held_rows()
+    X, y, omega, held = features(), targets("linear"), weights(), holdout_rows()
     rows = batch_of(0, X.T, y, omega)
-    found = SurveyScan(np.empty(0), 0.5, 0, "linear", Split((FRACTION,), 0)).sums(rows, 100, Workspace())
-    kept = Moments.from_sums(SurveyScan(np.empty(0), 0.0, 0, "linear").sums(batch_of(0, X[~held].T, y[~held], omega[~held]), 100, Workspace()))
+    found = MomentScan(np.empty(0), 0.5, 0, "linear", Split((FRACTION,), 0)).sums(rows, 100, Workspace())
+    kept = Moments.from_sums(MomentScan(np.empty(0), 0.0, 0, "linear").sums(batch_of(0, X[~held].T, y[~held], omega[~held]), 100, Workspace()))
     moments = Moments.from_sums(found)
     assert moments.n_rows == kept.n_rows == np.count_nonzero(~held)
     for name in ("weight_sum", "mean", "spread", "target_mean", "target_variance", "comoment"):
         np.testing.assert_allclose(getattr(moments, name), getattr(kept, name), rtol=1e-12, atol=1e-13)
-    assert moments.held_target_mean is not None
-    np.testing.assert_allclose(moments.held_target_mean, [np.average(y[held], weights=omega[held])], rtol=1e-12)
+    assert moments.holdout_target_mean is not None
+    np.testing.assert_allclose(moments.holdout_target_mean, [np.average(y[held], weights=omega[held])], rtol=1e-12)
     drawn = np.concatenate([part.columns.target for part in found.sample])
     assert len(drawn) > 400
     assert not np.isin(drawn, y[held]).any()  # no two targets are equal
-    assert found.fingerprint == SurveyScan(np.empty(0), 0.0, 0, "linear").sums(rows, 100, Workspace()).fingerprint
+    assert found.fingerprint == MomentScan(np.empty(0), 0.0, 0, "linear").sums(rows, 100, Workspace()).fingerprint
 
 
 # Stopping
@@ -248,7 +248,7 @@ def test_every_solver_can_be_stopped_and_goes_on_to_the_same_bits_from_every_pas
 
 
 def test_a_solve_that_converges_first_keeps_the_optimum() -> None:
-    X, y, held = features(), targets("logistic"), held_rows()
+    X, y, held = features(), targets("logistic"), holdout_rows()
     found = train(settings(fraction=FRACTION, patience=50), X=X, y=y)
     assert found.status == "converged"
     np.testing.assert_allclose(found.model.coef_, train(settings(), X=X[~held], y=y[~held]).model.coef_, rtol=0, atol=NEAR)
@@ -270,7 +270,7 @@ def test_at_the_limit_of_passes_the_model_is_that_of_the_lowest_loss_too() -> No
 
 def write_store(path: Path, family: str = "logistic", **more: Any) -> str:
     group = zarr.create_group(str(path))
-    arrays = {"X": features(), "y": targets(family), "w": weights(), "test": held_rows(), "who": np.arange(ROWS) // 7, **more}
+    arrays = {"X": features(), "y": targets(family), "w": weights(), "test": holdout_rows(), "who": np.arange(ROWS) // 7, **more}
     for name, values in arrays.items():
         values = np.asarray(values)
         group.create_array(name, data=values, chunks=(CHUNK if name == "X" else 200, *values.shape[1:]), config={"write_empty_chunks": True})
@@ -298,13 +298,13 @@ def test_every_engine_gives_the_same_bits(choice: dict[str, Any], store: str) ->
     assert len({result.model.coefficients_sha256 for result in found}) == 1
     losses = [[line["validation_loss"] for line in result.history] for result in found]
     assert losses.count(losses[0]) == len(found)
-    assert found[0].summary["validation_rows"] == np.count_nonzero(held_rows(groups=np.arange(ROWS) // 7 if "groups" in choice else None))
+    assert found[0].summary["validation_rows"] == np.count_nonzero(holdout_rows(groups=np.arange(ROWS) // 7 if "groups" in choice else None))
 
 
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES)
 def test_the_rows_held_out_are_scored_alone(choice: dict[str, Any], store: str, tmp_path: Path) -> None:
     result = train(of_store(store, tmp_path / "run", **choice))
-    held = held_rows(groups=np.arange(ROWS) // 7 if "groups" in choice else None)
+    held = holdout_rows(groups=np.arange(ROWS) // 7 if "groups" in choice else None)
     apart = write_store(tmp_path / "held.zarr", X=features()[held], y=targets("logistic")[held], w=weights()[held])
     found, expected = evaluate(tmp_path / "run", store, validation=True), evaluate(tmp_path / "run", apart)
     assert found["rows"] == expected["rows"] == result.summary["validation_rows"]
@@ -319,7 +319,7 @@ def test_the_rows_of_numbers_that_are_held_out_are_scored_alone(tmp_path: Path) 
     config["model"]["family"] = "linear"
     result = train(config)
     found = evaluate(tmp_path / "run", store, validation=True)
-    held, omega = held_rows(), weights()
+    held, omega = holdout_rows(), weights()
     rest = targets("linear")[held] - result.model.predict(features()[held])
     assert found["rows"] == np.count_nonzero(held)
     assert found["mean_squared_error"] == pytest.approx(np.average(rest**2, weights=omega[held]), rel=1e-12)
@@ -364,7 +364,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], type[StreamlrError], str]] = {
 
 @pytest.mark.parametrize(("validation", "error", "words"), REFUSALS.values(), ids=REFUSALS)
 def test_a_split_that_cannot_be_meant_is_refused(validation: dict[str, Any], error: type[StreamlrError], words: str, tmp_path: Path) -> None:
-    held = held_rows()
+    held = holdout_rows()
     not_a_number = held.astype(np.float32)
     not_a_number[3] = np.nan
     store = write_store(tmp_path / "s.zarr", bad=np.where(np.arange(ROWS) == 1234, 2, held), texts=np.where(held, "yes", "no"), nan=not_a_number,
@@ -379,7 +379,7 @@ def test_all_rows_held_out_leave_nothing_to_fit() -> None:
 
 
 def test_a_value_that_is_no_number_is_found_among_the_rows_held_out_too() -> None:
-    X, held = features(), held_rows()
+    X, held = features(), holdout_rows()
     X[np.flatnonzero(held)[7], 2] = np.nan
     with pytest.raises(NonFiniteError, match=f"row {np.flatnonzero(held)[7]}, feature 2"):
         train(settings(fraction=FRACTION), X=X, y=targets("logistic"))

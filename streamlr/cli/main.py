@@ -80,13 +80,13 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _memory_told() -> Iterator[None]:
-    """As `streamlr.execution.limits.memory_told`, which is imported when there is something to tell."""
+    """As `streamlr.execution.limits.memory_reported`, which is imported when there is something to tell."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError):
-        from streamlr.execution.limits import memory_told
+        from streamlr.execution.limits import memory_reported
 
-        with memory_told():
+        with memory_reported():
             raise
 
 

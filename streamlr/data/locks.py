@@ -221,9 +221,9 @@ def _namespace() -> str:
 def _begun(pid: int) -> str:
     """When a process began, in ticks since the machine did, where the system tells."""
     try:
-        state, *told = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        state, *reported = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except (OSError, ValueError):
         return "-"
     if state in ("Z", "X"):
         return "ended"  # and not yet taken notice of by its parent
-    return told[18]
+    return reported[18]

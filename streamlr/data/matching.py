@@ -65,7 +65,7 @@ def match_names(wanted: Sequence[str], found: Sequence[str], model: str, data: s
     return Match(columns, tuple(name for name in found if name not in known))
 
 
-def told_twice(names: Sequence[str] | None) -> str | None:
+def ambiguous_names(names: Sequence[str] | None) -> str | None:
     """A sentence on names that several features have; None where all are unique."""
     if names is None or len(set(names)) == len(names):
         return None

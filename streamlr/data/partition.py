@@ -41,7 +41,7 @@ class Partition:
     """Rows of a leaf; the last one of a block may have fewer."""
     slab_blocks: int = 1
     """Blocks of a slab, a power of two."""
-    held_slabs: int = 0
+    resident_slabs: int = 0
     """Slabs, from the first on, that stay in memory after their first read."""
     tree_arity: int = MANY_SUMS
     """Sums that one task of the tree adds up, a power of two."""
@@ -62,9 +62,9 @@ class Partition:
         return range(slab * self.slab_blocks, min((slab + 1) * self.slab_blocks, self.n_blocks))
 
     @property
-    def held_rows(self) -> int:
+    def resident_rows(self) -> int:
         """Rows, from the first on, that stay in memory after their first read."""
-        return min(self.held_slabs * self.slab_blocks * self.block_rows, self.n_rows)
+        return min(self.resident_slabs * self.slab_blocks * self.block_rows, self.n_rows)
 
     def rows_of_slab(self, slab: int) -> tuple[int, int]:
         """First row and one past the last."""
@@ -95,10 +95,10 @@ def partition_rows(n_rows: int, n_features: int, chunk_rows: int, itemsize: int,
     return Partition(n_rows, block_rows, min(leaf_rows, block_rows))
 
 
-def with_held_slabs(partition: Partition, budget_bytes: int, row_bytes: int) -> Partition:
+def with_resident_slabs(partition: Partition, budget_bytes: int, row_bytes: int) -> Partition:
     """The same, with as many slabs kept in memory as fit into the budget."""
     slab_bytes = partition.slab_blocks * partition.block_rows * row_bytes
-    return replace(partition, held_slabs=max(0, min(partition.n_slabs, budget_bytes // max(1, slab_bytes))))
+    return replace(partition, resident_slabs=max(0, min(partition.n_slabs, budget_bytes // max(1, slab_bytes))))
 
 
 def with_slabs_for(partition: Partition, n_threads: int, row_bytes: int) -> Partition:

@@ -20,7 +20,7 @@ from streamlr.data.sources.adapters import in_memory, stored_rows
 from streamlr.errors import ConfigError
 from streamlr.estimator.checks import features_of, target_of, weights_of
 from streamlr.estimator.classifier import LogisticRegression, classes_of
-from streamlr.estimator.held_out import HeldOut, Tried, naming_classes
+from streamlr.estimator.holdout import HeldOut, Tried, naming_classes
 from streamlr.estimator.linear_model import Restraints
 from streamlr.model import Model
 from streamlr.reporting.console import Console
@@ -135,7 +135,7 @@ class LogisticRegressionCV(LogisticRegression):
         folds = _fold_of(self.cv, codes, for_split)
         order = np.argsort(Cs)
         found = [self._path(rows, codes, self._weights(codes, classes, given), folds, Cs[order], share) for share in ratios.tolist()]
-        self._tell_of_folds(found[0], classes)
+        self._announce_folds(found[0], classes)
         tried = Tried.of(found, Cs, ratios, np.argsort(order))
         if scorer is None:
             name, sign = _SCORES[self.scoring or "accuracy"]  # type: ignore[index]
@@ -145,7 +145,7 @@ class LogisticRegressionCV(LogisticRegression):
                                                                 lambda coef, intercept: self._alone(self._named(coef, intercept, classes)))
         self._choose(tried, scores, classes)
         self._keep_paths(tried, scores, classes)
-        self._tell_status(found)
+        self._announce_status(found)
         return self
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None, **params: Any) -> float:
@@ -200,8 +200,8 @@ class LogisticRegressionCV(LogisticRegression):
         if self.scoring == "roc_auc" and codes.max() > 1:
             raise ConfigError("scoring='roc_auc' is for two classes; set neg_log_loss or accuracy")
         total, n_folds, held = len(codes) if weights is None else float(weights.sum()), int(folds.max()) + 1, folds >= 0
-        held_weight = np.bincount(folds[held], None if weights is None else weights[held], n_folds)
-        shares = total / np.where(held_weight < total, total - held_weight, total)
+        validation_weight = np.bincount(folds[held], None if weights is None else weights[held], n_folds)
+        shares = total / np.where(validation_weight < total, total - validation_weight, total)
         solver = self._solver_for(rows, weights, Restraints(1.0, share))
         return path(
             {"model": {"family": self._family, "fit_intercept": bool(self.fit_intercept)},
@@ -256,7 +256,7 @@ class LogisticRegressionCV(LogisticRegression):
         self.coefs_paths_ = dict(zip(shown, np.moveaxis(paths, -2, 0), strict=True))
         self.scores_, self.n_iter_ = {label: scores.copy() for label in shown}, taken[None]
 
-    def _tell_of_folds(self, found: PathResult, classes: NDArray[Any]) -> None:
+    def _announce_folds(self, found: PathResult, classes: NDArray[Any]) -> None:
         lacks = found.fold_moments
         if lacks.unknown.any():
             warnings.warn(f"cv: no row of a class (that weighs anything) is left to be fitted in {lacking(lacks.unknown, classes.tolist())}: the models "
@@ -265,7 +265,7 @@ class LogisticRegressionCV(LogisticRegression):
             warnings.warn(f"cv: no row of a class (that weighs anything) is held out in {lacking(lacks.unseen, classes.tolist())}: there is no area under "
                           "a curve there, and the others choose", stacklevel=3)
 
-    def _tell_status(self, found: list[PathResult]) -> None:
+    def _announce_status(self, found: list[PathResult]) -> None:
         worst = next((result for result in found if result.status != "converged"), found[0])
         self.status_ = worst.status
         if worst.status != "converged":

@@ -131,7 +131,7 @@ def _block_sums(source: Source, partition: Partition, scan: Scan, block: int, me
     start, stop = partition.rows_of_block(block)
     batch = read_batch(source, scan, start, stop, memory.buffer)
     sums = scan.sums(batch, partition.leaf_rows, memory.workspace)
-    if scan.reads_features and not np.isfinite(sums.probe).all():
+    if scan.reads_features and not np.isfinite(sums.finite_check).all():
         _refuse_non_finite(source, batch)
     return sums
 

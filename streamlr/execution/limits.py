@@ -115,7 +115,7 @@ def _lines(path: Path) -> list[str]:
 
 
 @contextmanager
-def memory_told() -> Iterator[None]:
+def memory_reported() -> Iterator[None]:
     """What the system says when there is no more memory, as one error that says how much there was; also a decorator.
 
     Raises

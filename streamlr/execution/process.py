@@ -15,7 +15,7 @@ _M_MMAP_THRESHOLD = -3
 
 
 @functools.cache
-def settle_allocator() -> None:
+def configure_allocator() -> None:
     """Have blocks of 4 MiB and more mapped one by one, and so given back when they are freed; once for the life of a process.
 
     The GNU C library, left alone, learns from the first large block that is freed to keep all up to 32 MiB in its arenas: a fit of 2000
@@ -27,7 +27,7 @@ def settle_allocator() -> None:
         library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)  # smaller ones are kept: a kernel's vectors come and go with every leaf
 
 
-def give_back() -> None:
+def trim_allocator() -> None:
     """Return the pages of freed blocks to the operating system, where the C library can."""
     library = _c_library()
     if library is not None:

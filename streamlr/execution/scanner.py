@@ -96,7 +96,7 @@ class Scanner:
         whole = self.data_bytes if self.source.stored_bytes is None else self.source.stored_bytes
         if self.passes == 1:
             return whole
-        return round(whole * (1.0 - self.partition.held_rows / self.source.n_rows))
+        return round(whole * (1.0 - self.partition.resident_rows / self.source.n_rows))
 
 
 def plan_slabs(source: Source, n_threads: int, n_outputs: int = 1) -> Partition:

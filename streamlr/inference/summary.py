@@ -23,7 +23,7 @@ from streamlr.errors import ConfigError, DataError, LabelError, MemoryLimitError
 from streamlr.events import Event, Note, Subscriber, publisher
 from streamlr.execution import ENGINES, open_engine
 from streamlr.execution.engine import one_blas_thread
-from streamlr.execution.limits import memory_told
+from streamlr.execution.limits import memory_reported
 from streamlr.execution.scanner import Scanner
 from streamlr.inference.covariance import Bread, Layout, small_sample_factor
 from streamlr.inference.distributions import special
@@ -38,7 +38,7 @@ from streamlr.objective.objective import Moments
 from streamlr.planning.memory import HESSIANS_OF_THREAD
 from streamlr.planning.workforce import with_room
 from streamlr.runs.directory import CONFIG_NAME, read_summary
-from streamlr.runs.session import FirstLook
+from streamlr.runs.session import Session
 from streamlr.scoring.scoring import open_run
 from streamlr.solvers.registry import OF_HESSIANS
 
@@ -64,7 +64,7 @@ _NOT_NEAR_OPTIMUM = 1e-3
 """The same from which on a person is told."""
 
 
-@memory_told()
+@memory_reported()
 def summary(run: str | Path, store: str | None = None, *, errors: Any = None, groups: str | None = None, weights: Any = "case", confidence: float = 0.95,
             correction: str | None = None, use_t: bool | None = None, overrides: Sequence[str] = (), subscribers: Sequence[Subscriber] = ()) -> Summary:
     """Standard errors, tests and likelihoods of a trained model, in two passes over its data.
@@ -114,8 +114,8 @@ def summary(run: str | Path, store: str | None = None, *, errors: Any = None, gr
     _refuse_unfit(run, model, config, source, facts, options)
     config = replace(config, model=replace(config.model, family=model.family), solver=replace(config.solver, name=OF_HESSIANS))  # type: ignore[arg-type]
     with open_engine(with_room(config.cluster)) as engine, one_blas_thread():
-        look = FirstLook(config, source, engine, lambda event: _warnings_alone(event, publish))
-        return _Inference(model, look, options, facts, publish).finish()
+        session = Session(config, source, engine, lambda event: _warnings_alone(event, publish))
+        return _Inference(model, session, options, facts, publish).finish()
 
 
 def _override_of(groups: str, options: SummaryOptions) -> str:
@@ -193,25 +193,25 @@ def _names(model: Model) -> tuple[str, ...]:
 class _Inference:
     """The two passes, and what is made of them."""
 
-    def __init__(self, model: Model, look: FirstLook, options: SummaryOptions, facts: dict[str, Any], publish: Subscriber) -> None:
+    def __init__(self, model: Model, session: Session, options: SummaryOptions, facts: dict[str, Any], publish: Subscriber) -> None:
         self.model = model
-        self.look = look
+        self.session = session
         self.options = options
         self.facts = facts
         self.publish = publish
         self.family = FAMILIES[model.family]
-        self.layout = Layout(_names(model), _outputs(model), look.settings.model.fit_intercept)
+        self.layout = Layout(_names(model), _outputs(model), session.settings.model.fit_intercept)
         self.notes: list[str] = []
 
     @property
     def scanner(self) -> Scanner:
-        return self.look.scanner
+        return self.session.scanner
 
     def finish(self) -> Summary:
         classes = self._classes()
         self._check_memory(self._count_groups())
-        survey = self.look.survey(classes, 0.0, "survey")
-        moments = self.look.take(survey)
+        moment_sums = self.session.sum_moments(classes, 0.0, "statistics")
+        moments = self.session.moments_from(moment_sums)
         if moments.fingerprint != self.facts.get("data_fingerprint"):
             self._note(f"the data are not, bit by bit, those that the model was trained on (fingerprint {moments.fingerprint[:12]}, trained on "
                        f"{str(self.facts.get('data_fingerprint'))[:12]})", warning=True)
@@ -228,16 +228,16 @@ class _Inference:
 
     def _classes(self) -> NDArray[Any]:
         """The classes of the data, which must be those of the model."""
-        classes = self.look.list_labels()
+        classes = self.session.list_labels()
         if classes.tolist() != self.model.classes_.tolist():
-            raise LabelError(f"{self.look.source.describe('target')} holds the classes {classes.tolist()[:5]}, and the model was trained on "
+            raise LabelError(f"{self.session.source.describe('target')} holds the classes {classes.tolist()[:5]}, and the model was trained on "
                              f"{self.model.classes_.tolist()[:5]}; name the store that it was trained on with --store")
         return classes
 
     def _count_groups(self) -> int:
         if self.options.errors != "clustered":
             return 0
-        name = self.look.source.describe("groups")
+        name = self.session.source.describe("groups")
         found: GroupKeys = self.scanner.run(GroupScan(MOST_GROUP_VALUES // self.layout.size, name), "groups")
         if len(found.keys) < 2:
             raise DataError(f"{name} holds one group only; clustered errors compare groups with one another, so they need two, and better forty or more")
@@ -248,7 +248,7 @@ class _Inference:
 
     def _check_memory(self, n_groups: int) -> None:
         """Refuse what the meat adds to a pass that sums a Hessian, where that is over the limit."""
-        plan, cluster, d = self.look.plan, self.look.settings.cluster, self.layout.size
+        plan, cluster, d = self.session.plan, self.session.settings.cluster, self.layout.size
         threads = plan.threads if ENGINES[cluster.kind].in_process else min(plan.threads, cluster.threads_per_worker)
         scores = 8 * (d + 1) * hessian_leaf_rows(plan.partition.leaf_rows, *self.model.coef_.T.shape)
         extra = 0
@@ -265,7 +265,7 @@ class _Inference:
     def _null_intercepts(self, moments: Moments, classes: NDArray[Any]) -> Array:
         """Z of the best model without features, (c,); where there is an offset by Newton's method, which reads targets and offsets alone."""
         best = self.family.link(moments.target_mean)
-        if not self.look.source.has_offset:
+        if not self.session.source.has_offset:
             return best
         b, low, high = float(best[0]) - moments.offset_mean, -np.inf, np.inf
         for _ in range(_NEWTON_STEPS):
@@ -285,8 +285,8 @@ class _Inference:
         same = moments.fingerprint == self.facts.get("data_fingerprint")
         if same and self.family.may_recede:
             self._refuse_separated(step, moments)
-        moves = float(np.sqrt(np.abs(step @ sums.score[: len(step)]) / sums.weight_sum))  # a Z, in the root of the mean square
-        if moves <= self._rounding(moments):  # where a fit is perfect, rounding is all that is left, in errors and in steps
+        steps = float(np.sqrt(np.abs(step @ sums.score[: len(step)]) / sums.weight_sum))  # a Z, in the root of the mean square
+        if steps <= self._rounding(moments):  # where a fit is perfect, rounding is all that is left, in errors and in steps
             return
         with np.errstate(divide="ignore", invalid="ignore"):
             away = np.abs(step) / np.sqrt(self._dispersion(sums) * bread.variances_of_centered())
@@ -350,10 +350,10 @@ class _Inference:
         factor, linear = self.options.factor, self.family.quadratic
         if factor is not None:
             covariance = covariance * small_sample_factor(factor, linear=linear, n=n, d=d, groups=n_groups)
-        if self.look.class_factors is not None:
+        if self.session.class_factors is not None:
             self._note("weights of classes make no likelihood: what follows from one is left out")
         fit = Fit(self.model, self.layout, covariance, n, self.options.errors, self.options.confidence, n_groups, self.options.weights,
-                  self.look.source.weighted, self.look.class_factors is None, null, factor, self.options.with_t(self.family.has_dispersion))
+                  self.session.source.weighted, self.session.class_factors is None, null, factor, self.options.with_t(self.family.has_dispersion))
         return summarize(fit, sums, tuple(self.notes))
 
     def _note(self, text: str, *, warning: bool = False) -> None:

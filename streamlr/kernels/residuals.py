@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from streamlr.kernels.batch import Batch, Workspace, sum_over_leaves
 from streamlr.kernels.families.linear import Linear
 from streamlr.kernels.pairs import MOST_TERMS, SLICES, Pair, cross_product, power_above, product, slices, two_sum
-from streamlr.kernels.split import HELD_OUT, Split
+from streamlr.kernels.split import HOLDOUT, Split
 
 Array = NDArray[np.float64]
 
@@ -43,9 +43,9 @@ class ResidualSums:
     """Their weight, without that of the rows that are held out, in the unit of the scan, as all that is weighted."""
     loss_sum: float
     """Weighted loss of these."""
-    held_weight_sum: float
+    validation_weight_sum: float
     """Weight of the rows that are held out."""
-    held_loss_sum: float
+    validation_loss_sum: float
     """Weighted loss of these."""
     coefficient_sum: Pair
     """dW, (n,)."""
@@ -57,13 +57,13 @@ class ResidualSums:
     """Weighted sum of X - center, (n,); likewise."""
 
     @property
-    def probe(self) -> Array:
+    def finite_check(self) -> Array:
         return self.coefficient_sum.hi
 
     def __add__(self, other: ResidualSums) -> ResidualSums:
         return ResidualSums(
             self.n_rows + other.n_rows, self.weight_sum + other.weight_sum, self.loss_sum + other.loss_sum,
-            self.held_weight_sum + other.held_weight_sum, self.held_loss_sum + other.held_loss_sum,
+            self.validation_weight_sum + other.validation_weight_sum, self.validation_loss_sum + other.validation_loss_sum,
             self.coefficient_sum + other.coefficient_sum, self.intercept_sum + other.intercept_sum,
             _added(self.products, other.products), _added(self.feature_sum, other.feature_sum))
 
@@ -114,7 +114,7 @@ class ResidualScan:
         weights = batch.weights_of(leaf)
         omega = np.ones(len(residual.hi)) if weights is None else weights / self.weight_unit
         loss = 0.5 * residual.hi**2
-        out = np.zeros(len(omega), dtype=bool) if self.split is None else self.split.parts(batch, leaf) == HELD_OUT
+        out = np.zeros(len(omega), dtype=bool) if self.split is None else self.split.parts(batch, leaf) == HOLDOUT
         kept = np.where(out, 0.0, omega)
         weighted = residual * Pair.of(kept)
         products = feature_sum = None

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from streamlr.errors import LabelError
 from streamlr.kernels.batch import Batch
 
-HELD_OUT = 0
+HOLDOUT = 0
 """The part that is held out where there is one, and the rest."""
 _NO_PART = np.iinfo(np.intp).max
 """The part of rows that are in none: not -1, by which objectives say that they hold out nothing."""
@@ -55,9 +55,9 @@ class Split:
             return (places >= bounds[0]).astype(np.intp)
         return np.searchsorted(bounds, places, side="right")
 
-    def held_out(self, batch: Batch, leaf: slice) -> NDArray[np.bool_]:
+    def holdout(self, batch: Batch, leaf: slice) -> NDArray[np.bool_]:
         """Which examples of a leaf are in the part that is held out, (k,)."""
-        return self.parts(batch, leaf) == HELD_OUT
+        return self.parts(batch, leaf) == HOLDOUT
 
     def _listed_parts(self, batch: Batch, leaf: slice) -> NDArray[np.intp]:
         assert batch.groups is not None
@@ -66,7 +66,7 @@ class Split:
         if not good.all():
             raise LabelError(f"row {batch.first_row + leaf.start + int(np.argmin(good))} of {self.listed} is neither 0 nor 1; rows to be held out are 1 (or "
                              "true), the others 0 (or false)")
-        return np.where(keys == 1, HELD_OUT, HELD_OUT + 1).astype(np.intp)
+        return np.where(keys == 1, HOLDOUT, HOLDOUT + 1).astype(np.intp)
 
 
 def folds(n_folds: int, seed: int) -> Split:

@@ -48,7 +48,7 @@ class Objective:
     ----------
     scanner, model, classes, moments, coordinates
         The data, what is fitted to them, and what is known of them.
-    split, held_out
+    split, holdout
         The part of the rows that is left out of J, if any. Moments and coordinates may be those of all rows all the same, which changes no optimum but
         where the penalty is by the spreads.
     penalty_spread
@@ -56,11 +56,11 @@ class Objective:
     """
 
     def __init__(self, scanner: Scanner, model: ModelConfig, classes: NDArray[np.generic], moments: Moments,
-                 coordinates: Coordinates | None = None, split: Split | None = None, held_out: int = -1,
+                 coordinates: Coordinates | None = None, split: Split | None = None, holdout: int = -1,
                  penalty_spread: Array | None = None) -> None:
         self.scanner = scanner
         self.split = split
-        self.held_out = held_out
+        self.holdout = holdout
         self.model = model
         self.classes = classes
         self.moments = moments
@@ -196,14 +196,14 @@ class Objective:
         return at.join(V, np.broadcast_to(curvature, (c,)))
 
     def without_features(self, point: Array) -> Evaluation:
-        """The objective at a point of intercepts alone, from the survey: no pass. Not where there is an offset, which is no constant."""
+        """The objective at a point of intercepts alone, from the statistics pass: no pass. Not where there is an offset, which is no constant."""
         _, u = self.coordinates.split(point)
         m = self.moments
         db = self.family.activate(u[:, None])[:, 0] - m.target_mean
         dW = np.outer(m.mean - self._shift, db) - m.comoment
         held = np.nan
-        if m.held_target_mean is not None and m.held_target_variance is not None:
-            held = self.family.mean_loss(m.held_target_mean, u, m.held_target_variance)
+        if m.holdout_target_mean is not None and m.holdout_target_variance is not None:
+            held = self.family.mean_loss(m.holdout_target_mean, u, m.holdout_target_variance)
         return self._evaluation(point, self.family.mean_loss(m.target_mean, u, m.target_variance), dW, db, None, False, held)
 
     def evaluate(self, points: Array, title: str, *, hessian: bool = False, direction: Array | None = None) -> list[Evaluation]:
@@ -224,13 +224,13 @@ class Objective:
 
     def found(self, point: Array, sums: GradientSums, k: int, margins: Array | None = None) -> Evaluation:
         """What the sums say of candidate ``k``, which is ``point``; and the margins, (2,), of the direction that was tried with it, if one was."""
-        held = float(sums.held_weight_sum[k])
+        held = float(sums.validation_weight_sum[k])
         weight = sums.weight_sum - held
         return self._evaluation(
             point, float(sums.loss_sum[k] / weight), sums.coefficient_sum[k] / weight, sums.intercept_sum[k] / weight,
             None if sums.hessian_sum is None or k > 0 else sums.hessian_sum / weight,
             bool(sums.loss_max[k] < self.family.certain_loss),
-            float(sums.held_loss_sum[k]) / held if held > 0 else np.nan, held,
+            float(sums.validation_loss_sum[k]) / held if held > 0 else np.nan, held,
             _falls_for_ever(margins))
 
     def shifted_units(self, point: Array) -> tuple[Array, Array]:
@@ -313,7 +313,7 @@ def evaluate_together(queries: Sequence[Query[Objective]], title: str) -> list[l
         for at, query in enumerate(queries)
         if query.direction is not None
     )
-    held_out = np.array([objective.held_out for objective, _ in columns])
+    holdout = np.array([objective.holdout for objective, _ in columns])
     scan = GradientScan(
         first.model.family,
         first.classes,
@@ -322,7 +322,7 @@ def evaluate_together(queries: Sequence[Query[Objective]], title: str) -> list[l
         first.shift,
         queries[0].hessian,
         first.split,
-        None if first.split is None else held_out,
+        None if first.split is None else holdout,
         first.coordinates.basis,
         tried,
     )

@@ -20,7 +20,7 @@ from streamlr.data.partition import FEW_SUMS
 from streamlr.data.source import ArraySource
 from streamlr.execution.engine import Engine, one_blas_thread
 from streamlr.execution.local import SerialEngine, ThreadsEngine, available_cores
-from streamlr.execution.process import give_back
+from streamlr.execution.process import trim_allocator
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.columns import joined
 from streamlr.kernels.memory import page_memory
@@ -135,7 +135,7 @@ def join_sample(parts: list[SampledRows]) -> SampledRows | None:
         row += len(part)
         if (row - given) * X[:1].nbytes >= _GIVEN_BACK_BYTES:
             del part
-            give_back()
+            trim_allocator()
             given = row
     return SampledRows(X, columns)
 

@@ -332,5 +332,5 @@ def _between(anchors: list[int], hessians: list[Array], at: int) -> Array:
 
 def replace_scanner(objective: Objective, scanner: Scanner) -> Objective:
     """The same objective of other rows."""
-    return Objective(scanner, objective.model, objective.classes, objective.moments, objective.coordinates, objective.split, objective.held_out,
+    return Objective(scanner, objective.model, objective.classes, objective.moments, objective.coordinates, objective.split, objective.holdout,
                      objective.penalty_spread)

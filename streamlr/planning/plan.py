@@ -10,16 +10,16 @@ import numpy as np
 
 from streamlr.config.feature_values import FeatureValues
 from streamlr.config.sections import TrainConfig
-from streamlr.data.partition import FEW_SUMS, Partition, with_held_slabs
+from streamlr.data.partition import FEW_SUMS, Partition, with_resident_slabs
 from streamlr.data.source import Source
 from streamlr.errors import MemoryLimitError
 from streamlr.execution.engine import tree_tasks
 from streamlr.execution.scanner import plan_slabs
 from streamlr.kernels.families import FAMILIES
 from streamlr.pilot.solve import MOST_PARAMETERS, look_fraction, sample_fraction
-from streamlr.planning import memory as projection
-from streamlr.planning.memory import Demand, local_peak, worker_peak
-from streamlr.planning.workforce import Excess, Room, Workers, peaks_of
+from streamlr.planning import memory as memory_model
+from streamlr.planning.memory import RunShape, local_peak, worker_peak
+from streamlr.planning.workforce import Excess, Room, WorkerLayout, peaks_of
 from streamlr.solvers.registry import OF_ALL, OF_SMOOTH, OF_SQUARES, SOLVERS
 
 _MOST_CORRELATED = 64
@@ -114,13 +114,13 @@ class Plan:
             "slabs": p.n_slabs, "tasks_per_pass": p.n_slabs + tree_tasks(p.n_slabs, p.tree_arity), "threads": self.threads, "data_bytes": self.data_bytes,
             "stored_bytes": self.stored_bytes, "block_bytes": p.block_rows * self.row_bytes, "leaf_bytes": p.leaf_rows * self.features * 8,
             "models": self.models, "columns": self.columns,
-            "sample_rows": self.sample_rows, "sample_bytes": self.sample_rows * self.row_bytes, "held_slabs": p.held_slabs,
-            "held_bytes": p.held_rows * self.row_bytes, "peak_bytes": self.peak_bytes, "worker_peak_bytes": self.worker_peak_bytes,
+            "sample_rows": self.sample_rows, "sample_bytes": self.sample_rows * self.row_bytes, "held_slabs": p.resident_slabs,
+            "held_bytes": p.resident_rows * self.row_bytes, "peak_bytes": self.peak_bytes, "worker_peak_bytes": self.worker_peak_bytes,
             "memory_limit": self.memory_limit, "limit_source": self.limit_source, "fitted": self.fitted,
             "refused": self.refusal}
 
 
-def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: int = 1) -> Plan:
+def make_plan(config: TrainConfig, source: Source, workers: WorkerLayout, outputs: int = 1) -> Plan:
     """Project a run: its slabs, its solver and its memory; reads nothing.
 
     Where a memory limit asks for it, fewer threads than there are will work, which changes no bit of the result; a smaller sample,
@@ -137,7 +137,7 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
     least = room.of_process
     name, fraction, reason = choose_solver(config, source, outputs)
     fitted = []
-    if SOLVERS[name].by_equations and least is not None and not _fits(_demand(config, source, name, fraction, outputs, 1), least.nbytes):
+    if SOLVERS[name].by_equations and least is not None and not _fits(_shape_of(config, source, name, fraction, outputs, 1), least.nbytes):
         fitted.append("not all rows at once" if fraction else "no products of the features")
         name, fraction, reason = choose_solver(config, source, outputs, squares=False)
     if fraction and least is not None:
@@ -147,38 +147,38 @@ def make_plan(config: TrainConfig, source: Source, workers: Workers, outputs: in
             fitted.append(f"sample of {round(smaller * source.n_rows):,} rows" if smaller else "no sample")
             reason = choose_reason(source, smaller, name, least.source)
     threads = workers.threads_per_process
-    while threads > 1 and not room.fits(_demand(config, source, name, fraction, outputs, threads * workers.processes), threads):
+    while threads > 1 and not room.fits(_shape_of(config, source, name, fraction, outputs, threads * workers.processes), threads):
         threads -= 1
     if threads < workers.threads_per_process:
         fitted.insert(0, f"{threads} of {workers.threads_per_process} threads" + ("" if workers.in_this_process else " in each process"))
-    demand = _demand(config, source, name, fraction, outputs, threads * workers.processes)
-    while demand.candidates > _MOST_CANDIDATES and not room.fits(demand, threads):
-        demand = replace(demand, candidates=-(-demand.candidates // 2))
-    if demand.candidates < demand.models:
-        fitted.append(f"{demand.candidates} of {demand.models} models in a pass")
+    shape = _shape_of(config, source, name, fraction, outputs, threads * workers.processes)
+    while shape.candidates > _MOST_CANDIDATES and not room.fits(shape, threads):
+        shape = replace(shape, candidates=-(-shape.candidates // 2))
+    if shape.candidates < shape.models:
+        fitted.append(f"{shape.candidates} of {shape.models} models in a pass")
     if room.limit is not None and least is not None and not source.resident:
-        demand = _holding(demand, least.nbytes, workers, threads)
-    peaks = peaks_of(demand, workers, threads)
+        shape = _with_resident(shape, least.nbytes, workers, threads)
+    peaks = peaks_of(shape, workers, threads)
     why = "" if not fitted or least is None else f"{' and '.join(fitted)}: {_shown(least.nbytes)} of {least.source.rstrip(',')}"
-    return Plan(name, reason, demand.partition, source.n_features, str(source.dtype), threads * workers.processes, source.n_rows * demand.row_bytes,
-                source.stored_bytes, fraction, demand.row_bytes, peaks.largest, None if least is None else least.nbytes,
-                "" if least is None else least.source, room.excess(peaks), peaks.worker, demand.models, demand.candidates, demand.curvatures,
-                demand.products, demand.look_rows / source.n_rows, why)
+    return Plan(name, reason, shape.partition, source.n_features, str(source.dtype), threads * workers.processes, source.n_rows * shape.row_bytes,
+                source.stored_bytes, fraction, shape.row_bytes, peaks.largest, None if least is None else least.nbytes,
+                "" if least is None else least.source, room.excess(peaks), peaks.worker, shape.models, shape.candidates, shape.curvatures,
+                shape.products, shape.look_rows / source.n_rows, why)
 
 
-def _demand(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, threads: int) -> Demand:
+def _shape_of(config: TrainConfig, source: Source, solver: str, fraction: float, outputs: int, threads: int) -> RunShape:
     """What a run on so many threads in all asks for."""
     kind = SOLVERS[solver]
     models, secants = models_of(config), MOST_SECANTS if solves_null_model(config) else 0
     partition = plan_slabs(source, threads, outputs * models)
-    demand = Demand(
+    shape = RunShape(
         partition, source.n_features, source.dtype.itemsize, outputs, max(models, kind.candidates, secants), kind.needs_hessian,
         math.ceil(fraction * source.n_rows), source.footprint(partition.block_rows), source.label_footprint(partition.block_rows),
         not kind.smooth_only or secants > 0, config.validation.array is not None or config.validation.fraction > 0, models, strengths_of(config),
         *_parts_of(config), _sums_products(config, source, solver, fraction), kind.by_equations, _look_rows(config, source, solver))
-    if (demand.newton or demand.products) and demand.hessian_bytes >= _HEAVY_SUM_BYTES:
-        return replace(demand, partition=replace(partition, tree_arity=FEW_SUMS))
-    return demand
+    if (shape.newton or shape.products) and shape.hessian_bytes >= _HEAVY_SUM_BYTES:
+        return replace(shape, partition=replace(partition, tree_arity=FEW_SUMS))
+    return shape
 
 
 def _look_rows(config: TrainConfig, source: Source, solver: str) -> int:
@@ -189,7 +189,7 @@ def _look_rows(config: TrainConfig, source: Source, solver: str) -> int:
 
 
 def _sums_products(config: TrainConfig, source: Source, solver: str, fraction: float) -> bool:
-    """Whether the survey is to sum the products of the features: where the solver hangs on them, and else where they cost little."""
+    """Whether the statistics pass is to sum the products of the features: where the solver hangs on them, and else where they cost little."""
     most = _MOST_CORRELATED_OF_SQUARES if _is_quadratic(config) else _MOST_CORRELATED
     return (SOLVERS[solver].by_equations and not fraction) or source.n_features <= most
 
@@ -227,7 +227,7 @@ def _numbers(values: FeatureValues) -> list[float]:
 
 
 def _parts_of(config: TrainConfig) -> tuple[int, bool]:
-    """Parts of the rows whose moments the survey tells apart, and whether it tells those of the features."""
+    """Parts of the rows whose moments the statistics pass tells apart, and whether it tells those of the features."""
     if config.path is None:
         return 0, False
     return config.path.folds + 1, config.model.standardize and config.path.folds > 0
@@ -238,32 +238,32 @@ def _fitting_sample(config: TrainConfig, source: Source, solver: str, fraction: 
     least = sample_fraction(source.n_rows, source.n_features + config.model.fit_intercept, outputs, source.n_features * source.dtype.itemsize, least=True)
     share = 1.0
     while share >= _SMALLEST_SAMPLE and share * fraction >= least:
-        if _fits(_demand(config, source, solver, share * fraction, outputs, 1), limit):
+        if _fits(_shape_of(config, source, solver, share * fraction, outputs, 1), limit):
             return share * fraction
         share /= 2
     return 0.0
 
 
-def _fits(demand: Demand, limit: int) -> bool:
+def _fits(shape: RunShape, limit: int) -> bool:
     """Whether one thread has room, whatever the engine and whatever the process held before."""
-    return max(local_peak(demand, 1, _NOMINAL_BYTES), worker_peak(demand, 1, 1, _NOMINAL_BYTES)) <= limit
+    return max(local_peak(shape, 1, _NOMINAL_BYTES), worker_peak(shape, 1, 1, _NOMINAL_BYTES)) <= limit
 
 
-def _holding(demand: Demand, limit: int, workers: Workers, threads: int) -> Demand:
+def _with_resident(shape: RunShape, limit: int, workers: WorkerLayout, threads: int) -> RunShape:
     """With as many slabs kept in memory as the rest of the limit has room for, or on a cluster the share that Dask does not spill."""
 
-    def with_slabs(budget: int) -> Demand:
-        return replace(demand, partition=with_held_slabs(demand.partition, budget, demand.row_bytes))
+    def with_slabs(budget: int) -> RunShape:
+        return replace(shape, partition=with_resident_slabs(shape.partition, budget, shape.row_bytes))
 
     usable = int((_USABLE if workers.in_this_process or workers.answer_directly else _USABLE_OF_STRANGER) * limit)
-    all_held = with_slabs(demand.partition.n_rows * demand.row_bytes + demand.row_bytes * demand.partition.block_rows * demand.partition.slab_blocks)
-    if peaks_of(all_held, workers, threads).worker <= usable:
-        return all_held
-    budget = usable - peaks_of(demand, workers, threads).worker
+    all_resident = with_slabs(shape.partition.n_rows * shape.row_bytes + shape.row_bytes * shape.partition.block_rows * shape.partition.slab_blocks)
+    if peaks_of(all_resident, workers, threads).worker <= usable:
+        return all_resident
+    budget = usable - peaks_of(shape, workers, threads).worker
     if workers.in_this_process or workers.processes == 1:
         return with_slabs(budget)
-    slab = demand.partition.slab_blocks * demand.partition.block_rows * demand.row_bytes
-    return with_slabs((budget - projection.TAKEN_OVER_SLABS * slab) * workers.processes)
+    slab = shape.partition.slab_blocks * shape.partition.block_rows * shape.row_bytes
+    return with_slabs((budget - memory_model.TAKEN_OVER_SLABS * slab) * workers.processes)
 
 
 def _shown(nbytes: int | None) -> str:

@@ -15,7 +15,7 @@ from streamlr.events import Note, PassFinished, PathPassFinished
 from streamlr.objective.objective import Moments
 from streamlr.runs.checkpoint import Checkpoint, CheckpointWriter, has_checkpoint, load_checkpoint
 from streamlr.runs.directory import RunDirectory, remedy
-from streamlr.runs.session import FirstLook
+from streamlr.runs.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ class RunRecord:
         A record for each pass, as in ``history.jsonl``.
     """
 
-    def __init__(self, look: FirstLook, directory: RunDirectory | None) -> None:
-        self.look = look
+    def __init__(self, session: Session, directory: RunDirectory | None) -> None:
+        self.session = session
         self.directory = directory
         self.history: list[dict[str, Any]] = []
         self._writer = None if directory is None else CheckpointWriter(directory.checkpoints)
@@ -63,7 +63,7 @@ class RunRecord:
         RunDirectoryError
             When it belongs to other data, another configuration or another format.
         """
-        return None if self.directory is None else load_checkpoint(self.directory.checkpoints, run_fingerprint(self.look.settings, self.look.source))
+        return None if self.directory is None else load_checkpoint(self.directory.checkpoints, run_fingerprint(self.session.settings, self.session.source))
 
     def continue_from(self, saved: Checkpoint) -> None:
         """Take the history from a checkpoint, in the place of what the directory holds."""
@@ -71,17 +71,17 @@ class RunRecord:
         self.history = list(saved.values["history"])
         self._committed = saved.passes
         self._seconds_before = float(saved.values["seconds"])
-        self.directory.write_config(self.look.settings)
+        self.directory.write_config(self.session.settings)
         self.directory.write_history(self.history)
         self.begin_pass()
 
     def begin_pass(self) -> None:
         """What is read before this, to list labels or to compare data, belongs to no pass."""
-        self._pass_started, self._bytes_told = time.monotonic(), self.look.scanner.bytes_read
+        self._pass_started, self._bytes_told = time.monotonic(), self.session.scanner.bytes_read
 
     def cost_of_pass(self) -> tuple[float, int]:
         """Seconds and bytes since the last pass."""
-        seconds, read = time.monotonic() - self._pass_started, self.look.scanner.bytes_read - self._bytes_told
+        seconds, read = time.monotonic() - self._pass_started, self.session.scanner.bytes_read - self._bytes_told
         self.begin_pass()
         return seconds, read
 
@@ -101,21 +101,21 @@ class RunRecord:
         if self.directory is not None:
             if event.number == 1:
                 self.directory.begin()
-                self.directory.write_config(self.look.settings)
+                self.directory.write_config(self.session.settings)
                 self.directory.write_history(self.history)
             else:
                 self.directory.append_history(self.history[-1])
             self._pending = made or self._pending
-            if made is not None and (ended or event.number - self._committed >= self.look.settings.run.checkpoint_every):
+            if made is not None and (ended or event.number - self._committed >= self.session.settings.run.checkpoint_every):
                 self._commit()
-        self.look.publish(event)
+        self.session.publish(event)
 
     def checkpoint(self, passes: int, arrays: Mapping[str, Any], values: Mapping[str, Any]) -> Checkpoint:
         """One with these arrays and values, and with what every run needs beside them."""
-        known = {"class_factors": self.look.class_factors, "strata": self.look.strata}
+        known = {"class_factors": self.session.class_factors, "strata": self.session.strata}
         arrays = {**arrays, **{name: array for name, array in known.items() if array is not None}}
-        values = {**values, "history": self.history[:passes], "modified": self.look.source.modified, "seconds": self.seconds}
-        return Checkpoint(passes, run_fingerprint(self.look.settings, self.look.source), arrays, values)
+        values = {**values, "history": self.history[:passes], "modified": self.session.source.modified, "seconds": self.seconds}
+        return Checkpoint(passes, run_fingerprint(self.session.settings, self.session.source), arrays, values)
 
     def commit_finished(self) -> None:
         """The run ends before its time: commit the last finished pass, where ``run.checkpoint_every`` has not done so."""
@@ -134,15 +134,15 @@ class RunRecord:
             return f"{where} is gone: somebody removed or replaced the directory of this run; bring it back and add --resume, or start again with --overwrite"
         return f"{where} is intact: {remedy(error)}, then add --resume to go on"
 
-    def tell_changed_data(self, moments: Moments) -> None:
+    def announce_changed_data(self, moments: Moments) -> None:
         """Hold the data against those of the run that is being replaced: a flipped bit without a checksum shows only so."""
         before = None if self.directory is None else self.directory.previous_summary
-        source, store = self.look.source, self.look.settings.data.shown_store
+        source, store = self.session.source, self.session.settings.data.shown_store
         dtype = str(source.dtype)
         if before is None or (before.get("data_fingerprint", moments.fingerprint), before.get("dtype", dtype)) == (moments.fingerprint, dtype):
             return
         if before.get("store") == store and before.get("rows") == source.n_rows:
-            self.look.publish(Note(f"the data in {store} are not those that the run being replaced was trained on (fingerprint "
+            self.session.publish(Note(f"the data in {store} are not those that the run being replaced was trained on (fingerprint "
                                    f"{moments.fingerprint[:12]}, {dtype}; was {before['data_fingerprint'][:12]}, {before.get('dtype', dtype)}); "
                                    "if nobody changed the store, it is damaged", warning=True))
 

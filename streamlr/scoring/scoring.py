@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from streamlr.config.places import local_output, local_run, path_text
 from streamlr.config.sections import TrainConfig, load_config
 from streamlr.data.holdout import split_of
-from streamlr.data.matching import match_names, told_twice
+from streamlr.data.matching import ambiguous_names, match_names
 from streamlr.data.predictions import PredictionWriter, write_rows
 from streamlr.data.source import Source
 from streamlr.data.sources.selected import SelectedFeatures
@@ -21,7 +21,7 @@ from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import ConfigError, LabelError, NonFiniteError, ShapeError
 from streamlr.events import Note, Subscriber, finite, publisher
 from streamlr.execution import open_engine
-from streamlr.execution.limits import memory_told
+from streamlr.execution.limits import memory_reported
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.families import FAMILIES
@@ -36,7 +36,7 @@ _NO_STORE = ("give the path or URL of a Zarr group; of arrays in memory the mode
              "such as streamlr.load_model(RUN).predict(X)")
 
 
-@memory_told()
+@memory_reported()
 def evaluate(run: str | Path, store: str, *, validation: bool = False, overrides: Sequence[str] = (), subscribers: Sequence[Subscriber] = ()) -> dict[str, Any]:
     """Metrics of a trained model on a store, in one pass.
 
@@ -89,7 +89,7 @@ def require_plotted(run: str | Path) -> None:
         raise ConfigError(f"the model of {str(run)!r} is of the family {family}; calibration, ROC curve and lift are drawn of classes: leave out --plot")
 
 
-@memory_told()
+@memory_reported()
 def predict(run: str | Path, store: str, out: str | Path, *, overwrite: bool = False, overrides: Sequence[str] = (),
             subscribers: Sequence[Subscriber] = ()) -> int:
     """Write what is predicted for every row of a store as a Zarr array; returns the number of rows, m.
@@ -113,10 +113,10 @@ class Count:
     """How many rows were written; and whether all were numbers."""
 
     n_rows: int
-    probe: Array
+    finite_check: Array
 
     def __add__(self, other: Count) -> Count:
-        return Count(self.n_rows + other.n_rows, self.probe + other.probe)
+        return Count(self.n_rows + other.n_rows, self.finite_check + other.finite_check)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ def _matched(run: str | Path, model: Model, source: ZarrSource, publish: Subscri
         return model, source
     match = match_names(model.feature_names, found, f"the model in {str(run)!r}", repr(store))
     if match.in_place:
-        ambiguous = told_twice(found)
+        ambiguous = ambiguous_names(found)
         if ambiguous is not None:
             publish(Note(f"{store}: {ambiguous}", warning=True))
         return model, source

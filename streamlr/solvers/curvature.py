@@ -74,7 +74,7 @@ class Curvature:
         return inverse * rhs - inverse * (W.T @ np.linalg.solve(small, W @ (inverse * rhs)))
 
 
-def curvature_of(hessian: Array, added: Array, moves: Array, changes: Array) -> Curvature:
+def curvature_of(hessian: Array, added: Array, steps: Array, changes: Array) -> Curvature:
     """B from a Hessian, (d,) or (d, d), and the last steps.
 
     A diagonal is a guess and takes the size that the last pair tells; a matrix has the right size already.
@@ -88,10 +88,10 @@ def curvature_of(hessian: Array, added: Array, moves: Array, changes: Array) -> 
     """
     if hessian.ndim == 1:
         hessian, added = hessian + added, np.zeros_like(added)
-        if len(moves):
-            hessian = hessian * float((changes[-1] @ (changes[-1] / hessian)) / (moves[-1] @ changes[-1]))
+        if len(steps):
+            hessian = hessian * float((changes[-1] @ (changes[-1] / hessian)) / (steps[-1] @ changes[-1]))
     B = Curvature(hessian, added, np.empty((0, len(added))), np.empty(0))
-    for s, y in zip(moves, changes, strict=True):
+    for s, y in zip(steps, changes, strict=True):
         Bs = B.product(s)
         size = float(s @ Bs)
         if not size > 0:

@@ -136,10 +136,10 @@ class LeastSquares:
         reach = found.reach
         if not (np.isfinite(found.value) and np.isfinite(reach)):
             return Termination(Status.DIVERGED, "the objective is no longer finite; rescale the features or the target")
-        within = found.gradient_max <= self.tolerance
+        call_with_timeout = found.gradient_max <= self.tolerance
         factor = reach if before is None else reach / before if before > 0 else 1.0
         settled = reach <= _ROUNDING or (factor < _SHORTER and factor * reach <= negligible)
-        if within and (settled or (before is not None and factor >= _SHORTER and reach <= _NEAR * self.tolerance)):
+        if call_with_timeout and (settled or (before is not None and factor >= _SHORTER and reach <= _NEAR * self.tolerance)):
             return Termination(Status.CONVERGED, _within(found.gradient_max, self.tolerance))
         if before is None or (factor < _SHORTER and (self.fine or reach > _ROUNDING)):
             return None

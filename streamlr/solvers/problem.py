@@ -88,8 +88,8 @@ class Nonsmooth:
 
     def free(self, v: Array) -> NDArray[np.bool_]:
         """Entries about which the whole is smooth, (d,)."""
-        within = (v > self.lower) & (v < self.upper)
-        smooth: NDArray[np.bool_] = within & ((v != 0) | (self.thresholds == 0))
+        call_with_timeout = (v > self.lower) & (v < self.upper)
+        smooth: NDArray[np.bool_] = call_with_timeout & ((v != 0) | (self.thresholds == 0))
         return smooth
 
 

@@ -32,7 +32,7 @@ from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.scans.moments import SampledRows
 from streamlr.objective.moments import Moments
 from streamlr.objective.penalty import Penalty
-from streamlr.runs.session import FirstLook
+from streamlr.runs.session import Session
 from streamlr.solvers import SOLVERS
 
 Array = NDArray[np.float64]
@@ -73,7 +73,7 @@ class _Weak:
         return _Weak(self.vectors[:, which], self.sizes[which], self.exact[which], self.mean[which], self.spread[which], self.comoment[which])
 
 
-def align(look: FirstLook, model: ModelConfig, classes: NDArray[Any], moments: Moments, sample: SampledRows | None, apart: float) -> Moments:
+def align(session: Session, model: ModelConfig, classes: NDArray[Any], moments: Moments, sample: SampledRows | None, apart: float) -> Moments:
     """The moments, with what is known of combinations that hardly vary; where these are to stand in the place of features, the moments of those.
 
     Parameters
@@ -94,22 +94,22 @@ def align(look: FirstLook, model: ModelConfig, classes: NDArray[Any], moments: M
         return moments
     if not extent.weak.shape[1]:
         return replace(moments, condition_number=extent.largest / extent.smallest)
-    weak = _measured(look, classes, moments, sample, unit, extent, centered=centered, reads=extent.smallest < apart)
+    weak = _measured(session, classes, moments, sample, unit, extent, centered=centered, reads=extent.smallest < apart)
     smallest = max(float(weak.sizes.min()), 1.0 / _LARGEST_CONDITION)
-    weak = weak.some((weak.sizes < NEARLY) & ~_held(model, moments, unit, weak.vectors))
-    told = _told(weak, unit, _names(look, len(unit)))
-    moments = replace(moments, condition_number=min(extent.largest / smallest, _LARGEST_CONDITION), collinearity=told)
+    weak = weak.some((weak.sizes < NEARLY) & ~_bounded_along(model, moments, unit, weak.vectors))
+    reported = _described(weak, unit, _names(session, len(unit)))
+    moments = replace(moments, condition_number=min(extent.largest / smallest, _LARGEST_CONDITION), collinearity=reported)
     near = weak.some(~weak.exact)
     return _in_basis(moments, near, unit) if extent.smallest < apart and 0 < len(near.sizes) <= _MOST_DIRECTIONS else moments
 
 
-def apart_of(look: FirstLook, moments: Moments) -> float:
+def apart_of(session: Session, moments: Moments) -> float:
     """How little combinations of features vary that stand in their place.
 
     That is where the solver's coordinates are its own, and the penalty allows it; where products of the
     features are its Hessian, only what these do not tell.
     """
-    model, solver, wanted = look.model, look.plan.solver, look.settings.solver.name
+    model, solver, wanted = session.model, session.plan.solver, session.settings.solver.name
     kind, penalty = SOLVERS[solver], model.penalty
     by_l2 = penalty.l2 > 0 and (model.standardize or not kind.smooth_only)
     if penalty.l1 > 0 or model.bounds.given or by_l2 or kind.in_data_units or kind.by_equations:
@@ -129,7 +129,7 @@ def _extent(moments: Moments, sample: SampledRows | None, unit: Array, centered:
     return extent_of_rows(sample.X, sample.weights, moments.mean, unit, centered)
 
 
-def _measured(look: FirstLook, classes: NDArray[Any], moments: Moments, sample: SampledRows | None, unit: Array, extent: Extent, *, centered: bool,
+def _measured(session: Session, classes: NDArray[Any], moments: Moments, sample: SampledRows | None, unit: Array, extent: Extent, *, centered: bool,
               reads: bool) -> _Weak:
     """How much combinations vary: by rows in memory if these are all or leave nothing to ask, else by a pass over all rows."""
     vectors, sizes = extent.weak, extent.sizes
@@ -142,14 +142,14 @@ def _measured(look: FirstLook, classes: NDArray[Any], moments: Moments, sample: 
     if not reads or (unmeasured.exact.all() and (whole or moments.correlation is not None)):
         return unmeasured
     basis = Basis(pivots_of(vectors)[0], vectors / unit[:, None], moments.mean)
-    sums = look.moments_along(classes, basis, sample if whole else None)
+    sums = session.moments_along(classes, basis, sample if whole else None)
     mean, spread = sums.mean[basis.pivots], np.sqrt(sums.square_sum[basis.pivots] / sums.weight_sum)
     if not whole:
         sizes = spread if centered else np.hypot(spread, mean + basis.directions.T @ moments.mean)
     return _Weak(vectors, sizes, sizes <= rounding, mean, spread, sums.comoment[basis.pivots] / sums.weight_sum)
 
 
-def _held(model: ModelConfig, moments: Moments, unit: Array, vectors: Array) -> NDArray[np.bool_]:
+def _bounded_along(model: ModelConfig, moments: Moments, unit: Array, vectors: Array) -> NDArray[np.bool_]:
     """Along which of the directions the penalty tells enough, (q,)."""
     penalty = Penalty.of(model, len(unit)).per(unit, unit if model.standardize else np.ones_like(unit))
     by_l1 = (penalty.l1 > 0) @ np.abs(vectors) > NEARLY
@@ -168,24 +168,24 @@ def _in_basis(moments: Moments, near: _Weak, unit: Array) -> Moments:
     return replace(moments, mean=mean, spread=spread, comoment=comoment, correlation=None, pivots=pivots, directions=directions, shift=moments.mean)
 
 
-def _names(look: FirstLook, n: int) -> tuple[str, ...]:
-    names = look.source.feature_names
+def _names(session: Session, n: int) -> tuple[str, ...]:
+    names = session.source.feature_names
     return tuple(f"x{j}" for j in range(n)) if names is None else tuple(map(repr, names))
 
 
-def _told(weak: _Weak, unit: Array, names: tuple[str, ...]) -> str:
+def _described(weak: _Weak, unit: Array, names: tuple[str, ...]) -> str:
     """What a person is told of combinations that do not vary, or next to nothing; nothing where there are none."""
     exact, near = weak.some(weak.exact), weak.some(~weak.exact & (weak.sizes < _TOLD_BELOW))
     pivots, left = pivots_of(exact.vectors)
-    told = [_shown(vector, 0.0, unit, names) + " does not vary, so nothing" for vector in left.T]
+    reported = [_shown(vector, 0.0, unit, names) + " does not vary, so nothing" for vector in left.T]
     others = near.vectors - left @ near.vectors[pivots]  # what does not vary takes features out of what hardly does
     for vector in pivots_of(others)[1].T:
         size = float(np.linalg.norm(near.sizes * (near.vectors.T @ vector)) / np.linalg.norm(near.vectors.T @ vector))
-        told.append(f"{_shown(vector, size, unit, names)} varies {size:.1g} times as much as they do, so little")
-    if not told:
+        reported.append(f"{_shown(vector, size, unit, names)} varies {size:.1g} times as much as they do, so little")
+    if not reported:
         return ""
-    more = f" (and {len(told) - _MOST_TOLD} more such combinations)" if len(told) > _MOST_TOLD else ""
-    return f"features {'' if len(exact.sizes) else 'nearly '}repeat one another: {'; '.join(f'{text} is known along it' for text in told[:_MOST_TOLD])}{more}"
+    more = f" (and {len(reported) - _MOST_TOLD} more such combinations)" if len(reported) > _MOST_TOLD else ""
+    return f"features {'' if len(exact.sizes) else 'nearly '}repeat one another: {'; '.join(f'{text} is known along it' for text in reported[:_MOST_TOLD])}{more}"
 
 
 def _shown(vector: Array, size: float, unit: Array, names: tuple[str, ...]) -> str:

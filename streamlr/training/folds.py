@@ -30,7 +30,7 @@ _LEAST_CLASSES = 2
 
 @dataclass(frozen=True, slots=True)
 class FoldMoments:
-    """What the survey tells of the rows that each of K folds leaves, and of those that it holds out.
+    """What the statistics pass tells of the rows that each of K folds leaves, and of those that it holds out.
 
     Of what is no class but a number or a count, C is 1, and marked is where all of them are the same,
     or 0.
@@ -56,7 +56,7 @@ class FoldMoments:
 
     @classmethod
     def of(cls, sums: PartSums, moments: Moments, model: ModelConfig) -> FoldMoments:
-        """From what the survey says of K folds and the rows in none."""
+        """From what the statistics pass says of K folds and the rows in none."""
         left, n_folds = sums.without_each(), len(sums.weight_sum) - 1
         spreads, features = np.ones(1 + n_folds), np.empty((n_folds, 0))
         if FAMILIES[model.family].quadratic:
@@ -90,13 +90,13 @@ class FoldMoments:
     def warnings(self, family: str, classes: Sequence[object]) -> list[str]:
         """What a person should know of the folds."""
         says = _sayings(FAMILIES[family])
-        told = []
+        reported = []
         if self.unknown.any():
             then = says.of_left_out if self.left_out(family).any() else says.of_fitted
-            told.append(f"{says.fitted} {lacking(self.unknown, classes)}: {then}; set path.folds lower, or deal the rows out to folds otherwise")
+            reported.append(f"{says.fitted} {lacking(self.unknown, classes)}: {then}; set path.folds lower, or deal the rows out to folds otherwise")
         if self.unseen.any():
-            told.append(f"{says.held_out} {lacking(self.unseen, classes)}: {says.of_held_out}")
-        return told
+            reported.append(f"{says.holdout} {lacking(self.unseen, classes)}: {says.of_holdout}")
+        return reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +109,9 @@ class _Sayings:
     """What follows."""
     of_left_out: str
     """What follows where others can judge without them."""
-    held_out: str
+    holdout: str
     """Among those that they hold out."""
-    of_held_out: str
+    of_holdout: str
     """What follows."""
 
 
@@ -145,7 +145,7 @@ def _sayings(family: Family) -> _Sayings:
 
 
 def parts_asked(model: ModelConfig, n_folds: int, split: Split | None) -> PartScan | None:
-    """What the survey is to tell of the folds of a path, and of the target of least squares."""
+    """What the statistics pass is to tell of the folds of a path, and of the target of least squares."""
     quadratic = FAMILIES[model.family].quadratic
     if not n_folds and not quadratic:
         return None

@@ -84,7 +84,7 @@ def largest_strength(objective: Objective, start: Evaluation | State, alpha: flo
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class CrossValidation:
     """What the folds say of every strength."""
 
     mean: Array
@@ -97,7 +97,7 @@ class Judgement:
     """Index of the largest strength whose mean is within one standard error of the lowest."""
 
     @classmethod
-    def of(cls, values: Array, weights: Array, least: Array | float = 0.0) -> Judgement:
+    def of(cls, values: Array, weights: Array, least: Array | float = 0.0) -> CrossValidation:
         """Of the losses, (L, K), of folds of these weights, (L, K); strengths fall from the first on.
 
         What no model can change of the losses, ``least``, (K,), says nothing of how sure the mean is.
@@ -105,8 +105,8 @@ class Judgement:
         mean, _ = mean_and_error(values, weights)
         error = mean_and_error(values - least, weights)[1]
         lowest = int(np.nanargmin(mean))
-        within = np.flatnonzero(mean <= mean[lowest] + error[lowest])
-        return cls(mean, error, lowest, int(min(within.min(initial=lowest), lowest)))
+        call_with_timeout = np.flatnonzero(mean <= mean[lowest] + error[lowest])
+        return cls(mean, error, lowest, int(min(call_with_timeout.min(initial=lowest), lowest)))
 
 
 def mean_and_error(values: Array, weights: Array) -> tuple[Array, Array]:

@@ -1,7 +1,7 @@
-"""Least squares where its Hessian is known: equations from the survey, and evaluations in twice the working precision.
+"""Least squares where its Hessian is known: equations from the statistics pass, and evaluations in twice the working precision.
 
 A step with the Hessian leads to the optimum but for rounding. That of the residuals is multiplied by the condition of the features, which a
-gradient in twice the precision is rid of; that of the Hessian only makes for another step, unless it is singular to float64. So the survey's
+gradient in twice the precision is rid of; that of the Hessian only makes for another step, unless it is singular to float64. So the statistics pass's
 products and a pass or two do where the features are well conditioned, and one pass that sums the products as pairs where they are not.
 """
 
@@ -40,7 +40,7 @@ _CONDITION = 100.0
 
 
 def equations_of(objective: Objective, rows: SampledRows | None = None) -> Equations:
-    """The equations that the survey's products make, or where there are none all rows of the data."""
+    """The equations that the statistics pass's products make, or where there are none all rows of the data."""
     correlation, at = objective.moments.correlation, objective.coordinates
     if correlation is None:
         assert rows is not None
@@ -139,10 +139,10 @@ class FineSquares:
         by_u = sums.intercept_sum / weight
         gradient = at.join(by_V.hi[:, None], by_u.hi.reshape(1))
         loss = sums.loss_sum / sums.weight_sum
-        held = sums.held_weight_sum
+        held = sums.validation_weight_sum
         return Evaluation(
             point, loss, loss + 0.5 * float(penalty @ V**2), gradient, float(np.abs(gradient).max()) / objective.target_unit,
-            validation_loss=sums.held_loss_sum / held if held > 0 else np.nan, validation_weight=held * self._weight_unit,
+            validation_loss=sums.validation_loss_sum / held if held > 0 else np.nan, validation_weight=held * self._weight_unit,
             gradient_rest=at.join(by_V.lo[:, None], by_u.lo.reshape(1)))
 
 
@@ -178,11 +178,11 @@ def start_squares(objective: Objective, point: Array, tolerance: float, equation
     objective, point, tolerance
         What is minimised, from where, and up to what gradient.
     equations
-        Those that the survey makes.
+        Those that the statistics pass makes.
     known
-        Whether the survey tells the objective there.
+        Whether the statistics pass tells the objective there.
     most_passes
-        Most passes, with that of the survey.
+        Most passes, with that of the statistics pass.
     """
     title = f"pass {objective.scanner.passes + 1}"
     pairs = _asks_for_pairs(objective, equations) and most_passes > 1
@@ -201,7 +201,7 @@ def start_squares(objective: Objective, point: Array, tolerance: float, equation
 
 
 def _asks_for_pairs(objective: Objective, equations: Equations) -> bool:
-    """Whether the survey's products have too few digits, and a pass of its own is to sum them as pairs."""
+    """Whether the statistics pass's products have too few digits, and a pass of its own is to sum them as pairs."""
     return (not equations.certain or _is_far(objective)) and len(equations.scale) <= MOST_FEATURES_OF_PRODUCTS
 
 

@@ -1,7 +1,7 @@
 """The model with which a path begins: intercept, offset and what nobody penalises, at their optimum.
 
 At the strength from which on l1 leaves no coefficient this is the optimum, so its gradient tells that
-strength. Without an offset and without unpenalised features the survey knows it. With an offset alone
+strength. Without an offset and without unpenalised features the statistics pass knows it. With an offset alone
 the intercept is the root of one equation,
 
     link(mean activation at u) = link(mean of the target)
@@ -93,7 +93,7 @@ class NullModel:
     def _solved(self, sample: SampledRows | None, pass_done: Callable[[int], None]) -> Evaluation | State:
         """At the optimum of all rows, to a gradient that is nothing beside that of what counts."""
         unit, columns = self.unit, self.plan.columns
-        bounds = _held_bounds(unit.model, len(unit.moments.mean))
+        bounds = _fixed_bounds(unit.model, len(unit.moments.mean))
         held = replace(unit.model, penalty=PenaltyConfig(), bounds=bounds)
         null = Objective(unit.scanner, held, unit.classes, unit.moments)
         pass_done(unit.scanner.passes)
@@ -169,11 +169,11 @@ def _by_secants(null: Objective, point: Array, scale: _Scale, most_columns: int,
     free = np.flatnonzero(null.nonsmooth.free(point))
     if len(free) >= min(most_columns, MOST_SECANTS):
         return point
-    moves = np.zeros((1 + len(free), len(point)))
-    moves[1 + np.arange(len(free)), free] = _SECANT * scale.unit
+    steps = np.zeros((1 + len(free), len(point)))
+    steps[1 + np.arange(len(free)), free] = _SECANT * scale.unit
     best, value = point, np.inf
     for _ in range(_MOST_NEWTON):
-        here, *beside = null.evaluate(point + moves, f"pass {null.scanner.passes + 1}")
+        here, *beside = null.evaluate(point + steps, f"pass {null.scanner.passes + 1}")
         if not here.value < value:
             break
         gradients = np.array([found.gradient for found in beside]).reshape(len(free), len(point))
@@ -200,7 +200,7 @@ def _state(standing: SolveProgress) -> State:
     return standing.state
 
 
-def _held_bounds(model: ModelConfig, n_features: int) -> BoundsConfig:
+def _fixed_bounds(model: ModelConfig, n_features: int) -> BoundsConfig:
     """The model's, but for what is penalised, which is held at 0, or at the bound next to it."""
     given = Penalty.of(model, n_features)
     nearest = np.clip(0.0, given.lower, given.upper)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from streamlr.events import finite
 from streamlr.objective.objective import Objective
 from streamlr.solvers import SolveProgress, Status, termination_of
-from streamlr.training.lambda_grid import Judgement, mean_and_error, nonzero
+from streamlr.training.lambda_grid import CrossValidation, mean_and_error, nonzero
 
 Array = NDArray[np.float64]
 Scores = dict[str, tuple[Array, Array]]
@@ -33,18 +33,18 @@ class FoldVerdicts:
     """What no model can change of the loss of the rows that each holds out, (K,)."""
 
     @property
-    def judgement(self) -> Judgement | None:
+    def cross_validation(self) -> CrossValidation | None:
         """By the loss; None where there are no folds."""
         if not self.scores:
             return None
         losses, weights = self.scores["loss"]
-        return Judgement.of(losses, self._counting(weights), self.least_loss)
+        return CrossValidation.of(losses, self._counting(weights), self.least_loss)
 
     def means(self) -> Scores:
         """Of every score its mean over the folds that judge, and its standard error, (L,) each."""
         found = {name: mean_and_error(values, self._counting(weights))
                  for name, (values, weights) in self.scores.items()}
-        judged = self.judgement
+        judged = self.cross_validation
         if judged is not None:
             found["loss"] = judged.mean, judged.standard_error
         return found
@@ -92,17 +92,17 @@ def path_table(lambdas: Array, grid: Sequence[Sequence[Objective]], standings: S
             "passes": max(s.passes for s in here),
             "nonzero": counted[i],
         }
-        rows.append({key: finite(value) for key, value in (row | _held(means, i)).items()})
+        rows.append({key: finite(value) for key, value in (row | _validation(means, i)).items()})
     return rows
 
 
-def _held(means: Mapping[str, tuple[Array, Array]], i: int) -> dict[str, float]:
+def _validation(means: Mapping[str, tuple[Array, Array]], i: int) -> dict[str, float]:
     """The scores of the rows held out at one strength."""
     found = {}
     for name, (mean, error) in means.items():
-        found[f"held_{name}"] = float(mean[i])
+        found[f"validation_{name}"] = float(mean[i])
         if not name.endswith("bound"):
-            found[f"held_{name}_se"] = float(error[i])
+            found[f"validation_{name}_se"] = float(error[i])
     return found
 
 
@@ -123,5 +123,5 @@ def worst(standings: Sequence[SolveProgress], max_passes: int) -> tuple[str, str
     bad = [end for end in ends if end.status != Status.CONVERGED]
     if not bad:
         return str(Status.CONVERGED), f"the gradients of all {len(ends)} models are within the tolerance"
-    told = f"{len(bad)} of {len(ends)} models did not converge; the first: {bad[0].reason}"
-    return str(bad[0].status), told
+    reported = f"{len(bad)} of {len(ends)} models did not converge; the first: {bad[0].reason}"
+    return str(bad[0].status), reported

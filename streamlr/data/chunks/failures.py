@@ -143,8 +143,8 @@ def reason(error: BaseException) -> str:
     """What an error says, in a line, with what the last of those that led to it says, where that is something else."""
     links = [link for link in _chain(error) if not isinstance(link, RequestError) and not type(link).__module__.startswith("zarr.")] or [error]
     first, last = _line(links[0]), _line(links[-1])
-    told = (last in first or first in last or not isinstance(links[-1], OSError)) or len(last) > _LONGEST_REASON
-    return first if told else f"{first} ({last})"
+    reported = (last in first or first in last or not isinstance(links[-1], OSError)) or len(last) > _LONGEST_REASON
+    return first if reported else f"{first} ({last})"
 
 
 def _line(error: BaseException) -> str:

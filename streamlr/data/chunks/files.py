@@ -166,15 +166,15 @@ class ChunkFiles:
     def _read_from_shard(self, descriptor: int, size: int, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer) -> None:
         assert self.shards is not None
         shard = tuple(i // per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
-        within = tuple(i % per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
+        call_with_timeout = tuple(i % per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
         where = self._index_of(descriptor, shard)
-        offset, nbytes = (int(value) for value in where.entries[within])
+        offset, nbytes = (int(value) for value in where.entries[call_with_timeout])
         if offset == NO_CHUNK and nbytes == NO_CHUNK:
             raise MissingChunkError
         first, last = (0, size - self.shards.index_bytes) if self.shards.at_end else (self.shards.index_bytes, size)
         if not first <= offset <= offset + nbytes <= last:
             raise DamagedChunkError(f"the chunks of its shard lie at {first} to {last}, but by the index it lies at {offset} to {offset + nbytes}")
-        if where.overlapping[within]:
+        if where.overlapping[call_with_timeout]:
             raise DamagedChunkError(f"by the index of its shard it lies at {offset} to {offset + nbytes}, where another chunk lies too")
         encoded = buffer.encoded(nbytes)
         read_exactly(descriptor, encoded, offset)

@@ -100,17 +100,17 @@ def may_wait_for_ever() -> bool:
 
 
 @contextmanager
-def watched(look: Callable[[], None]) -> Iterator[None]:
+def watched(session: Callable[[], None]) -> Iterator[None]:
     """Have ``look`` called twice a second meanwhile, by another thread; it says what is to be said, of
     reads too."""
     with _lock:
-        _watchers.append(look)
+        _watchers.append(session)
     _wake()
     try:
         yield
     finally:
         with _lock:
-            _watchers.remove(look)
+            _watchers.remove(session)
 
 
 def readings() -> list[Reading]:
@@ -118,7 +118,7 @@ def readings() -> list[Reading]:
     return sorted(list(_readings.values()), key=lambda reading: reading.since)
 
 
-def told(least_seconds: float = 0.0) -> str:
+def reported(least_seconds: float = 0.0) -> str:
     """What is read, for a message that goes on with it; empty where nothing has been for so long."""
     long = [reading for reading in readings() if reading.seconds >= least_seconds]
     if not long:
@@ -148,8 +148,8 @@ def _speak() -> None:
         time.sleep(_LOOK_SECONDS)
         with _lock:
             watchers = list(_watchers)
-        for look in watchers:
-            look()
+        for session in watchers:
+            session()
         if not watchers and not _quiet:
             _speak_of_reads()
 

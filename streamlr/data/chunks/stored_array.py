@@ -356,8 +356,8 @@ class StoredArray:
         except DamagedChunkError as error:
             raise ChunkError(f"{self.chunk_name(first)} is damaged: {error}; restore it or write the store again") from error
         absent = np.argwhere(where.entries[..., 0] == np.uint64(NO_CHUNK))
-        for within in absent.tolist():
-            index = tuple(i + j for i, j in zip(first, within, strict=True))
+        for call_with_timeout in absent.tolist():
+            index = tuple(i + j for i, j in zip(first, call_with_timeout, strict=True))
             if all(i * part < size for i, part, size in zip(index, self.chunk_shape, self.shape, strict=True)):
                 raise self._missing_error(index)
 
@@ -366,9 +366,9 @@ class StoredArray:
         if isinstance(error, ChunkError):
             return error
         rows = f"rows {start} to {stop - 1} of {self.name}"
-        told = isinstance(error, UnreadableError) or failure_of(error) is Failure.REFUSED or was_answered(error)
+        reported = isinstance(error, UnreadableError) or failure_of(error) is Failure.REFUSED or was_answered(error)
         asked = self._asked_for(start, stop, error)
-        if told and (asked is not None or self._retries.far):
+        if reported and (asked is not None or self._retries.far):
             return unread(asked or rows, error, self._retries)
         for index in self._indices(start, stop):
             try:
@@ -378,7 +378,7 @@ class StoredArray:
             except Exception as found:
                 name, why = self.chunk_name(index), self._retries.scrub(reason(found))
                 if failure_of(found).passes or failure_of(found) is Failure.REFUSED or was_answered(found):
-                    return unread(name, error if told else found, self._retries)
+                    return unread(name, error if reported else found, self._retries)
                 return ChunkError(f"{name} cannot be decoded: {why}; restore it or write the store again")
         return ChunkError(f"{rows} cannot be read: {self._retries.scrub(reason(error))}")
 

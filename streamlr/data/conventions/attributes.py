@@ -45,10 +45,10 @@ def refuse_encoded(attributes: Mapping[str, Any], dtype: np.dtype[Any], name: st
         if key in attributes and _number(attributes[key]) != harmless:
             raise DtypeError(f"{name} has the attribute {key} {attributes[key]!r}, by which others decode its values; streamlr takes them as they are stored. "
                              "Write the array decoded, or remove the attribute if what is stored is what is meant")
-    told = str(attributes.get(_SIGN, "")).lower()
-    if (told, dtype.kind) in (("true", "i"), ("false", "u")):
+    reported = str(attributes.get(_SIGN, "")).lower()
+    if (reported, dtype.kind) in (("true", "i"), ("false", "u")):
         raise DtypeError(f"{name} has the attribute {_SIGN} {attributes[_SIGN]!r} and the type {dtype}: others read its values as "
-                         f"{'un' * (told == 'true')}signed ones, and streamlr takes them as they are stored. Write the array decoded, or remove the attribute "
+                         f"{'un' * (reported == 'true')}signed ones, and streamlr takes them as they are stored. Write the array decoded, or remove the attribute "
                          "if what is stored is what is meant")
 
 

@@ -180,8 +180,8 @@ class _Sink:
         self._names = names
         self._identity = identity
         self._group: zarr.Group | None = None
-        self._held: list[Rows] = []
-        self._held_rows = 0
+        self._buffered: list[Rows] = []
+        self._buffered_rows = 0
         self.rows = self._rows_of_earlier_attempt()
         self.n_features = 0
         self._chunk = 0
@@ -194,18 +194,18 @@ class _Sink:
         if self._group is None:
             self._start(rows)
         self._check_labels(table, rows)
-        self._held.append(rows)
-        self._held_rows += len(rows.target)
-        while self._held_rows >= self._chunk:
+        self._buffered.append(rows)
+        self._buffered_rows += len(rows.target)
+        while self._buffered_rows >= self._chunk:
             yield self._write(self._chunk)
 
     def finish(self) -> int:
         """Write what is left and cut the arrays to their length."""
-        if self._group is None or self.rows + self._held_rows == 0:
+        if self._group is None or self.rows + self._buffered_rows == 0:
             raise IngestError("the sources hold no rows; nothing was written")
         if self.rows == 0:
-            self._shrink_chunks(self._held_rows)
-        count = self._write(self._held_rows) if self._held_rows else 0
+            self._shrink_chunks(self._buffered_rows)
+        count = self._write(self._buffered_rows) if self._buffered_rows else 0
         for name in ("X", "y", "weights"):
             if name in self._group:
                 array = self._array(name)
@@ -251,9 +251,9 @@ class _Sink:
         taken: list[Rows] = []
         left = count
         while left:
-            rows = self._held.pop(0)
+            rows = self._buffered.pop(0)
             if len(rows.target) > left:
-                self._held.insert(0, _cut(rows, left, None))
+                self._buffered.insert(0, _cut(rows, left, None))
                 rows = _cut(rows, 0, left)
             taken.append(rows)
             left -= len(rows.target)
@@ -263,7 +263,7 @@ class _Sink:
         if taken[0].weights is not None:
             self._put("weights", stop, np.concatenate([rows.weights for rows in taken if rows.weights is not None]))
         self._sync_chunk()
-        self._held_rows -= count
+        self._buffered_rows -= count
         self.rows = stop
         self._write_journal()
         return count

@@ -72,20 +72,20 @@ def far_store(url: str, config: DataConfig) -> FarStore:
     except Exception as error:  # file systems raise whatever they like; some connect at once
         if failure_of(error) is Failure.MEMORY:
             raise
-        raise told_of_far(error, None, config) from None
+        raise far_error(error, None, config) from None
 
 
 def _options(scheme: str, config: DataConfig) -> dict[str, Any]:
     """Options of the file system, in which botocore's own attempts are no more than one unless they were
     asked for: they take a minute, in which it does not tell what is wrong."""
     options = dict(config.storage_options)
-    told = options.get("config_kwargs") or {}
-    if scheme in _OF_AMAZON and isinstance(told, Mapping) and "retries" not in told:
-        options["config_kwargs"] = {**told, "retries": {"total_max_attempts": 1}}
+    reported = options.get("config_kwargs") or {}
+    if scheme in _OF_AMAZON and isinstance(reported, Mapping) and "retries" not in reported:
+        options["config_kwargs"] = {**reported, "retries": {"total_max_attempts": 1}}
     return options
 
 
-def told_of_far(error: Exception, store: FarStore | None, config: DataConfig) -> StoreNotFoundError:
+def far_error(error: Exception, store: FarStore | None, config: DataConfig) -> StoreNotFoundError:
     """The error that says why a store at an address cannot be opened, and what to do.
 
     Parameters
@@ -129,8 +129,8 @@ def _refused(error: Exception, store: FarStore | None, config: DataConfig) -> St
                                      "where the file system looks for them (for s3:// to what all may read: --set data.storage_options.anon=true)")
     if store is not None:
         # an answer without content, as to HEAD, does not say whether it is who asks or what is asked for
-        told = _asked(_listed(store)) if isinstance(store.wrapped, FsspecStore) else None
-        why = reason(told) if isinstance(told, Exception) and failure_of(told) is Failure.REFUSED else why
+        reported = _asked(_listed(store)) if isinstance(store.wrapped, FsspecStore) else None
+        why = reason(reported) if isinstance(reported, Exception) and failure_of(reported) is Failure.REFUSED else why
     return StoreUnreachableError(f"access to {shown!r} is refused ({config.without_secrets(why)}); check the credentials in data.storage_options and what "
                                  "they may read, and the path: of what is not there, a store that may not be listed says the same")
 

@@ -18,7 +18,7 @@ from streamlr.data.chunks.absent import RefuseMissing
 from streamlr.data.chunks.failures import Failure, failure_of
 from streamlr.data.chunks.retries import Retries, UnreadableError, retried
 from streamlr.data.records import local_store
-from streamlr.data.sources.far import far_store, has_no_listing, is_far_address, told_of_far
+from streamlr.data.sources.far import far_error, far_store, has_no_listing, is_far_address
 from streamlr.errors import ConfigError, DataError, StoreNotFoundError, StoreUnreachableError
 
 T = TypeVar("T")
@@ -86,7 +86,7 @@ def _open_far(url: str, config: DataConfig, how: Retries) -> zarr.Group:
     except Exception as error:  # file systems raise whatever they like
         if failure_of(error) is Failure.MEMORY:
             raise
-        raise told_of_far(error, store, config) from None
+        raise far_error(error, store, config) from None
 
 
 @contextmanager

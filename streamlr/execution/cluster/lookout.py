@@ -18,7 +18,7 @@ from distributed import Client, TimeoutError
 
 from streamlr.errors import ClusterError
 from streamlr.execution.cluster.roster import Roster
-from streamlr.execution.cluster.tasks import running_keys, told_reads
+from streamlr.execution.cluster.tasks import reported_reads, running_keys
 from streamlr.execution.cluster.workers import Load, Patience, Workers, named
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Lookout:
         """Something else is waited for from now on."""
         self._before = None
 
-    def look(self, what: str, keys: Sequence[Any]) -> None:
+    def session(self, what: str, keys: Sequence[Any]) -> None:
         """Nothing was finished for a while: say what is waited for; and when it is too long, have
         it done elsewhere.
 
@@ -159,9 +159,9 @@ class Lookout:
         asked when it may count."""
         if not (self.patience.may_speak or self.patience.at_its_end):
             return {}
-        answers = self._workers.ask_each(sorted(load.ours), told_reads, seconds=_READS_SECONDS)
+        answers = self._workers.ask_each(sorted(load.ours), reported_reads, seconds=_READS_SECONDS)
         return {
-            address: told for address, told in answers.items() if isinstance(told, tuple) and told[0]
+            address: reported for address, reported in answers.items() if isinstance(reported, tuple) and reported[0]
         }
 
     def _speak(
@@ -186,7 +186,7 @@ class Lookout:
             if workers
             else "new workers, since there are none"
         )
-        read = "".join(f"; on {address} {told}" for address, (told, _) in sorted(reads.items())[:1])
+        read = "".join(f"; on {address} {reported}" for address, (reported, _) in sorted(reads.items())[:1])
         log.warning(
             "waiting for %s on %s: nothing finished for %.0f s%s",
             what,

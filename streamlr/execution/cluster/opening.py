@@ -12,7 +12,7 @@ from distributed import Client, LocalCluster, Security, TimeoutError
 from streamlr.config.sections import ClusterConfig, TlsConfig
 from streamlr.errors import ClusterError, ConfigError
 from streamlr.execution.cluster.engine import CLOSE_SECONDS, WORKER_DEATHS, ClusterEngine, close_cluster
-from streamlr.execution.cluster.workers import Starting, within
+from streamlr.execution.cluster.workers import Starting, call_with_timeout
 from streamlr.execution.engine import Engine
 from streamlr.execution.local import available_cores
 
@@ -39,7 +39,7 @@ def open_processes(config: ClusterConfig) -> Engine:
     for attempt in range(1, _STARTS + 1):
         cluster, starting = None, Starting()
         try:
-            cluster = within(_START_SECONDS, lambda: _start_cluster(config), starting.kill_stopped)
+            cluster = call_with_timeout(_START_SECONDS, lambda: _start_cluster(config), starting.kill_stopped)
             client = Client(cluster, timeout=_CONNECT_SECONDS, direct_to_workers=True, set_as_default=_FOR_ALL)
             return ClusterEngine(client, cluster.scheduler_address, config.stall_seconds, cluster)
         except Exception as error:  # a worker that dies while it starts ends in whatever error met it

@@ -41,7 +41,7 @@ _DOUBLINGS = 5
 _NAMED = 3
 
 
-def within(seconds: float, call: Callable[[], T], meanwhile: Callable[[], None] | None = None) -> T:
+def call_with_timeout(seconds: float, call: Callable[[], T], meanwhile: Callable[[], None] | None = None) -> T:
     """The result of a call that has no time-out of its own; ``meanwhile`` is called each second that it takes.
 
     Raises
@@ -240,7 +240,7 @@ class Workers:
         async def ask_all() -> list[Any]:
             return list(await asyncio.gather(*map(ask, addresses)))
 
-        answers = within(seconds + ASK_SECONDS, lambda: self._client.sync(ask_all))
+        answers = call_with_timeout(seconds + ASK_SECONDS, lambda: self._client.sync(ask_all))
         return dict(zip(addresses, answers, strict=True))
 
     def ask_aside(

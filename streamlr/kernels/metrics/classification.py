@@ -41,7 +41,7 @@ class ClassSums:
     """Of the second class of two; of each class of more, and of the confidence, which comes last."""
 
     @property
-    def probe(self) -> Array:
+    def finite_check(self) -> Array:
         return np.array([self.log_loss_sum, self.brier_sum])
 
     def __add__(self, other: ClassSums) -> ClassSums:

@@ -42,7 +42,7 @@ class RegressionSums:
     """Weighted d(Y, mean)."""
 
     @property
-    def probe(self) -> Array:
+    def finite_check(self) -> Array:
         return np.array([self.loss_sum])
 
     def __add__(self, other: RegressionSums) -> RegressionSums:

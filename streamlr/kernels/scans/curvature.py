@@ -33,7 +33,7 @@ class PairSums:
     second: Array
 
     @property
-    def probe(self) -> Array:
+    def finite_check(self) -> Array:
         return self.first
 
     def __add__(self, other: PairSums) -> PairSums:

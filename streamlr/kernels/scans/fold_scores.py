@@ -41,7 +41,7 @@ class Bins:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldScores:
+class FoldScores:
     """Sums over some rows: a commutative monoid."""
 
     weight_sum: Array
@@ -53,8 +53,8 @@ class HeldScores:
     probe: Array
     """Not finite if any feature is not."""
 
-    def __add__(self, other: HeldScores) -> HeldScores:
-        return HeldScores(self.weight_sum + other.weight_sum, self.correct_sum + other.correct_sum, self.bin_sum + other.bin_sum, self.probe + other.probe)
+    def __add__(self, other: FoldScores) -> FoldScores:
+        return FoldScores(self.weight_sum + other.weight_sum, self.correct_sum + other.correct_sum, self.bin_sum + other.bin_sum, self.probe + other.probe)
 
     def areas(self) -> tuple[Array, Array]:
         """Area under the ROC curve of every model and the bound of its error, (L, K) each; not a number where all its rows are of one class."""
@@ -69,7 +69,7 @@ def ranking_of(bins: Array) -> Ranking:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldScoreScan:
+class FoldScoreScan:
     """Asks how well the models of folds do on the rows that are held out of them."""
 
     reads_features = True
@@ -88,15 +88,15 @@ class HeldScoreScan:
     bins: Bins
     """For the log-odds of each model."""
 
-    def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> HeldScores:
+    def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> FoldScores:
         """The sums over a batch: its leaves, from first to last."""
         L, K, _, c = self.coefficients.shape
-        total = HeldScores(np.zeros((L, K)), np.zeros((L, K)), np.zeros((L, K, self.bins.count if c == 1 else 0, 2)), np.zeros(1))
+        total = FoldScores(np.zeros((L, K)), np.zeros((L, K)), np.zeros((L, K, self.bins.count if c == 1 else 0, 2)), np.zeros(1))
         for leaf in batch.leaves(leaf_rows):
             self._add_leaf(batch, leaf, workspace, total)
         return total
 
-    def _add_leaf(self, batch: Batch, leaf: slice, workspace: Workspace, total: HeldScores) -> None:
+    def _add_leaf(self, batch: Batch, leaf: slice, workspace: Workspace, total: FoldScores) -> None:
         assert batch.target is not None
         family = FAMILIES[self.family]
         X = workspace.cast(batch.X[:, leaf])

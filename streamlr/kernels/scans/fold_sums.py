@@ -1,6 +1,6 @@
 """What one look at the data tells of each part of the rows, such as folds, and of all but one part.
 
-Means and centred sums of squares are joined as those of the survey (see `streamlr.kernels.scans.moments`).
+Means and centred sums of squares are joined as those of the statistics pass (see `streamlr.kernels.scans.moments`).
 What is constant in a part has exactly that mean and no spread, whatever leaves the rows lie in.
 """
 
@@ -60,7 +60,7 @@ class PartSums:
         weight = self.weight_sum + other.weight_sum
         share = np.divide(other.weight_sum, weight, out=np.zeros_like(weight), where=weight > 0)[:, None]
         common = self.weight_sum[:, None] * share
-        with np.errstate(invalid="ignore", over="ignore"):  # the survey looks for non-finite data
+        with np.errstate(invalid="ignore", over="ignore"):  # the statistics pass looks for non-finite data
             by_target, by_feature = other.target_mean - self.target_mean, other.mean - self.mean
             return PartSums(
                 self.n_rows + other.n_rows, weight,
@@ -98,7 +98,7 @@ class PartSums:
 
 @dataclass(frozen=True, slots=True)
 class PartScan:
-    """Asks the survey for the moments of parts."""
+    """Asks the statistics pass for the moments of parts."""
 
     split: Split | None
     """Tells the part of each row; None: all are in the first."""

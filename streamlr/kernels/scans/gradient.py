@@ -34,9 +34,9 @@ class GradientSums:
     """Rows summed."""
     weight_sum: float
     """Their weight."""
-    held_weight_sum: Array
+    validation_weight_sum: Array
     """Weight of those that are held out, (K,)."""
-    held_loss_sum: Array
+    validation_loss_sum: Array
     """Weighted loss of those that are held out, (K,)."""
     loss_sum: Array
     """Weighted loss, (K,), without that of the rows that are held out."""
@@ -52,7 +52,7 @@ class GradientSums:
     """Smallest and largest margin along each of the directions that were to be tried, (D, 2) (see `streamlr.kernels.recession`); None where none were."""
 
     @property
-    def probe(self) -> Array:
+    def finite_check(self) -> Array:
         return self.coefficient_sum
 
     def __add__(self, other: GradientSums) -> GradientSums:
@@ -61,8 +61,8 @@ class GradientSums:
             hessian = self.hessian_sum + other.hessian_sum
         margins = None if self.margins is None or other.margins is None else joined(self.margins, other.margins)
         return GradientSums(
-            self.n_rows + other.n_rows, self.weight_sum + other.weight_sum, self.held_weight_sum + other.held_weight_sum,
-            self.held_loss_sum + other.held_loss_sum, self.loss_sum + other.loss_sum,
+            self.n_rows + other.n_rows, self.weight_sum + other.weight_sum, self.validation_weight_sum + other.validation_weight_sum,
+            self.validation_loss_sum + other.validation_loss_sum, self.loss_sum + other.loss_sum,
             np.maximum(self.loss_max, other.loss_max), self.coefficient_sum + other.coefficient_sum,
             self.intercept_sum + other.intercept_sum, hessian, margins)
 
@@ -100,7 +100,7 @@ class GradientScan:
     """Whether the Hessian at the first candidate is wanted."""
     split: Split | None = None
     """Tells the parts of the rows, where some are held out."""
-    held_out: NDArray[np.intp] | None = None
+    holdout: NDArray[np.intp] | None = None
     """The part that is held out of each candidate's sums, (K,); -1 for none."""
     basis: Basis | None = None
     """The features that the candidates are coefficients of, where they are not those of the data; it has its own shift."""
@@ -130,29 +130,29 @@ class GradientScan:
             loss, A = _derived(family, Z.reshape(K, c, -1), Y, self.hessian)
             dZ = Z.reshape(K * c, -1)
             by_candidate = dZ.reshape(K, c, -1)
-            held_weight, held_loss = np.zeros(K), np.zeros(K)
+            validation_weight, validation_loss = np.zeros(K), np.zeros(K)
             if self.split is not None:
-                self._hold_out(self.split.parts(batch, leaf), weights, loss, by_candidate, held_weight, held_loss)
+                self._hold_out(self.split.parts(batch, leaf), weights, loss, by_candidate, validation_weight, validation_loss)
             if weights is not None:
                 by_candidate *= weights
             dW = X @ dZ.T
             db = dZ.sum(axis=1)
             loss_sum, loss_max = _weighted(loss, weights), _largest(loss, weights)
         return GradientSums(
-            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), held_weight, held_loss, loss_sum,
+            X.shape[1], float(X.shape[1]) if weights is None else float(weights.sum()), validation_weight, validation_loss, loss_sum,
             loss_max, dW.reshape(n, K, c).transpose(1, 0, 2), db.reshape(K, c),
             None if A is None else hessian_of(X, A, family, self._counted(batch, leaf, weights)), margins)
 
-    def _hold_out(self, parts: NDArray[np.intp], weights: Array | None, loss: Array, dZ: Array, held_weight: Array, held_loss: Array) -> None:
+    def _hold_out(self, parts: NDArray[np.intp], weights: Array | None, loss: Array, dZ: Array, validation_weight: Array, validation_loss: Array) -> None:
         """Tell the weight and the loss of the rows that each candidate holds out, (K,) each, and take them from ``loss``, (K, ., k), and ``dZ``, (K, c, k)."""
-        assert self.held_out is not None
-        rows_of = {part: np.flatnonzero(parts == part) for part in set(self.held_out.tolist())}
+        assert self.holdout is not None
+        rows_of = {part: np.flatnonzero(parts == part) for part in set(self.holdout.tolist())}
         omega_of = {part: np.ones(len(rows)) if weights is None else weights[rows] for part, rows in rows_of.items()}
-        for k, part in enumerate(self.held_out.tolist()):
+        for k, part in enumerate(self.holdout.tolist()):
             rows, omega = rows_of[part], omega_of[part]
             if len(rows):
-                held_weight[k] = omega.sum()
-                held_loss[k] = (loss[k][:, rows] @ omega).sum()
+                validation_weight[k] = omega.sum()
+                validation_loss[k] = (loss[k][:, rows] @ omega).sum()
                 loss[k][:, rows] = 0.0
                 dZ[k][:, rows] = 0.0
 
@@ -167,9 +167,9 @@ class GradientScan:
 
     def _counted(self, batch: Batch, leaf: slice, weights: Array | None, candidate: int = 0) -> Array | None:
         """The weights that count in a candidate's sums, (k,); None where all are 1."""
-        if self.split is None or self.held_out is None:
+        if self.split is None or self.holdout is None:
             return weights
-        kept = (self.split.parts(batch, leaf) != self.held_out[candidate]).astype(np.float64)
+        kept = (self.split.parts(batch, leaf) != self.holdout[candidate]).astype(np.float64)
         return kept if weights is None else kept * weights
 
 

@@ -52,7 +52,7 @@ class InformationSums:
     """Σ ω g and, last, Σ ω of each group, (g, d + 1)."""
 
     @property
-    def probe(self) -> Array:
+    def finite_check(self) -> Array:
         return self.score
 
     def __add__(self, other: InformationSums) -> InformationSums:
@@ -188,11 +188,11 @@ class MoveSums:
     """Largest change of a Z: a commutative monoid."""
 
     largest: float
-    probe: Array
+    finite_check: Array
     """Sum of the changes."""
 
     def __add__(self, other: MoveSums) -> MoveSums:
-        return MoveSums(max(self.largest, other.largest), self.probe + other.probe)
+        return MoveSums(max(self.largest, other.largest), self.finite_check + other.finite_check)
 
 
 @dataclass(frozen=True, slots=True)

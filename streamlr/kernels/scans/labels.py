@@ -73,7 +73,7 @@ class LabelScan:
         assert batch.target is not None
         target, weights = batch.target[leaf], batch.weights_of(leaf)
         if self.split is not None:
-            weights = np.where(self.split.held_out(batch, leaf), 0.0, 1.0 if weights is None else weights)
+            weights = np.where(self.split.holdout(batch, leaf), 0.0, 1.0 if weights is None else weights)
         labels, codes, counts = np.unique(target, return_inverse=True, return_counts=True)
         weight_sums = counts.astype(np.float64) if weights is None else np.bincount(codes, weights, len(labels)).astype(np.float64)
         return _refuse_many(LabelSums(labels, counts.astype(np.int64), weight_sums))

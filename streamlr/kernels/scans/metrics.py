@@ -59,7 +59,7 @@ class MetricScan:
         omega = np.ones(Y.shape[1]) if weights is None else weights
         if self.split is None:
             return family.metrics.sums(Z, Y, loss, A, omega)
-        counted = self.split.held_out(batch, leaf)
+        counted = self.split.holdout(batch, leaf)
         return replace(family.metrics.sums(Z, Y, loss, A, np.where(counted, omega, 0.0)), n_rows=int(np.count_nonzero(counted)))
 
 

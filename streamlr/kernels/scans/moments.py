@@ -54,8 +54,8 @@ class SampledRows:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOutSums:
-    """What the survey tells of those of some rows that are held out: a commutative monoid, but for the digest."""
+class HoldoutSums:
+    """What the statistics pass tells of those of some rows that are held out: a commutative monoid, but for the digest."""
 
     n_rows: int
     """Rows that are held out."""
@@ -68,16 +68,16 @@ class HeldOutSums:
     digest: bytes
     """Of which rows are held out, in the order of the rows."""
 
-    def __add__(self, other: HeldOutSums) -> HeldOutSums:
+    def __add__(self, other: HoldoutSums) -> HoldoutSums:
         weight = self.weight_sum + other.weight_sum
         share = other.weight_sum / weight if weight > 0 else 0.0
         apart = other.target_mean - self.target_mean
-        return HeldOutSums(
+        return HoldoutSums(
             self.n_rows + other.n_rows, weight, self.target_mean + share * apart,
             self.target_square_sum + other.target_square_sum + self.weight_sum * share * apart**2, digest(self.digest, other.digest))
 
     @classmethod
-    def of(cls, out: NDArray[np.bool_], Y: Array, omega: Array) -> HeldOutSums:
+    def of(cls, out: NDArray[np.bool_], Y: Array, omega: Array) -> HoldoutSums:
         """Of some rows, of which those marked in (k,) are held out; their Y, (c, k), and weights, (k,)."""
         Y, omega = Y[:, out], omega[out]
         weight = float(omega.sum())
@@ -86,7 +86,7 @@ class HeldOutSums:
 
 
 @dataclass(frozen=True, slots=True)
-class SurveySums:
+class MomentSums:
     """Moments of some rows, but those that are held out: a commutative monoid, but for the order of the sampled rows, which is that of the data."""
 
     n_rows: int
@@ -109,7 +109,7 @@ class SurveySums:
     """Weighted sum of squares of Y about its mean, (c,)."""
     offset_mean: float
     """Weighted mean of the offset; 0 where there is none."""
-    held_out: HeldOutSums | None = None
+    holdout: HoldoutSums | None = None
     """The same of the rows that are held out; None where none are to be."""
     groups_digest: bytes = b""
     """Of the groups that deal the rows out to folds, in the order of the rows; empty where none do."""
@@ -119,18 +119,18 @@ class SurveySums:
     """Moments of the parts of the rows; None where nobody asks for them."""
 
     @property
-    def probe(self) -> Array:
+    def finite_check(self) -> Array:
         return self.square_sum
 
-    def __add__(self, other: SurveySums) -> SurveySums:
+    def __add__(self, other: MomentSums) -> MomentSums:
         weight = self.weight_sum + other.weight_sum
-        held_out = None if self.held_out is None or other.held_out is None else self.held_out + other.held_out
+        holdout = None if self.holdout is None or other.holdout is None else self.holdout + other.holdout
         groups = digest(self.groups_digest, other.groups_digest) if self.groups_digest else b""
         parts = None if self.parts is None or other.parts is None else self.parts + other.parts
         if self.weight_sum == 0 or other.weight_sum == 0:  # moments of no weight mean nothing, and must not cost the others digits
             known = other if self.weight_sum == 0 else self
             return replace(known, n_rows=self.n_rows + other.n_rows, weight_sum=weight, sample=self.sample + other.sample,
-                           fingerprint=digest(self.fingerprint, other.fingerprint), held_out=held_out, groups_digest=groups,
+                           fingerprint=digest(self.fingerprint, other.fingerprint), holdout=holdout, groups_digest=groups,
                            parts=parts)
         share = other.weight_sum / weight
         common = self.weight_sum * share
@@ -141,17 +141,17 @@ class SurveySums:
             if self.cross is not None and other.cross is not None:
                 cross = self.cross + other.cross
                 cross += np.outer(common * by_feature, by_feature)
-            return SurveySums(
+            return MomentSums(
                 self.n_rows + other.n_rows, weight, self.mean + share * by_feature,
                 self.square_sum + other.square_sum + common * by_feature**2, self.target_mean + share * by_target,
                 self.comoment + other.comoment + common * np.outer(by_feature, by_target), self.sample + other.sample,
                 digest(self.fingerprint, other.fingerprint),
                 self.target_square_sum + other.target_square_sum + common * by_target**2,
-                self.offset_mean + share * (other.offset_mean - self.offset_mean), held_out, groups, cross, parts)
+                self.offset_mean + share * (other.offset_mean - self.offset_mean), holdout, groups, cross, parts)
 
 
 @dataclass(frozen=True, slots=True)
-class SurveyScan:
+class MomentScan:
     """Asks for the moments, and for a sample of rows."""
 
     reads_features = True
@@ -178,7 +178,7 @@ class SurveyScan:
     parts: PartScan | None = None
     """Asks for the moments of the parts, where somebody does."""
 
-    def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> SurveySums:
+    def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> MomentSums:
         """The sums over a batch: its leaves, added from first to last."""
         rows = hessian_leaf_rows(leaf_rows, batch.X.shape[0], 1) if self.products else leaf_rows
         total = sum_over_leaves(batch, rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
@@ -186,27 +186,27 @@ class SurveyScan:
             total = self._with_digests(total, batch, leaf_rows)
         return replace(total, sample=self._draw(batch))
 
-    def _with_digests(self, total: SurveySums, batch: Batch, leaf_rows: int) -> SurveySums:
+    def _with_digests(self, total: MomentSums, batch: Batch, leaf_rows: int) -> MomentSums:
         """With the digests that there are without products, whose leaves are others: who compares data need not know how they were fitted."""
         leaves = list(batch.leaves(leaf_rows))
-        held_out = total.held_out
-        if held_out is not None and self.split is not None:
-            held_out = replace(held_out, digest=reduce(digest, (check_sums(np.packbits(self.split.held_out(batch, leaf))) for leaf in leaves)))
-        return replace(total, fingerprint=reduce(digest, (_fingerprint(batch, leaf) for leaf in leaves)), held_out=held_out,
+        holdout = total.holdout
+        if holdout is not None and self.split is not None:
+            holdout = replace(holdout, digest=reduce(digest, (check_sums(np.packbits(self.split.holdout(batch, leaf))) for leaf in leaves)))
+        return replace(total, fingerprint=reduce(digest, (_fingerprint(batch, leaf) for leaf in leaves)), holdout=holdout,
                        groups_digest=reduce(digest, (self._groups_digest(batch, leaf) for leaf in leaves)) if total.groups_digest else b"")
 
     def _groups_digest(self, batch: Batch, leaf: slice) -> bytes:
         return b"" if batch.groups is None or not self.keyed else check_sums(np.ascontiguousarray(batch.groups[leaf]).view(np.uint8))
 
-    def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> SurveySums:
+    def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> MomentSums:
         assert batch.target is not None
         Y = FAMILIES[self.family].target(batch.target[leaf], self.classes, batch.first_row + leaf.start)
         weights, beside = batch.weights_of(leaf), batch.offset_of(leaf)
         k = Y.shape[1]
-        omega, held_out = np.ones(k) if weights is None else weights, None
+        omega, holdout = np.ones(k) if weights is None else weights, None
         if self.split is not None:
-            out = self.split.held_out(batch, leaf)
-            held_out = HeldOutSums.of(out, Y, omega)
+            out = self.split.holdout(batch, leaf)
+            holdout = HoldoutSums.of(out, Y, omega)
             omega = np.where(out, 0.0, omega)
         weight_sum = float(omega.sum())
         with np.errstate(invalid="ignore", over="ignore"):  # non-finite data show in the sums, and are looked for there
@@ -229,8 +229,8 @@ class SurveyScan:
                 square_sum = np.diag(cross).copy() if quadratic else square_sum
             target_square_sum = Y**2 @ omega
         offset_mean = 0.0 if beside is None or weight_sum == 0 else float(beside @ omega / weight_sum)
-        return SurveySums(k, weight_sum, mean, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), target_square_sum, offset_mean,
-                          held_out, self._groups_digest(batch, leaf), cross, parts)
+        return MomentSums(k, weight_sum, mean, square_sum, target_mean, comoment, (), _fingerprint(batch, leaf), target_square_sum, offset_mean,
+                          holdout, self._groups_digest(batch, leaf), cross, parts)
 
     def _part_sums(self, batch: Batch, leaf: slice, Y: Array, omega: Array,
                    workspace: Workspace) -> PartSums:
@@ -254,7 +254,7 @@ class SurveyScan:
         is_drawn, factors = self._drawn_of_strata(batch)
         drawn = np.flatnonzero(is_drawn)
         if self.split is not None and len(drawn):  # by leaves: what it takes to tell is several times as long as what it tells
-            drawn = drawn[~np.concatenate([self.split.held_out(batch, leaf) for leaf in batch.leaves(_ROWS_SPLIT_AT_ONCE)])[drawn]]
+            drawn = drawn[~np.concatenate([self.split.holdout(batch, leaf) for leaf in batch.leaves(_ROWS_SPLIT_AT_ONCE)])[drawn]]
         if not len(drawn):
             return ()
         weights = None if batch.weights is None else batch.weights[drawn]
@@ -339,7 +339,7 @@ def _fingerprint(batch: Batch, leaf: slice) -> bytes:
 def check_sums(content: NDArray[np.uint8]) -> bytes:
     """A digest of bytes at the speed of memory: sums of 64-bit words along the rows and the columns of a square of them.
 
-    Any change of one word shows in a row and a column, a swap of two in four of them. (A CRC took a third of the survey.)
+    Any change of one word shows in a row and a column, a swap of two in four of them. (A CRC took a third of the statistics pass.)
     """
     words = content[: content.size - content.size % 8].view(np.uint64)
     width = max(1, int(np.sqrt(words.size)))

@@ -81,7 +81,7 @@ def naming_classes(scorer: Any, classes: NDArray[Any]) -> Any:
     known = inspect.signature(scorer._score_func).parameters if hasattr(scorer, "_score_func") else {}
     if "labels" not in known:
         return scorer
-    told = {"labels": classes, "pos_label": classes[-1]} if len(classes) == 2 and "pos_label" in known else {"labels": classes}
+    reported = {"labels": classes, "pos_label": classes[-1]} if len(classes) == 2 and "pos_label" in known else {"labels": classes}
     named = copy.copy(scorer)
-    named._kwargs = told | scorer._kwargs
+    named._kwargs = reported | scorer._kwargs
     return named

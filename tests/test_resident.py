@@ -75,7 +75,7 @@ def limit_for(store: DataConfig, kind: str, slabs: int) -> int:
     few, many = 1, 2**31
     while many - few > 1024:
         middle = (few + many) // 2
-        few, many = (few, middle) if planned(settings(store, kind, middle)).partition.held_slabs >= slabs else (middle, many)
+        few, many = (few, middle) if planned(settings(store, kind, middle)).partition.resident_slabs >= slabs else (middle, many)
     return many
 
 
@@ -98,8 +98,8 @@ def streaming(store: DataConfig) -> TrainResult:
 @pytest.mark.parametrize("kind", LIMITED)
 def test_held_slabs_do_not_change_a_bit_and_are_read_once(kind: str, slabs: int, store: DataConfig, streaming: TrainResult) -> None:
     limit = limit_for(store, kind, slabs)
-    held_slabs = planned(settings(store, kind, limit)).partition.held_slabs
-    assert held_slabs == slabs
+    resident_slabs = planned(settings(store, kind, limit)).partition.resident_slabs
+    assert resident_slabs == slabs
     found = fit(store, kind, limit)
     assert found.model.coefficients_sha256 == streaming.model.coefficients_sha256
     read = [line["bytes_read"] for line in found.history]
@@ -111,7 +111,7 @@ def test_held_slabs_do_not_change_a_bit_and_are_read_once(kind: str, slabs: int,
 
 
 def test_without_a_limit_nothing_is_held(store: DataConfig, streaming: TrainResult) -> None:
-    assert planned(settings(store, "threads", None)).partition.held_slabs == 0
+    assert planned(settings(store, "threads", None)).partition.resident_slabs == 0
     assert len({line["bytes_read"] for line in streaming.history}) == 1
 
 
@@ -127,10 +127,10 @@ def test_the_store_is_really_read_once_where_slabs_are_held(kind: str, store: Da
 
     monkeypatch.setattr(ZarrSource, "read_features", counted)
     found = fit(store, kind, limit_for(store, kind, 7))
-    held_rows = 7 * 2 * CHUNK
+    resident_rows = 7 * 2 * CHUNK
     assert sorted(reads) == list(range(0, ROWS, CHUNK))
-    assert {reads[start] for start in reads if start < held_rows} == {1}
-    assert {reads[start] for start in reads if start >= held_rows} == {found.passes}
+    assert {reads[start] for start in reads if start < resident_rows} == {1}
+    assert {reads[start] for start in reads if start >= resident_rows} == {found.passes}
 
 
 # failures -------------------------------------------------------------------------------------------------------------
@@ -153,9 +153,9 @@ class KillsAHolder:
 
 def test_a_killed_worker_that_holds_slabs_costs_no_bit(store: DataConfig) -> None:
     source = ZarrSource(store)
-    partition = replace(partition_rows(ROWS, FEATURES, CHUNK, 8), slab_blocks=2, held_slabs=9)
+    partition = replace(partition_rows(ROWS, FEATURES, CHUNK, 8), slab_blocks=2, resident_slabs=9)
     scan = GradientScan("logistic", np.array([0, 1]), np.full((1, FEATURES, 1), 0.1), np.array([[0.2]]), None, False)
-    expected = SerialEngine().run(source, replace(partition, held_slabs=0), scan, lambda slab: None)
+    expected = SerialEngine().run(source, replace(partition, resident_slabs=0), scan, lambda slab: None)
     with open_engine(ClusterConfig(kind="processes", workers=2)) as engine:
         first = engine.run(source, partition, scan, lambda slab: None)
         killer = KillsAHolder(engine)
@@ -219,5 +219,5 @@ def test_a_source_that_holds_says_of_itself_what_the_store_says(store: DataConfi
 
 
 def test_held_rows_end_with_the_data() -> None:
-    assert Partition(250, 100, 100, slab_blocks=2, held_slabs=1).held_rows == 200
-    assert Partition(250, 100, 100, slab_blocks=2, held_slabs=2).held_rows == 250
+    assert Partition(250, 100, 100, slab_blocks=2, resident_slabs=1).resident_rows == 200
+    assert Partition(250, 100, 100, slab_blocks=2, resident_slabs=2).resident_rows == 250
