@@ -50,11 +50,11 @@ class FoldScores:
     """Weight of those that it names rightly, (L, K)."""
     bin_sum: Array
     """Weight of misses and of hits in every bin, (L, K, bins, 2); of more than two classes there are no bins."""
-    probe: Array
+    finite_check: Array
     """Not finite if any feature is not."""
 
     def __add__(self, other: FoldScores) -> FoldScores:
-        return FoldScores(self.weight_sum + other.weight_sum, self.correct_sum + other.correct_sum, self.bin_sum + other.bin_sum, self.probe + other.probe)
+        return FoldScores(self.weight_sum + other.weight_sum, self.correct_sum + other.correct_sum, self.bin_sum + other.bin_sum, self.finite_check + other.finite_check)
 
     def areas(self) -> tuple[Array, Array]:
         """Area under the ROC curve of every model and the bound of its error, (L, K) each; not a number where all its rows are of one class."""
@@ -100,7 +100,7 @@ class FoldScoreScan:
         assert batch.target is not None
         family = FAMILIES[self.family]
         X = workspace.cast(batch.X[:, leaf])
-        total.probe[0] += X.sum()
+        total.finite_check[0] += X.sum()
         Y = family.target(batch.target[leaf], self.classes, batch.first_row + leaf.start)
         weights, offset, parts = batch.weights_of(leaf), batch.offset_of(leaf), self.split.parts(batch, leaf)
         L, K, n, c = self.coefficients.shape
