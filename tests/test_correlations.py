@@ -24,19 +24,31 @@ ROWS = 3000
 def features(dtype: Any = np.float64) -> NDArray[Any]:
     """Correlated, in units and at places of their own, one of them constant."""
     rng = np.random.default_rng(3)
-    X = rng.normal(size=(ROWS, 6)) @ rng.normal(size=(6, 6)) * np.logspace(-3, 3, 6) + np.array([0, 1e5, -3, 0, 7, 1e3])
+    X = rng.normal(size=(ROWS, 6)) @ rng.normal(size=(6, 6)) * np.logspace(-3, 3, 6) + np.array(
+        [0, 1e5, -3, 0, 7, 1e3]
+    )
     X[:, 4] = 7.0
     return X.astype(dtype)
 
 
-def survey(X: NDArray[Any], products: bool, *, weights: NDArray[np.float64] | None = None, chunk: int = 100, split: Split | None = None,
-           engine: Any = None, family: str = "linear") -> MomentSums:
+def survey(
+    X: NDArray[Any],
+    products: bool,
+    *,
+    weights: NDArray[np.float64] | None = None,
+    chunk: int = 100,
+    split: Split | None = None,
+    engine: Any = None,
+    family: str = "linear",
+) -> MomentSums:
     y = np.arange(len(X)) % 7.0
     source = ArraySource(X, y, weights)
     partition = partition_rows(len(X), X.shape[1], chunk, X.dtype.itemsize)
     partition = dataclasses.replace(partition, block_rows=chunk, leaf_rows=min(chunk, 64))
     scan = MomentScan(np.empty(0), 0.0, 0, family, split, False, products)
-    found: MomentSums = Scanner(engine or SerialEngine(), source, lambda event: None, partition).run(scan, "survey")
+    found: MomentSums = Scanner(
+        engine or SerialEngine(), source, lambda event: None, partition
+    ).run(scan, "survey")
     return found
 
 
@@ -54,10 +66,18 @@ def exact_correlation(X: NDArray[Any], omega: NDArray[np.float64]) -> NDArray[np
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_correlations_are_those_of_the_rows(dtype: Any, chunk: int, weighted: bool) -> None:
     X = features(dtype)
-    omega = np.random.default_rng(1).random(ROWS) * (np.arange(ROWS) % 5 > 0) if weighted else np.ones(ROWS)
-    found = Moments.from_sums(survey(X, True, weights=omega if weighted else None, chunk=chunk)).correlation
+    omega = (
+        np.random.default_rng(1).random(ROWS) * (np.arange(ROWS) % 5 > 0)
+        if weighted
+        else np.ones(ROWS)
+    )
+    found = Moments.from_sums(
+        survey(X, True, weights=omega if weighted else None, chunk=chunk)
+    ).correlation
     assert found is not None
-    np.testing.assert_allclose(found, exact_correlation(X, omega), rtol=0, atol=1e-11)  # a mean of 1e5 spreads costs 5 digits of 16
+    np.testing.assert_allclose(
+        found, exact_correlation(X, omega), rtol=0, atol=1e-11
+    )  # a mean of 1e5 spreads costs 5 digits of 16
     assert np.array_equal(np.diag(found), [1, 1, 1, 1, 0, 1])
 
 
@@ -69,7 +89,9 @@ def test_rows_that_are_held_out_have_no_part_in_them() -> None:
     out = split.holdout(batch_of(0, X.T, None, None), slice(0, ROWS))
     found = Moments.from_sums(whole).correlation
     assert found is not None
-    np.testing.assert_allclose(found, exact_correlation(X, (~out).astype(np.float64)), rtol=0, atol=1e-11)
+    np.testing.assert_allclose(
+        found, exact_correlation(X, (~out).astype(np.float64)), rtol=0, atol=1e-11
+    )
 
 
 def test_to_ask_for_them_changes_no_bit_of_the_other_moments() -> None:
@@ -79,7 +101,9 @@ def test_to_ask_for_them_changes_no_bit_of_the_other_moments() -> None:
     assert without.cross is None
     for field in dataclasses.fields(MomentSums):
         if field.name not in ("cross", "sample"):
-            assert np.array_equal(getattr(without, field.name), getattr(beside, field.name)), field.name
+            assert np.array_equal(getattr(without, field.name), getattr(beside, field.name)), (
+                field.name
+            )
 
 
 def test_every_engine_has_the_same_bits() -> None:

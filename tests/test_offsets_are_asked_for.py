@@ -64,7 +64,8 @@ def test_every_prediction_asks_for_the_offset(method: str, family: str) -> None:
     assert model.fitted_with == "offset"
     with pytest.raises(
         ConfigError,
-        match=r"was fitted with an offset, and none was given; give offset=.*, or offset=0 for none",
+        match=r"was fitted with an offset, and none was given; give offset=.*, or offset=0 for "
+        r"none",
     ):
         getattr(model, method)(X)
     with pytest.raises(ConfigError, match="was fitted with an offset"):
@@ -218,7 +219,8 @@ def test_scoring_a_store_without_one_is_refused(
     for call in calls:
         with pytest.raises(
             ConfigError,
-            match=rf"was fitted with an {key}, and .* is read without one; name its array with --set data\.{key}=NAME",
+            match=rf"was fitted with an {key}, and .* is read without one; name its array with "
+            rf"--set data\.{key}=NAME",
         ):
             call([f"data.{key}=null"])
     calls[1]([])

@@ -42,7 +42,9 @@ def ingested(path: Path, labels: Any = WORDS, chunk_rows: int = 90) -> Path:
 
 def labels_of(store: Path, **options: Any) -> NDArray[Any]:
     source = ZarrSource(DataConfig(store=str(store)), **options)
-    blocks = [source.read_columns(at, min(at + 70, ROWS)).target for at in range(0, source.n_rows, 70)]
+    blocks = [
+        source.read_columns(at, min(at + 70, ROWS)).target for at in range(0, source.n_rows, 70)
+    ]
     return np.concatenate(blocks)
 
 

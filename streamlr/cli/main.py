@@ -55,9 +55,7 @@ def cli(verbose: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     if not verbose:
         handler.addFilter(_is_for_all)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(name)s: %(message)s", handlers=[handler]
-    )
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=[handler])
     logging.getLogger("streamlr").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
@@ -66,9 +64,9 @@ for _command in COMMANDS:
 
 
 def _is_for_all(record: logging.LogRecord) -> bool:
-    """Whether a record is of no log that is for ``--verbose`` alone: what a person should know of Dask's
-    troubles, or of requests that were left behind, streamlr says itself. Asked of each record, since
-    Dask sets the level of its log when it is imported, which is later."""
+    """Whether a record is of no log that is for ``--verbose`` alone: what a person should know of
+    Dask's troubles, or of requests that were left behind, streamlr says itself. Asked of each
+    record, since Dask sets the level of its log when it is imported, which is later."""
     library = record.name.partition(".")[0]
     return record.levelno >= logging.CRITICAL or library not in ("asyncio", "distributed")
 
@@ -80,7 +78,8 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _memory_told() -> Iterator[None]:
-    """As `streamlr.execution.limits.memory_reported`, which is imported when there is something to tell."""
+    """As `streamlr.execution.limits.memory_reported`, which is imported when there is something to
+    tell."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError):
@@ -91,8 +90,8 @@ def _memory_told() -> Iterator[None]:
 
 
 def program() -> None:
-    """Entry point of a process: `main`, and an end even where a thread waits for a server that never
-    answers, for which Python would wait."""
+    """Entry point of a process: `main`, and an end even where a thread waits for a server that
+    never answers, for which Python would wait."""
     try:
         main()
     except SystemExit as end:

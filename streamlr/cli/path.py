@@ -41,7 +41,9 @@ def path_command(
             config, resume=resume, overwrite=overwrite, subscribers=[Console(quiet=quiet)]
         )
     except KeyboardInterrupt:
-        reported = f"stopped; add --resume to go on after the last finished pass that {directory} holds"
+        reported = (
+            f"stopped; add --resume to go on after the last finished pass that {directory} holds"
+        )
         click.echo(plain(reported), err=True)
         sys.exit(options.INTERRUPTED)
     if as_json:

@@ -18,7 +18,8 @@ from streamlr.training.path import PathResult
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """Models of L strengths of the penalty with R shares of l1 each, fitted to all rows and to those that K folds leave."""
+    """Models of L strengths of the penalty with R shares of l1 each, fitted to all rows and to
+    those that K folds leave."""
 
     Cs: NDArray[np.float64]
     """Inverse strengths as they were given, (L,)."""
@@ -38,16 +39,40 @@ class Tried:
     """Passes that the slowest of the models of a strength took, (L, R)."""
 
     @classmethod
-    def of(cls, found: Sequence[PathResult], Cs: NDArray[np.float64], l1_ratios: NDArray[np.float64], at: NDArray[np.intp]) -> Self:
+    def of(
+        cls,
+        found: Sequence[PathResult],
+        Cs: NDArray[np.float64],
+        l1_ratios: NDArray[np.float64],
+        at: NDArray[np.intp],
+    ) -> Self:
         """From a path for each share; ``at`` leads from a place in ``Cs`` to one in a path."""
 
         def stack(tables: Sequence[Any]) -> NDArray[Any]:
             return np.stack([np.asarray(table)[at] for table in tables], axis=1)
 
-        W, b = (np.moveaxis(stack(tables), 2, 0) for tables in ([each.fold_coefficients for each in found], [each.fold_intercepts for each in found]))
-        summed = {name: np.moveaxis(stack([each.fold_scores[name] for each in found]), 2, 0) for name in found[0].fold_scores}
+        W, b = (
+            np.moveaxis(stack(tables), 2, 0)
+            for tables in (
+                [each.fold_coefficients for each in found],
+                [each.fold_intercepts for each in found],
+            )
+        )
+        summed = {
+            name: np.moveaxis(stack([each.fold_scores[name] for each in found]), 2, 0)
+            for name in found[0].fold_scores
+        }
         passes = stack([[row["passes"] for row in each.table] for each in found]).astype(np.int32)
-        return cls(Cs, l1_ratios, stack([each.coefficients for each in found]), stack([each.intercepts for each in found]), W, b, summed, passes)
+        return cls(
+            Cs,
+            l1_ratios,
+            stack([each.coefficients for each in found]),
+            stack([each.intercepts for each in found]),
+            W,
+            b,
+            summed,
+            passes,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +86,49 @@ class HeldOut:
     folds: NDArray[np.intp]
     """The fold that holds out each row, (m,); -1 for none."""
     params: Mapping[str, Any]
-    """What the scorer gets beside, such as weights; of what has a value for each row those of the rows."""
+    """What the scorer gets beside, such as weights; of what has a value for each row those of the
+    rows."""
 
-    def scores(self, scorer: Callable[..., float], tried: Tried,
-               estimator_of: Callable[[NDArray[np.float64], NDArray[np.float64]], Any]) -> NDArray[np.float64]:
-        """Score of every model of a fold, (K, L, R), whose estimator ``estimator_of`` makes of its coefficients and intercepts."""
+    def scores(
+        self,
+        scorer: Callable[..., float],
+        tried: Tried,
+        estimator_of: Callable[[NDArray[np.float64], NDArray[np.float64]], Any],
+    ) -> NDArray[np.float64]:
+        """Score of every model of a fold, (K, L, R), whose estimator ``estimator_of`` makes of its
+        coefficients and intercepts."""
         K, L, R = tried.fold_intercepts.shape[:3]
         scores = np.empty((K, L, R))
         for k in range(K):
             held = np.flatnonzero(self.folds == k)
-            X, labels, params = _safe_indexing(self.X, held), self.labels[held], _check_method_params(self.X, self.params, indices=held)
+            X, labels, params = (
+                _safe_indexing(self.X, held),
+                self.labels[held],
+                _check_method_params(self.X, self.params, indices=held),
+            )
             for j, i in np.ndindex(R, L):
-                scores[k, i, j] = scorer(estimator_of(tried.fold_coefficients[k, i, j], tried.fold_intercepts[k, i, j]), X, labels, **params)
+                scores[k, i, j] = scorer(
+                    estimator_of(tried.fold_coefficients[k, i, j], tried.fold_intercepts[k, i, j]),
+                    X,
+                    labels,
+                    **params,
+                )
         return scores
 
 
 def naming_classes(scorer: Any, classes: NDArray[Any]) -> Any:
-    """The scorer, told of all classes where it can be, since a fold need not hold examples of each; of two the second is the positive one."""
-    known = inspect.signature(scorer._score_func).parameters if hasattr(scorer, "_score_func") else {}
+    """The scorer, told of all classes where it can be, since a fold need not hold examples of each;
+    of two the second is the positive one."""
+    known = (
+        inspect.signature(scorer._score_func).parameters if hasattr(scorer, "_score_func") else {}
+    )
     if "labels" not in known:
         return scorer
-    reported = {"labels": classes, "pos_label": classes[-1]} if len(classes) == 2 and "pos_label" in known else {"labels": classes}
+    reported = (
+        {"labels": classes, "pos_label": classes[-1]}
+        if len(classes) == 2 and "pos_label" in known
+        else {"labels": classes}
+    )
     named = copy.copy(scorer)
     named._kwargs = reported | scorer._kwargs
     return named

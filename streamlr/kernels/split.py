@@ -1,7 +1,9 @@
-"""Which part of a split every row belongs to: parts are held out of a fit, and tell how well it does on rows that it has not seen.
+"""Which part of a split every row belongs to: parts are held out of a fit, and tell how well it
+does on rows that it has not seen.
 
-The part follows from a hash of the row's absolute number, or of its group, so it depends on neither chunks nor engines, needs no
-memory, and rows of one group stay together. Or an array of the data lists the rows of one part, or numbers the parts of all.
+The part follows from a hash of the row's absolute number, or of its group, so it depends on neither
+chunks nor engines, needs no memory, and rows of one group stay together. Or an array of the data
+lists the rows of one part, or numbers the parts of all.
 """
 
 from __future__ import annotations
@@ -32,16 +34,19 @@ class Split:
     seed: int
     """Seed of the hash."""
     listed: str = ""
-    """Name of the array that the groups are, which lists the rows of part 0 by a 1; else the parts follow from the hash."""
+    """Name of the array that the groups are, which lists the rows of part 0 by a 1; else the parts
+    follow from the hash."""
     numbered: bool = False
-    """Whether the groups are the numbers of the parts, as somebody has dealt the rows out; those of numbers below 0 are in none."""
+    """Whether the groups are the numbers of the parts, as somebody has dealt the rows out; those of
+    numbers below 0 are in none."""
 
     @property
     def seed_of_hash(self) -> int:
         return self.seed ^ _SPLIT
 
     def parts(self, batch: Batch, leaf: slice) -> NDArray[np.intp]:
-        """The part of each example of a leaf, (k,): by its group where there are groups, else by its number."""
+        """The part of each example of a leaf, (k,): by its group where there are groups, else by
+        its number."""
         if self.listed:
             return self._listed_parts(batch, leaf)
         if self.numbered:
@@ -64,8 +69,11 @@ class Split:
         keys = batch.groups[leaf]
         good = keys <= 1
         if not good.all():
-            raise LabelError(f"row {batch.first_row + leaf.start + int(np.argmin(good))} of {self.listed} is neither 0 nor 1; rows to be held out are 1 (or "
-                             "true), the others 0 (or false)")
+            raise LabelError(
+                f"row {batch.first_row + leaf.start + int(np.argmin(good))} of {self.listed} is "
+                "neither 0 nor 1; rows to be held out are 1 (or "
+                "true), the others 0 (or false)"
+            )
         return np.where(keys == 1, HOLDOUT, HOLDOUT + 1).astype(np.intp)
 
 
@@ -75,7 +83,8 @@ def folds(n_folds: int, seed: int) -> Split:
 
 
 def split_keys(batch: Batch, leaf: slice = slice(None)) -> NDArray[np.uint64]:
-    """What is hashed of each example of a leaf, (k,): its group where there are groups, else its absolute number."""
+    """What is hashed of each example of a leaf, (k,): its group where there are groups, else its
+    absolute number."""
     if batch.groups is not None:
         return batch.groups[leaf]
     start, stop, _ = leaf.indices(batch.X.shape[1])
@@ -85,7 +94,9 @@ def split_keys(batch: Batch, leaf: slice = slice(None)) -> NDArray[np.uint64]:
 def hashed(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     """A hash of each key (splitmix64; Steele, Lea and Flood 2014): (k,)."""
     with np.errstate(over="ignore"):
-        z = (keys + np.uint64(1)) * _GOLDEN + np.uint64(seed % 2**64) * np.uint64(0xD1342543DE82EF95)
+        z = (keys + np.uint64(1)) * _GOLDEN + np.uint64(seed % 2**64) * np.uint64(
+            0xD1342543DE82EF95
+        )
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)

@@ -12,7 +12,14 @@ from streamlr.execution.limits import FoundLimit, found_limit
 from streamlr.execution.local import available_cores
 from streamlr.execution.process import process_bytes
 from streamlr.planning import memory as memory_model
-from streamlr.planning.memory import SAMPLES_FORWARDED, SAMPLES_SENT, RunShape, client_peak, local_peak, worker_peak
+from streamlr.planning.memory import (
+    SAMPLES_FORWARDED,
+    SAMPLES_SENT,
+    RunShape,
+    client_peak,
+    local_peak,
+    worker_peak,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,8 @@ class WorkerLayout:
     worker_base_bytes: int
     """The same of the others, where there are any."""
     answer_directly: bool = False
-    """Whether they send what they have summed straight to this process, on whose machine they are."""
+    """Whether they send what they have summed straight to this process, on whose machine they are.
+    """
     found: FoundLimit | None = None
     """What this process may use, or together with the workers on its machine."""
     worker_found: FoundLimit | None = None
@@ -79,19 +87,39 @@ class Room:
     def of_process(self) -> FoundLimit | None:
         """The least that one process may use."""
         reported = [] if self.limit is None else [FoundLimit(self.limit, "cluster.memory_limit")]
-        found = [limit for limit in (self.workers.found, self.workers.worker_found) if limit is not None]
+        found = [
+            limit for limit in (self.workers.found, self.workers.worker_found) if limit is not None
+        ]
         return min(reported + found, key=lambda limit: limit.nbytes, default=None)
 
     def fits(self, shape: RunShape, threads: int) -> bool:
-        """Whether it does on so many threads in each process; of the client no limit that was set is asked, since fewer threads would not help it."""
+        """Whether it does on so many threads in each process; of the client no limit that was set
+        is asked, since fewer threads would not help it."""
         peaks = peaks_of(shape, self.workers, threads)
         reported = self.limit is None or peaks.worker <= self.limit
-        return reported and not any(found.needed_bytes > found.limit.nbytes for found in self._found(peaks))
+        return reported and not any(
+            found.needed_bytes > found.limit.nbytes for found in self._found(peaks)
+        )
 
     def excess(self, peaks: Peaks) -> Excess | None:
         """The first limit that does not hold."""
-        reported = [] if self.limit is None else [Excess(peaks.largest, "in one process", FoundLimit(self.limit, "cluster.memory_limit"))]
-        return next((found for found in [*reported, *self._found(peaks)] if found.needed_bytes > found.limit.nbytes), None)
+        reported = (
+            []
+            if self.limit is None
+            else [
+                Excess(
+                    peaks.largest, "in one process", FoundLimit(self.limit, "cluster.memory_limit")
+                )
+            ]
+        )
+        return next(
+            (
+                found
+                for found in [*reported, *self._found(peaks)]
+                if found.needed_bytes > found.limit.nbytes
+            ),
+            None,
+        )
 
     def _found(self, peaks: Peaks) -> Iterator[Excess]:
         """What is needed under each limit that was found, over it or not."""
@@ -99,12 +127,21 @@ class Room:
         if workers.found is not None:
             together = workers.answer_directly and not workers.in_this_process
             needed = peaks.client + together * workers.processes * peaks.worker
-            yield Excess(needed, f"in {workers.processes + 1} processes" if together else "in one process", workers.found)
+            yield Excess(
+                needed,
+                f"in {workers.processes + 1} processes" if together else "in one process",
+                workers.found,
+            )
         if workers.worker_found is not None:
             yield Excess(peaks.worker, "in a worker", workers.worker_found)
 
 
-def workers_of(cluster: ClusterConfig, threads: int, worker_base_bytes: int | None = None, worker_found: FoundLimit | None = None) -> WorkerLayout:
+def workers_of(
+    cluster: ClusterConfig,
+    threads: int,
+    worker_base_bytes: int | None = None,
+    worker_found: FoundLimit | None = None,
+) -> WorkerLayout:
     """Who will take the sums on an engine with so many threads in all.
 
     Parameters
@@ -120,8 +157,16 @@ def workers_of(cluster: ClusterConfig, threads: int, worker_base_bytes: int | No
     if ENGINES[cluster.kind].in_process:
         return WorkerLayout(threads, threads, True, process_bytes(), 0, found=here)
     started = worker_base_bytes is not None
-    return WorkerLayout(threads, min(threads, cluster.threads_per_worker), False, process_bytes() + (0 if started else memory_model.CLUSTER_BYTES),
-                   memory_model.WORKER_BYTES if worker_base_bytes is None else worker_base_bytes, ENGINES[cluster.kind].answers_directly, here, worker_found)
+    return WorkerLayout(
+        threads,
+        min(threads, cluster.threads_per_worker),
+        False,
+        process_bytes() + (0 if started else memory_model.CLUSTER_BYTES),
+        memory_model.WORKER_BYTES if worker_base_bytes is None else worker_base_bytes,
+        ENGINES[cluster.kind].answers_directly,
+        here,
+        worker_found,
+    )
 
 
 def with_room(cluster: ClusterConfig) -> ClusterConfig:
@@ -155,5 +200,12 @@ def peaks_of(shape: RunShape, workers: WorkerLayout, threads: int) -> Peaks:
         peak = local_peak(shape, threads, workers.base_bytes, available_cores())
         return Peaks(peak, peak)
     samples = SAMPLES_SENT if workers.answer_directly else SAMPLES_FORWARDED
-    worker = worker_peak(shape, threads, workers.processes, workers.worker_base_bytes, samples, workers.threads_per_process - threads)
+    worker = worker_peak(
+        shape,
+        threads,
+        workers.processes,
+        workers.worker_base_bytes,
+        samples,
+        workers.threads_per_process - threads,
+    )
     return Peaks(client_peak(shape, available_cores(), workers.base_bytes), worker)

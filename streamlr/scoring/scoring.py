@@ -32,12 +32,21 @@ from streamlr.text import named
 
 Array = NDArray[np.float64]
 
-_NO_STORE = ("give the path or URL of a Zarr group; of arrays in memory the model predicts by itself, "
-             "such as streamlr.load_model(RUN).predict(X)")
+_NO_STORE = (
+    "give the path or URL of a Zarr group; of arrays in memory the model predicts by itself, "
+    "such as streamlr.load_model(RUN).predict(X)"
+)
 
 
 @memory_reported()
-def evaluate(run: str | Path, store: str, *, validation: bool = False, overrides: Sequence[str] = (), subscribers: Sequence[Subscriber] = ()) -> dict[str, Any]:
+def evaluate(
+    run: str | Path,
+    store: str,
+    *,
+    validation: bool = False,
+    overrides: Sequence[str] = (),
+    subscribers: Sequence[Subscriber] = (),
+) -> dict[str, Any]:
     """Metrics of a trained model on a store, in one pass.
 
     Parameters
@@ -47,7 +56,8 @@ def evaluate(run: str | Path, store: str, *, validation: bool = False, overrides
     store
         The store to score, with arrays named as in the run's configuration.
     validation
-        Whether to score the rows alone that the run held out of the fit, by their number, group or mark: of the store that it was trained on.
+        Whether to score the rows alone that the run held out of the fit, by their number, group or
+        mark: of the store that it was trained on.
     overrides
         Settings that differ from the run's, as ``section.key=value``.
     subscribers
@@ -56,55 +66,100 @@ def evaluate(run: str | Path, store: str, *, validation: bool = False, overrides
     Returns
     -------
     dict
-        Of classes: ``rows``, ``weight``, ``log_loss``, ``brier_score``, ``accuracy``, ``balanced_accuracy``, ``cohen_kappa``,
-        ``matthews_correlation``; ``auc`` and ``average_precision``, each with its ``..._error_bound`` (0 where exact; None where there
-        is one class only; of more than two classes, the mean of each against the rest); ``confusion_matrix`` (true by predicted, in
-        the order of ``classes``); ``per_class``, ``macro_average`` and ``weighted_average`` of precision, recall and F1;
-        ``calibration``; and, of two classes, ``lift`` (tenths from the highest scores on) and ``roc_curve``.
-        Of numbers: ``rows``, ``weight``, ``loss``, ``r2``, ``mean_squared_error``, ``mean_absolute_error``, and of counts
-        ``mean_poisson_deviance`` and ``d2_poisson``.
+        Of classes: ``rows``, ``weight``, ``log_loss``, ``brier_score``, ``accuracy``,
+        ``balanced_accuracy``, ``cohen_kappa``, ``matthews_correlation``; ``auc`` and
+        ``average_precision``, each with its ``..._error_bound`` (0 where exact; None where there is
+        one class only; of more than two classes, the mean of each against the rest);
+        ``confusion_matrix`` (true by predicted, in the order of ``classes``); ``per_class``,
+        ``macro_average`` and ``weighted_average`` of precision, recall and F1; ``calibration``;
+        and, of two classes, ``lift`` (tenths from the highest scores on) and ``roc_curve``. Of
+        numbers: ``rows``, ``weight``, ``loss``, ``r2``, ``mean_squared_error``,
+        ``mean_absolute_error``, and of counts ``mean_poisson_deviance`` and ``d2_poisson``.
     """
     publish = publisher(subscribers)
-    model, config, source = open_run(run, store, overrides, publish, labelled=True, validation=validation)
+    model, config, source = open_run(
+        run, store, overrides, publish, labelled=True, validation=validation
+    )
     with open_engine(config.cluster) as engine:
-        scan = MetricScan(model.family, model.classes_, model.coef_.T, model.intercept_, source.describe("weights") if source.weighted else "",
-                          split_of(config) if validation else None)
+        scan = MetricScan(
+            model.family,
+            model.classes_,
+            model.coef_.T,
+            model.intercept_,
+            source.describe("weights") if source.weighted else "",
+            split_of(config) if validation else None,
+        )
         try:
-            sums = Scanner(engine, source, publish, plan_slabs(source, engine.n_threads, len(model.coef_))).run(scan, "evaluate")
+            sums = Scanner(
+                engine, source, publish, plan_slabs(source, engine.n_threads, len(model.coef_))
+            ).run(scan, "evaluate")
         except LabelError as error:
             raise LabelError(f"{source.describe('target')}: {error}") from error
     if validation and not sums.weight_sum > 0:
-        raise ConfigError(f"the run in {str(run)!r} holds out {sums.n_rows} of the {source.n_rows} rows of {config.data.shown_store!r}, and they weigh "
-                          "nothing: there is nothing to score; give the store that it was trained on")
+        raise ConfigError(
+            f"the run in {str(run)!r} holds out {sums.n_rows} of the {source.n_rows} rows of "
+            f"{config.data.shown_store!r}, and they weigh "
+            "nothing: there is nothing to score; give the store that it was trained on"
+        )
     if not sums.weight_sum > 0:
         raise NonFiniteError(f"{source.describe('weights')} are all 0: there is nothing to score")
     with np.errstate(over="ignore", invalid="ignore"):  # sums of what is finite may still overflow
-        return {name: finite(value) for name, value in FAMILIES[model.family].metrics.report(sums, model.classes_.tolist()).items()}
+        return {
+            name: finite(value)
+            for name, value in FAMILIES[model.family]
+            .metrics.report(sums, model.classes_.tolist())
+            .items()
+        }
 
 
 def require_plotted(run: str | Path) -> None:
     """Raise a `ConfigError` where the metrics of the model of a run are none that are drawn."""
     family = load_model(run).family
     if not FAMILIES[family].metrics.plotted:
-        raise ConfigError(f"the model of {str(run)!r} is of the family {family}; calibration, ROC curve and lift are drawn of classes: leave out --plot")
+        raise ConfigError(
+            f"the model of {str(run)!r} is of the family {family}; calibration, ROC curve and "
+            "lift are drawn of classes: leave out --plot"
+        )
 
 
 @memory_reported()
-def predict(run: str | Path, store: str, out: str | Path, *, overwrite: bool = False, overrides: Sequence[str] = (),
-            subscribers: Sequence[Subscriber] = ()) -> int:
-    """Write what is predicted for every row of a store as a Zarr array; returns the number of rows, m.
+def predict(
+    run: str | Path,
+    store: str,
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    overrides: Sequence[str] = (),
+    subscribers: Sequence[Subscriber] = (),
+) -> int:
+    """Write what is predicted for every row of a store as a Zarr array; returns the number of rows,
+    m.
 
-    Of two classes that is the probability of the second, (m,), of more the probability of each, (m, c); of a number its mean, (m,).
+    Of two classes that is the probability of the second, (m,), of more the probability of each, (m,
+    c); of a number its mean, (m,).
 
-    Every block of rows is written by the task that computed it, as a chunk of its own; the array appears when it is whole.
+    Every block of rows is written by the task that computed it, as a chunk of its own; the array
+    appears when it is whole.
     """
     out = local_output(out, "OUT")
     publish = publisher(subscribers)
     model, config, source = open_run(run, store, overrides, publish, labelled=False)
     with open_engine(config.cluster) as engine:
-        scanner = Scanner(engine, source, publish, plan_slabs(source, engine.n_threads, len(model.coef_)))
-        with PredictionWriter(out, source.n_rows, scanner.partition.block_rows, model.classes_.tolist(), len(model.coef_), overwrite=overwrite) as writer:
-            written: Count = scanner.run(PredictScan(model.family, model.coef_.T, model.intercept_, writer.partial), "predict")
+        scanner = Scanner(
+            engine, source, publish, plan_slabs(source, engine.n_threads, len(model.coef_))
+        )
+        with PredictionWriter(
+            out,
+            source.n_rows,
+            scanner.partition.block_rows,
+            model.classes_.tolist(),
+            len(model.coef_),
+            overwrite=overwrite,
+        ) as writer:
+            written: Count = scanner.run(
+                PredictScan(model.family, model.coef_.T, model.intercept_, writer.partial),
+                "predict",
+            )
     return written.n_rows
 
 
@@ -153,9 +208,17 @@ class PredictScan:
         return A, total
 
 
-def open_run(run: str | Path, store: str | None, overrides: Sequence[str], publish: Subscriber, *,
-             labelled: bool, grouped: bool = False, validation: bool = False,
-             as_fitted: bool = False) -> tuple[Model, TrainConfig, Source]:
+def open_run(
+    run: str | Path,
+    store: str | None,
+    overrides: Sequence[str],
+    publish: Subscriber,
+    *,
+    labelled: bool,
+    grouped: bool = False,
+    validation: bool = False,
+    as_fitted: bool = False,
+) -> tuple[Model, TrainConfig, Source]:
     """The model of a run, its configuration with other settings, and a store of the same features.
 
     Features are matched by name where both have names, else by position. Where their order differs,
@@ -177,11 +240,26 @@ def open_run(run: str | Path, store: str | None, overrides: Sequence[str], publi
     path = local_run(run) / CONFIG_NAME
     config = load_config(path if path.exists() else {}, overrides)
     store = config.data.store if store is None else path_text(store, "store", _NO_STORE)
-    options = {key: value for key, value in config.data.storage_options.items() if "://" in store}  # a path takes none
-    config = replace(config, data=replace(config.data, store=store, storage_options=options, groups=config.data.groups if grouped or validation else None))
+    options = {
+        key: value for key, value in config.data.storage_options.items() if "://" in store
+    }  # a path takes none
+    config = replace(
+        config,
+        data=replace(
+            config.data,
+            store=store,
+            storage_options=options,
+            groups=config.data.groups if grouped or validation else None,
+        ),
+    )
     if validation and split_of(config) is None:
-        raise ConfigError(f"the run in {str(run)!r} held out no rows (validation.fraction, validation.array); leave out --validation")
-    source = ZarrSource(config.data, labelled=labelled, listed=config.validation.array if validation else None)
+        raise ConfigError(
+            f"the run in {str(run)!r} held out no rows (validation.fraction, validation.array); "
+            "leave out --validation"
+        )
+    source = ZarrSource(
+        config.data, labelled=labelled, listed=config.validation.array if validation else None
+    )
     source.check_chunks()
     _ask_for_offset(run, model, source)
     model, seen = _matched(run, model, source, publish, as_fitted=as_fitted)
@@ -192,19 +270,24 @@ def _ask_for_offset(run: str | Path, model: Model, source: ZarrSource) -> None:
     """A model that was fitted with an offset means nothing without one."""
     if model.fitted_with is not None and not source.has_offset:
         none = "ones" if model.fitted_with == "exposure" else "zeros"
-        raise ConfigError(f"the model in {str(run)!r} was fitted with an {model.fitted_with}, and "
-                          f"{source.config.shown_store!r} is read without one; name its array with --set "
-                          f"data.{model.fitted_with}=NAME (one of {none} where there is none)")
+        raise ConfigError(
+            f"the model in {str(run)!r} was fitted with an {model.fitted_with}, and "
+            f"{source.config.shown_store!r} is read without one; name its array with --set "
+            f"data.{model.fitted_with}=NAME (one of {none} where there is none)"
+        )
 
 
-def _matched(run: str | Path, model: Model, source: ZarrSource, publish: Subscriber, *,
-             as_fitted: bool) -> tuple[Model, Source]:
+def _matched(
+    run: str | Path, model: Model, source: ZarrSource, publish: Subscriber, *, as_fitted: bool
+) -> tuple[Model, Source]:
     """The model and the source with the same features in the same order."""
     store, found, n = source.config.shown_store, source.feature_names, model.coef_.shape[1]
     if found is None or model.feature_names is None:
         if source.n_features != n:
-            raise ShapeError(f"{source.describe('features')} has {source.n_features} features; the "
-                             f"model in {str(run)!r} was fitted to {n}")
+            raise ShapeError(
+                f"{source.describe('features')} has {source.n_features} features; the "
+                f"model in {str(run)!r} was fitted to {n}"
+            )
         return model, source
     match = match_names(model.feature_names, found, f"the model in {str(run)!r}", repr(store))
     if match.in_place:
@@ -214,9 +297,15 @@ def _matched(run: str | Path, model: Model, source: ZarrSource, publish: Subscri
         return model, source
     if match.extra:
         count = f"{len(match.extra)} feature{'s' * (len(match.extra) > 1)}"
-        publish(Note(f"{store} has {count} that the model does not know ({named(match.extra)}): left out"))
+        publish(
+            Note(
+                f"{store} has {count} that the model does not know ({named(match.extra)}): left out"
+            )
+        )
     if (np.diff(match.columns) < 0).any():
-        publish(Note(f"{store} has the model's features in another order: they are matched by name"))
+        publish(
+            Note(f"{store} has the model's features in another order: they are matched by name")
+        )
     if match.extra or as_fitted:
         return model, SelectedFeatures(source, match.columns)
     return model.at_columns(match.columns, found), source

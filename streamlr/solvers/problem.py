@@ -26,7 +26,8 @@ class Evaluation:
     value: float
     """The loss plus the penalty, J."""
     gradient: Array
-    """Gradient of the smooth part of J, that is without l1, with respect to the parameters, (d,)."""
+    """Gradient of the smooth part of J, that is without l1, with respect to the parameters, (d,).
+    """
     gradient_max: float
     """Largest absolute entry of the gradient with respect to the coefficients of standardised
     features and the intercept; with l1 of the shortest subgradient, with bounds of the gradient

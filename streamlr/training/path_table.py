@@ -42,8 +42,10 @@ class FoldVerdicts:
 
     def means(self) -> Scores:
         """Of every score its mean over the folds that judge, and its standard error, (L,) each."""
-        found = {name: mean_and_error(values, self._counting(weights))
-                 for name, (values, weights) in self.scores.items()}
+        found = {
+            name: mean_and_error(values, self._counting(weights))
+            for name, (values, weights) in self.scores.items()
+        }
         judged = self.cross_validation
         if judged is not None:
             found["loss"] = judged.mean, judged.standard_error
@@ -58,8 +60,14 @@ class FoldVerdicts:
         return np.where(self.left_out, 0.0, weights)
 
 
-def path_table(lambdas: Array, grid: Sequence[Sequence[Objective]], standings: Sequence[SolveProgress],
-               coefficients: Array, folds: FoldVerdicts, max_passes: int) -> list[dict[str, Any]]:
+def path_table(
+    lambdas: Array,
+    grid: Sequence[Sequence[Objective]],
+    standings: Sequence[SolveProgress],
+    coefficients: Array,
+    folds: FoldVerdicts,
+    max_passes: int,
+) -> list[dict[str, Any]]:
     """A record for each strength, as in ``path.json``.
 
     Parameters
@@ -110,7 +118,9 @@ def penalties(grid: Sequence[Sequence[Objective]]) -> dict[str, Array]:
     """Those of all models, as ``path.zarr`` has them: (L,) of all rows, (L, K) of the folds."""
     found: dict[str, Array] = {}
     for name in ("l1", "l2"):
-        every = np.array([[getattr(objective.model.penalty, name) for objective in row] for row in grid])
+        every = np.array(
+            [[getattr(objective.model.penalty, name) for objective in row] for row in grid]
+        )
         found[name] = every[:, 0]
         if every.shape[1] > 1:
             found[f"fold_{name}"] = every[:, 1:]
@@ -122,6 +132,8 @@ def worst(standings: Sequence[SolveProgress], max_passes: int) -> tuple[str, str
     ends = [termination_of(standing.reached, max_passes) for standing in standings]
     bad = [end for end in ends if end.status != Status.CONVERGED]
     if not bad:
-        return str(Status.CONVERGED), f"the gradients of all {len(ends)} models are within the tolerance"
+        return str(
+            Status.CONVERGED
+        ), f"the gradients of all {len(ends)} models are within the tolerance"
     reported = f"{len(bad)} of {len(ends)} models did not converge; the first: {bad[0].reason}"
     return str(bad[0].status), reported

@@ -26,7 +26,9 @@ class RefuseMissing(WrapperStore[Store]):
     def wrapped(self) -> Store:
         return self._store
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         value = await super().get(key, prototype, byte_range)
         if value is None and not is_metadata(key):
             raise MissingChunkError(key)

@@ -101,8 +101,8 @@ def may_wait_for_ever() -> bool:
 
 @contextmanager
 def watched(session: Callable[[], None]) -> Iterator[None]:
-    """Have ``look`` called twice a second meanwhile, by another thread; it says what is to be said, of
-    reads too."""
+    """Have ``look`` called twice a second meanwhile, by another thread; it says what is to be said,
+    of reads too."""
     with _lock:
         _watchers.append(session)
     _wake()

@@ -335,9 +335,7 @@ def written_share(mask: zarr.Array[Any]) -> float | None:
         return None
 
 
-def _old_categories(
-    name: str, node: zarr.Array[Any], opener: Opener
-) -> zarr.Array[Any] | None:
+def _old_categories(name: str, node: zarr.Array[Any], opener: Opener) -> zarr.Array[Any] | None:
     """The categories that an attribute of codes names, as in AnnData before 0.8; None if none."""
     reported = node.attrs.get("categories")
     if not isinstance(reported, str) or _OLD_CATEGORIES not in reported.split("/"):
@@ -348,7 +346,8 @@ def _old_categories(
         if isinstance(found, zarr.Array):
             return found
     raise ShapeError(
-        f"{name}{opener.meaning.where} holds codes of the categories in {reported!r}, and there is no "
+        f"{name}{opener.meaning.where} holds codes of the categories in {reported!r}, and there "
+        "is no "
         "such array; write the column again"
     )
 

@@ -1,7 +1,9 @@
-"""From tables to a store: streamed, checked, committed by a rename, and continued where it was interrupted.
+"""From tables to a store: streamed, checked, committed by a rename, and continued where it was
+interrupted.
 
-Rows keep their order. Whole chunks are written as they fill up; after each, a journal in the unfinished store says how
-many rows are safe, so that a second attempt with the same sources and options skips them.
+Rows keep their order. Whole chunks are written as they fill up; after each, a journal in the
+unfinished store says how many rows are safe, so that a second attempt with the same sources and
+options skips them.
 """
 
 from __future__ import annotations
@@ -64,9 +66,16 @@ class IngestResult:
     """What the user should know, such as which columns were left out."""
 
 
-def ingest(sources: Sequence[str | Path], path: str | Path, spec: IngestSpec, *, overwrite: bool = False,
-           rows_done: Callable[[int], None] = lambda rows: None) -> IngestResult:
-    """Write a store from tables with the same columns, one after the other. Tables with names are read twice: to look, and to write.
+def ingest(
+    sources: Sequence[str | Path],
+    path: str | Path,
+    spec: IngestSpec,
+    *,
+    overwrite: bool = False,
+    rows_done: Callable[[int], None] = lambda rows: None,
+) -> IngestResult:
+    """Write a store from tables with the same columns, one after the other. Tables with names are
+    read twice: to look, and to write.
 
     Parameters
     ----------
@@ -117,8 +126,15 @@ def open_table(path: Path, columns: Columns) -> Table:
     if not path.is_file():
         raise IngestError(f"no file at {str(path)!r}; check SOURCE")
     kind = kind_of(path)
-    readers: dict[str, Any] = {".csv": CsvTable, ".tsv": CsvTable, ".txt": CsvTable, ".parquet": ParquetTable, ".pq": ParquetTable,
-                               ".npy": NpyTable, ".npz": NpzTable}
+    readers: dict[str, Any] = {
+        ".csv": CsvTable,
+        ".tsv": CsvTable,
+        ".txt": CsvTable,
+        ".parquet": ParquetTable,
+        ".pq": ParquetTable,
+        ".npy": NpyTable,
+        ".npz": NpzTable,
+    }
     if kind not in readers:
         raise IngestError(f"{str(path)!r} ends in {kind!r}; streamlr reads {', '.join(readers)}")
     table: Table = readers[kind](path, columns)
@@ -129,8 +145,15 @@ def _survey(tables: Sequence[Table], spec: IngestSpec) -> Survey:
     named = [table for table in tables if isinstance(table, CsvTable | ParquetTable)]
     arrays = [table for table in tables if isinstance(table, NpyTable | NpzTable)]
     if named and arrays:
-        raise IngestError(f"{named[0].path} has columns with names and {arrays[0].path} has none; bring them to the same columns")
-    return survey_tables(named, spec.columns, None if spec.dtype is None else np.dtype(spec.dtype)) if named else survey_arrays(arrays)
+        raise IngestError(
+            f"{named[0].path} has columns with names and {arrays[0].path} has none; bring them to "
+            "the same columns"
+        )
+    return (
+        survey_tables(named, spec.columns, None if spec.dtype is None else np.dtype(spec.dtype))
+        if named
+        else survey_arrays(arrays)
+    )
 
 
 def _all_rows(tables: Sequence[Table], survey: Survey, skip: int) -> Iterator[tuple[Table, Rows]]:
@@ -141,39 +164,85 @@ def _all_rows(tables: Sequence[Table], survey: Survey, skip: int) -> Iterator[tu
         skip = max(0, skip - held)
 
 
-def _check_rows(table: Table, rows: Rows, dtype: np.dtype[Any], names: Sequence[str] | None) -> None:
-    """Refuse values that are not finite, or that the stored type cannot hold; only float32 and float16, which were asked for, may round."""
+def _check_rows(
+    table: Table, rows: Rows, dtype: np.dtype[Any], names: Sequence[str] | None
+) -> None:
+    """Refuse values that are not finite, or that the stored type cannot hold; only float32 and
+    float16, which were asked for, may round."""
     with np.errstate(over="ignore", invalid="ignore"):
         stored = rows.features.astype(dtype, copy=False)
     kind = rows.features.dtype.kind
     if kind == "f" and not np.isfinite(rows.features).all():
-        _refuse(table, rows, ~np.isfinite(rows.features), "is not finite; clean the source, then ingest again", names)
+        _refuse(
+            table,
+            rows,
+            ~np.isfinite(rows.features),
+            "is not finite; clean the source, then ingest again",
+            names,
+        )
     if dtype.kind == "f" and not np.isfinite(stored).all():
-        _refuse(table, rows, ~np.isfinite(stored), f"is too large for {dtype}; choose another --dtype", names)
+        _refuse(
+            table,
+            rows,
+            ~np.isfinite(stored),
+            f"is too large for {dtype}; choose another --dtype",
+            names,
+        )
     if dtype.kind != "f" and not np.array_equal(stored, rows.features):
-        _refuse(table, rows, stored != rows.features, f"cannot be held by {dtype}; choose another --dtype", names)
-    if rows.features.dtype.itemsize == 8 and kind in "iu" and dtype == np.float64 and (unlike := unlike_whole(rows.features, stored)).any():
-        _refuse(table, rows, unlike, f"is a whole number that {dtype} cannot hold exactly; choose another --dtype, or scale that column", names)
+        _refuse(
+            table,
+            rows,
+            stored != rows.features,
+            f"cannot be held by {dtype}; choose another --dtype",
+            names,
+        )
+    if (
+        rows.features.dtype.itemsize == 8
+        and kind in "iu"
+        and dtype == np.float64
+        and (unlike := unlike_whole(rows.features, stored)).any()
+    ):
+        _refuse(
+            table,
+            rows,
+            unlike,
+            f"is a whole number that {dtype} cannot hold exactly; choose another --dtype, or "
+            "scale that column",
+            names,
+        )
 
 
 def _refuse(table: Table, rows: Rows, bad: Mask, what: str, names: Sequence[str] | None) -> None:
     at, feature = (int(i) for i in np.argwhere(bad)[0])
     name = names[feature] if names is not None else feature
-    raise IngestError(f"{table.path}: the value {rows.features[at, feature].item()} in row {rows.first_row + at}, column {name!r}, {what}")
+    raise IngestError(
+        f"{table.path}: the value {rows.features[at, feature].item()} in row "
+        f"{rows.first_row + at}, column {name!r}, {what}"
+    )
 
 
 def _identity(tables: Sequence[Table], spec: IngestSpec) -> dict[str, Any]:
     """What must be the same for an interrupted attempt to be continued."""
     paths = [path for table in tables for path in table.paths]
-    files = [[str(path.resolve()), os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths]
-    return json.loads(json.dumps({"format_version": FORMAT_VERSION, "files": files, "spec": asdict(spec)}))
+    files = [
+        [str(path.resolve()), os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths
+    ]
+    return json.loads(
+        json.dumps({"format_version": FORMAT_VERSION, "files": files, "spec": asdict(spec)})
+    )
 
 
 class _Sink:
     """Collects rows into whole chunks and writes them."""
 
-    def __init__(self, writer: StoreWriter, spec: IngestSpec, dtype: np.dtype[Any], names: tuple[str, ...] | None,
-                 identity: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        writer: StoreWriter,
+        spec: IngestSpec,
+        dtype: np.dtype[Any],
+        names: tuple[str, ...] | None,
+        identity: dict[str, Any],
+    ) -> None:
         self._writer = writer
         self._spec = spec
         self._dtype = dtype
@@ -220,8 +289,12 @@ class _Sink:
         self._chunk = self._spec.chunk_rows or chunk_rows_for(self.n_features, self._dtype.itemsize)
         how = self._spec.compressor
         labels: Any = str if rows.target.dtype.kind in "UT" else rows.target.dtype
-        create_array(self._group, "X", (0, self.n_features), (self._chunk, self.n_features), self._dtype, how)
-        create_array(self._group, "y", (0,), (self._chunk,), labels, "none" if labels is str else how)
+        create_array(
+            self._group, "X", (0, self.n_features), (self._chunk, self.n_features), self._dtype, how
+        )
+        create_array(
+            self._group, "y", (0,), (self._chunk,), labels, "none" if labels is str else how
+        )
         if rows.weights is not None:
             create_array(self._group, "weights", (0,), (self._chunk,), np.float64, how)
         write_names(self._group, list(self._names or [f"f{j}" for j in range(self.n_features)]))
@@ -243,8 +316,13 @@ class _Sink:
     def _check_labels(self, table: Table, rows: Rows) -> None:
         stored = np.dtype(self._array("y").dtype)
         text = stored.kind in "TUO"
-        if (rows.target.dtype.kind in "UT") != text or (not text and not np.can_cast(rows.target.dtype, stored, "safe")):
-            raise IngestError(f"{table.path}: labels are {rows.target.dtype} here and {stored} before; bring them to one type")
+        if (rows.target.dtype.kind in "UT") != text or (
+            not text and not np.can_cast(rows.target.dtype, stored, "safe")
+        ):
+            raise IngestError(
+                f"{table.path}: labels are {rows.target.dtype} here and {stored} before; bring "
+                "them to one type"
+            )
 
     def _write(self, count: int) -> int:
         """Write the first ``count`` held rows, at most a chunk, and tell the journal."""
@@ -258,10 +336,18 @@ class _Sink:
             taken.append(rows)
             left -= len(rows.target)
         stop = self.rows + count
-        self._put("X", stop, np.concatenate([rows.features for rows in taken]).astype(self._dtype, copy=False))
+        self._put(
+            "X",
+            stop,
+            np.concatenate([rows.features for rows in taken]).astype(self._dtype, copy=False),
+        )
         self._put("y", stop, np.concatenate([rows.target for rows in taken]))
         if taken[0].weights is not None:
-            self._put("weights", stop, np.concatenate([rows.weights for rows in taken if rows.weights is not None]))
+            self._put(
+                "weights",
+                stop,
+                np.concatenate([rows.weights for rows in taken if rows.weights is not None]),
+            )
         self._sync_chunk()
         self._buffered_rows -= count
         self.rows = stop
@@ -269,12 +355,15 @@ class _Sink:
         return count
 
     def _sync_chunk(self) -> None:
-        """Flush the chunk that was just written: the journal must not call rows safe that a power cut could still take."""
+        """Flush the chunk that was just written: the journal must not call rows safe that a power
+        cut could still take."""
         for name in ("X", "y", "weights"):
             folder = self._writer.partial / name
             if folder.is_dir():
                 array = self._array(name)
-                chunk = folder / array.metadata.encode_chunk_key((self.rows // self._chunk,) + (0,) * (array.ndim - 1))
+                chunk = folder / array.metadata.encode_chunk_key(
+                    (self.rows // self._chunk,) + (0,) * (array.ndim - 1)
+                )
                 sync_path(chunk)
                 while chunk != folder:
                     chunk = chunk.parent
@@ -291,7 +380,9 @@ class _Sink:
         assert self._group is not None
         array = self._group[name]
         assert isinstance(array, zarr.Array)
-        return array.with_config({"write_empty_chunks": True})  # an option of the open array, not of the stored one
+        return array.with_config(
+            {"write_empty_chunks": True}
+        )  # an option of the open array, not of the stored one
 
     def _write_journal(self) -> None:
         journal = self._writer.partial / _JOURNAL
@@ -312,4 +403,9 @@ class _Sink:
 
 def _cut(rows: Rows, start: int, stop: int | None) -> Rows:
     here = slice(start, stop)
-    return Rows(rows.first_row + start, rows.features[here], rows.target[here], None if rows.weights is None else rows.weights[here])
+    return Rows(
+        rows.first_row + start,
+        rows.features[here],
+        rows.target[here],
+        None if rows.weights is None else rows.weights[here],
+    )

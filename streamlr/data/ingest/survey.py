@@ -117,7 +117,8 @@ def _common_features(tables: Sequence[NamedTable], columns: Columns) -> tuple[st
             sides = (("first", set(ours) - set(first)), ("second", set(first) - set(ours)))
             alone = ", ".join(f"only the {which} has {sorted(own)}" for which, own in sides if own)
             raise IngestError(
-                f"{table.path} and {tables[0].path} differ in their columns: {alone}; bring them to the "
+                f"{table.path} and {tables[0].path} differ in their columns: {alone}; bring them "
+                "to the "
                 "same columns, or leave out with --drop what not all of them have"
             )
     return first

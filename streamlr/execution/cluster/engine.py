@@ -21,9 +21,24 @@ from streamlr.execution.cluster.handshake import OtherStreamlrError, this_stream
 from streamlr.execution.cluster.lookout import Lookout, LostError
 from streamlr.execution.cluster.placement import TASK_RETRIES, Placement
 from streamlr.execution.cluster.roster import Roster
-from streamlr.execution.cluster.tasks import Counted, Job, naming, prove, reported_bytes, reported_limit, sum_nodes, sum_slab
+from streamlr.execution.cluster.tasks import (
+    Counted,
+    Job,
+    naming,
+    prove,
+    reported_bytes,
+    reported_limit,
+    sum_nodes,
+    sum_slab,
+)
 from streamlr.execution.cluster.travel import pack, remote
-from streamlr.execution.cluster.workers import ASK_SECONDS, Workers, call_with_timeout, kill_workers, named
+from streamlr.execution.cluster.workers import (
+    ASK_SECONDS,
+    Workers,
+    call_with_timeout,
+    kill_workers,
+    named,
+)
 from streamlr.execution.engine import Engine, Scan, sum_tree
 from streamlr.execution.limits import FoundLimit
 from streamlr.execution.process import process_peak_bytes
@@ -112,7 +127,8 @@ class ClusterEngine:
                 if deaths > WORKER_DEATHS:
                     raise ClusterError(
                         f"workers were lost {deaths} times within one pass (at last: {lost}). Most "
-                        "likely a slab needs more memory than they have: see the cluster's logs for "
+                        "likely a slab needs more memory than they have: see the cluster's logs "
+                        "for "
                         "why they die, and `streamlr plan` for what a slab should need"
                     ) from None
                 log.warning("%s; sending the pass again", lost)
@@ -257,7 +273,9 @@ class ClusterEngine:
                 self._lookout.session("the sum of all slabs", [*common, root.key])
             except CommClosedError as error:
                 # whether the scheduler is gone is looked at before the pass is sent again
-                raise LostError(f"the connection broke at the sum of all slabs ({error})") from error
+                raise LostError(
+                    f"the connection broke at the sum of all slabs ({error})"
+                ) from error
             except Exception:
                 self._require_success(root, "the sum of all slabs")
                 raise
@@ -347,7 +365,9 @@ class ClusterEngine:
             found if isinstance(found, FoundLimit) else _started_with(address, known[address])
             for address, found in reported.items()
         ]
-        return min((limit for limit in limits if limit), key=lambda limit: limit.nbytes, default=None)
+        return min(
+            (limit for limit in limits if limit), key=lambda limit: limit.nbytes, default=None
+        )
 
     def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:
         return self._roster.arithmetic()

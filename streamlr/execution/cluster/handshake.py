@@ -22,7 +22,9 @@ class OtherStreamlrError(Exception):
 def sources_digest() -> str:
     """A digest of the package's source files, by which two checkouts of one version are told apart;
     empty without any."""
-    root = Path(version.__file__).parent  # which lies in the root of the package, wherever this does
+    root = Path(
+        version.__file__
+    ).parent  # which lies in the root of the package, wherever this does
     found = hashlib.sha256()
     files = sorted((path.relative_to(root).as_posix(), path) for path in root.rglob("*.py"))
     for name, path in files:

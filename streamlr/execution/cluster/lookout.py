@@ -155,13 +155,15 @@ class Lookout:
             raise LostError(f"{named(astray)} cannot take part", deaths=0 if joined else 1)
 
     def _reads(self, load: Load) -> dict[str, tuple[str, bool]]:
-        """What those at work on our tasks have been reading for long, and whether it ends by itself;
-        asked when it may count."""
+        """What those at work on our tasks have been reading for long, and whether it ends by
+        itself; asked when it may count."""
         if not (self.patience.may_speak or self.patience.at_its_end):
             return {}
         answers = self._workers.ask_each(sorted(load.ours), reported_reads, seconds=_READS_SECONDS)
         return {
-            address: reported for address, reported in answers.items() if isinstance(reported, tuple) and reported[0]
+            address: reported
+            for address, reported in answers.items()
+            if isinstance(reported, tuple) and reported[0]
         }
 
     def _speak(
@@ -186,7 +188,9 @@ class Lookout:
             if workers
             else "new workers, since there are none"
         )
-        read = "".join(f"; on {address} {reported}" for address, (reported, _) in sorted(reads.items())[:1])
+        read = "".join(
+            f"; on {address} {reported}" for address, (reported, _) in sorted(reads.items())[:1]
+        )
         log.warning(
             "waiting for %s on %s: nothing finished for %.0f s%s",
             what,

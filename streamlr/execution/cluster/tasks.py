@@ -154,11 +154,13 @@ def reported_bytes(peak: bool) -> int:
 
 
 def reported_limit(dask_worker: Worker) -> FoundLimit | None:
-    """What a worker may use: by its machine, and by Dask, which stops giving it work long before its
-    memory limit is reached, and has it killed a little before."""
+    """What a worker may use: by its machine, and by Dask, which stops giving it work long before
+    its memory limit is reached, and has it killed a little before."""
     address: str = dask_worker.address
     here = found_limit()
-    found = [] if here is None else [replace(here, source=f"{here.source} (the worker at {address})")]
+    found = (
+        [] if here is None else [replace(here, source=f"{here.source} (the worker at {address})")]
+    )
     limit: int | None = dask_worker.memory_manager.memory_limit
     pause = dask_worker.memory_manager.memory_pause_fraction
     kill = bool(dask_worker.nanny) and dask.config.get("distributed.worker.memory.terminate")
@@ -172,8 +174,8 @@ def reported_limit(dask_worker: Worker) -> FoundLimit | None:
 
 
 def reported_reads() -> tuple[str, bool]:
-    """What a worker has been reading for long, for a message, and whether that ends by itself: reads
-    are tried again for a while, and then are errors."""
+    """What a worker has been reading for long, for a message, and whether that ends by itself:
+    reads are tried again for a while, and then are errors."""
     long = [reading for reading in readings() if reading.seconds >= _LONG_SECONDS]
     return reported(_LONG_SECONDS), any(reading.ends for reading in long)
 

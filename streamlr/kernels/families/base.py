@@ -2,9 +2,9 @@
 
     Z = Wᵀ X + b;   A = mean of the target at Z;   dZ = A - Y
 
-holds of all of them. A family says what A is, what is lost at Z, and all else that others ask of it:
-nobody asks for its name. To add one, derive from `Family`, write what has no default here, and name
-it in `streamlr.kernels.families.registry`.
+holds of all of them. A family says what A is, what is lost at Z, and all else that others ask of
+it: nobody asks for its name. To add one, derive from `Family`, write what has no default here, and
+name it in `streamlr.kernels.families.registry`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Least squares: the target is a number.
 
-    A = Z,   loss = (Z - Y)² / 2
+A = Z,   loss = (Z - Y)² / 2
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Counts, or rates of events where there is an exposure.
 
-    A = exp(Z),   loss = exp(Z) - Y Z
+A = exp(Z),   loss = exp(Z) - Y Z
 """
 
 from __future__ import annotations

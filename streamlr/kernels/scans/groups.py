@@ -56,8 +56,12 @@ class GroupKeys:
 
 def _checked(groups: GroupKeys) -> GroupKeys:
     if len(groups.keys) > groups.most:
-        raise MemoryLimitError(f"{groups.name} holds {len(groups.keys):,} groups or more, and there is room for the sums of {groups.most:,} with as many "
-                               "parameters as the model has; cluster by coarser groups, or take --errors robust where every row is its own")
+        raise MemoryLimitError(
+            f"{groups.name} holds {len(groups.keys):,} groups or more, and there is room for the "
+            f"sums of {groups.most:,} with as many "
+            "parameters as the model has; cluster by coarser groups, or take --errors robust "
+            "where every row is its own"
+        )
     return groups
 
 
