@@ -46,8 +46,7 @@ DATA = {
 }
 
 
-# -- what is measured; each runs in a process of its own
-# -------------------------------------------------------------
+# -- what is measured; each runs in a process of its own -------------------------------------------
 
 
 def _chunks(store: Path) -> tuple[Any, int, int]:
@@ -218,8 +217,7 @@ MEASURED: dict[str, Callable[[Path], dict[str, Any]]] = {
 }
 
 
-# -- the session
-# --------------------------------------------------------------------------------------------------------
+# -- the session -----------------------------------------------------------------------------------
 
 
 def child(name: str, store: Path) -> None:
@@ -323,7 +321,8 @@ def table(results: dict[str, Any]) -> str:
         cells += (
             f"{found['pass_seconds'] / reads[0]:8.2f}" if found.get("pass_seconds") else f"{'':8}"
         )
-        cells += f"{found['passes'] if found.get('passes') is not None else '':>8}{found['peak_memory_bytes'] / 1e6:8.0f}"
+        cells += f"{found['passes'] if found.get('passes') is not None else '':>8}"
+        cells += f"{found['peak_memory_bytes'] / 1e6:8.0f}"
         if "objective" in found:
             cells += f"  {found['objective']:<17.13f}{found['gradient_max']:9.1e}"
         lines.append(cells)

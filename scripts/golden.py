@@ -48,7 +48,8 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 def arithmetic() -> str:
-    """Digest of this machine's exp, log1p and matrix product on fixed inputs, and NumPy's version."""
+    """Digest of this machine's exp, log1p and matrix product on fixed inputs, and NumPy's
+    version."""
     x = np.linspace(-30.0, 30.0, 4096)
     product = np.outer(np.sin(x[:64]), np.cos(x)) @ np.outer(np.cos(x), np.sin(x[:64]))
     parts = (

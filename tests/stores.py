@@ -1,4 +1,5 @@
-"""Stores for tests: small, written through zarr itself, in every layout that the contract accepts."""
+"""Stores for tests: small, written through zarr itself, in every layout that the contract
+accepts."""
 
 from __future__ import annotations
 

@@ -33,8 +33,7 @@ def as_xarray_does(value: float) -> str:
     return base64.b64encode(struct.pack("<d", value)).decode()
 
 
-# attributes that say what values mean
-# -----------------------------------------------------------------------------------
+# attributes that say what values mean -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("of", ["X", "y", "weights"])
@@ -119,8 +118,7 @@ def test_names_of_axes_that_tell_nothing_are_passed_over(axes: list[str], tmp_pa
     assert ZarrSource(DataConfig(store=str(tmp_path / "s"))).n_rows == 400
 
 
-# values that stand for nothing
-# ------------------------------------------------------------------------------------------
+# values that stand for nothing --------------------------------------------------------------------
 
 
 def test_rows_of_no_group_are_named(tmp_path: Path) -> None:
@@ -180,8 +178,7 @@ def test_targets_whose_squares_do_not_add_up_are_refused(kind: str, tmp_path: Pa
         )
 
 
-# chunks that unfold
-# -----------------------------------------------------------------------------------------------------
+# chunks that unfold -------------------------------------------------------------------------------
 
 _BOMB_BYTES = 2**28
 BOMBS = {
@@ -235,8 +232,7 @@ def test_a_gzip_chunk_of_several_members_is_read_and_cut_ones_are_refused() -> N
             decoder.decode(wrong, out)
 
 
-# what stands beside
-# -----------------------------------------------------------------------------------------------------
+# what stands beside -------------------------------------------------------------------------------
 
 
 def leave_files(store: Path) -> None:

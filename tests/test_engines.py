@@ -160,8 +160,7 @@ def bits(sums: GradientSums) -> list[bytes]:
     ]
 
 
-# the same bits
-# --------------------------------------------------------------------------------------------------------
+# the same bits ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("slab_blocks", [1, 2, 4, 8, 16, 64])
@@ -254,8 +253,7 @@ def test_chunks_and_orientations_agree_to_rounding(
     np.testing.assert_allclose(other.intercept_, plain.intercept_, rtol=1e-9)
 
 
-# what a pass costs
-# ----------------------------------------------------------------------------------------------------
+# what a pass costs --------------------------------------------------------------------------------
 
 
 def test_a_pass_on_threads_is_a_task_for_each_slab_and_a_shallow_tree(store: str) -> None:
@@ -314,8 +312,7 @@ def test_every_slab_is_told_once_from_the_thread_that_asked(kind: str, store: st
     assert threads == {threading.get_ident()}
 
 
-# what an engine leaves behind
-# -----------------------------------------------------------------------------------------
+# what an engine leaves behind ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", IN_PROCESS)
@@ -367,8 +364,7 @@ def test_the_same_engine_serves_several_sources_and_partitions() -> None:
             assert bits(engine.run(source, partition, SCAN, lambda slab: None)) == bits(expected)
 
 
-# failures
-# -------------------------------------------------------------------------------------------------------------
+# failures -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [*IN_PROCESS, "processes"])

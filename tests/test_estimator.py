@@ -137,8 +137,7 @@ def test_max_iter_bounds_the_passes_and_the_status_says_so() -> None:
     assert found.n_iter_.tolist() == [2]
 
 
-# parameters
-# -----------------------------------------------------------------------------------------------------------
+# parameters ---------------------------------------------------------------------------------------
 
 OTHERS: dict[str, Any] = {
     "C": 0.25,
@@ -185,8 +184,7 @@ def test_a_clone_has_the_parameters_and_nothing_that_was_fitted() -> None:
     assert copy.fit(X, y).coef_.tobytes() == model.coef_.tobytes()
 
 
-# errors
-# ---------------------------------------------------------------------------------------------------------------
+# errors -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "decision_function"])

@@ -119,8 +119,7 @@ def test_the_names_of_a_frame_come_with_the_model_and_are_compared() -> None:
     assert not hasattr(found.fit(in_zarr(X), targets("logistic", X)), "feature_names_in_")
 
 
-# references
-# -----------------------------------------------------------------------------------------------------------
+# references ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("class_weight", [None, "balanced", {0: 3.0, 1: 0.5}])
@@ -196,8 +195,7 @@ def test_logarithms_of_probabilities_keep_their_digits_where_those_are_0_or_1() 
     ).all()
 
 
-# a class of labels
-# ----------------------------------------------------------------------------------------------------
+# a class of labels --------------------------------------------------------------------------------
 
 
 def test_labels_that_are_objects_and_weights_of_labels_that_are_text_are_taken() -> None:
@@ -296,8 +294,7 @@ def test_one_class_with_weight_is_too_few() -> None:
                 model.fit(X, labels, weight)
 
 
-# lazy and streamed
-# ----------------------------------------------------------------------------------------------------
+# lazy and streamed --------------------------------------------------------------------------------
 
 
 class Counted:
@@ -415,8 +412,7 @@ def test_numbers_that_are_not_finite_are_found_wherever_they_lie(tmp_path: Path)
         LogisticRegression().fit(scipy.sparse.csr_array(X), y)
 
 
-# rows
-# -----------------------------------------------------------------------------------------------------------------
+# rows ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("brought", ["csr_array", "zarr", "dask", "irregular dask"])
@@ -502,8 +498,7 @@ def test_what_has_no_shape_to_read_is_refused() -> None:
             found.predict(given)
 
 
-# parameters
-# -----------------------------------------------------------------------------------------------------------
+# parameters ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FITTED)

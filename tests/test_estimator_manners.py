@@ -42,8 +42,7 @@ def data(family: str = "logistic") -> tuple[Array, NDArray[Any]]:
     }[family]()
 
 
-# parameters
-# -----------------------------------------------------------------------------------------------------------
+# parameters ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -136,8 +135,7 @@ def test_verbose_shows_the_passes(family: str, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr() == ("", "")
 
 
-# what is fitted
-# -------------------------------------------------------------------------------------------------------
+# what is fitted -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ESTIMATORS)

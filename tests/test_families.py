@@ -233,7 +233,8 @@ def test_the_link_of_softmax_sums_to_zero() -> None:
 def test_the_mean_loss_is_the_mean_of_the_losses_at_one_z(
     name: str, mean: list[float], z: list[float]
 ) -> None:
-    """The loss is linear in Y but for least squares, where the variance of Y adds half of itself."""
+    """The loss is linear in Y but for least squares, where the variance of Y adds half of
+    itself."""
     with mpmath.workdps(60), warnings.catch_warnings():
         warnings.simplefilter("error")
         oracle, exact = ORACLES[name], mp(mean)

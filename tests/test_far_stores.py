@@ -188,8 +188,7 @@ def test_retry_seconds_out_of_range_are_refused(seconds: float) -> None:
         streamlr.train(settings("a.zarr", retry_seconds=seconds))
 
 
-# what is not there
-# ------------------------------------------------------------------------------------------------------
+# what is not there --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -234,8 +233,7 @@ def test_access_that_is_refused_is_told_as_that(web: Web, status: int) -> None:
         streamlr.train(settings(f"{web.url}/a.zarr"))
 
 
-# news and signals
-# -------------------------------------------------------------------------------------------------------
+# news and signals ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -68,8 +68,7 @@ def notes_into(notes: list[Note]) -> Any:
     return lambda event: notes.append(event) if isinstance(event, Note) and event.warning else None
 
 
-# Fits of their rows alone
-# ---------------------------------------------------------------------------------------------
+# Fits of their rows alone -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.4, 1.0])
@@ -173,8 +172,7 @@ def test_without_standardize_nothing_is_gathered_and_nothing_changes() -> None:
     assert set(told) == {False, True, None}
 
 
-# Moments of parts
-# -----------------------------------------------------------------------------------------------------
+# Moments of parts ---------------------------------------------------------------------------------
 
 
 def sums_of(
@@ -263,8 +261,7 @@ def test_the_least_loss_of_counts_is_that_of_the_saturated_model() -> None:
         assert not FAMILIES[name].least_loss(np.ones((1, 3))).any()
 
 
-# How sure the losses are
-# ----------------------------------------------------------------------------------------------
+# How sure the losses are --------------------------------------------------------------------------
 
 
 def deviance(family: str, y: Array, Z: Array) -> Array:
@@ -330,8 +327,7 @@ def test_standard_errors_are_those_of_the_deviance(family: str) -> None:
         )
 
 
-# What a fold lacks
-# ----------------------------------------------------------------------------------------------------
+# What a fold lacks --------------------------------------------------------------------------------
 
 
 def three(seed: int = 0) -> tuple[Array, Array, Array]:
@@ -567,8 +563,7 @@ def test_folds_have_the_same_bits_on_every_engine_and_after_a_stop(
     assert bits(again) == bits(whole)
 
 
-# The estimator
-# --------------------------------------------------------------------------------------------------------
+# The estimator ------------------------------------------------------------------------------------
 
 
 def test_the_estimator_warns_of_a_class_that_a_fold_cannot_know() -> None:

@@ -270,8 +270,7 @@ def test_adding_leaves_both_terms_as_they_were(name: str) -> None:
     assert (bits(one), bits(other)) == before
 
 
-# survey
-# ---------------------------------------------------------------------------------------------------------------
+# survey -------------------------------------------------------------------------------------------
 
 
 def pieces(batch: Batch, block: int) -> list[Batch]:
@@ -436,8 +435,7 @@ def test_the_gradient_at_a_constant_activation_is_minus_the_comoment() -> None:
     )
 
 
-# the sample of rows
-# ---------------------------------------------------------------------------------------------------
+# the sample of rows -------------------------------------------------------------------------------
 
 
 def numbered(n_rows: int, first_row: int = 0) -> Batch:
@@ -558,8 +556,7 @@ def test_only_floats_can_be_non_finite(dtype: str) -> None:
         assert locate_non_finite(X) == (3, 7, 2)
 
 
-# labels
-# ---------------------------------------------------------------------------------------------------------------
+# labels -------------------------------------------------------------------------------------------
 
 
 def labels_of(target: NDArray[Any], weights: Array | None = None, block: int = 4) -> LabelSums:
@@ -632,8 +629,7 @@ def test_a_label_that_was_not_listed_is_refused_with_its_row() -> None:
         indicator(np.array([0, 1, 7]), CLASSES, 100)
 
 
-# metrics
-# --------------------------------------------------------------------------------------------------------------
+# metrics ------------------------------------------------------------------------------------------
 
 
 def scored(weighted: bool, ties: bool, rows: int = 400) -> Batch:

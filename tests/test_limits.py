@@ -123,8 +123,7 @@ def test_what_the_shell_leaves_is_what_may_still_be_mapped() -> None:
     assert source.strip() == "ulimit -v (3000 MB)"
 
 
-# what a plan does with it
-# ----------------------------------------------------------------------------------------------
+# what a plan does with it -------------------------------------------------------------------------
 
 
 def plan_under(store: DataConfig, workers: WorkerLayout, limit: int | None = None):  # type: ignore[no-untyped-def]
@@ -223,8 +222,7 @@ def test_the_smallest_worker_of_a_cluster_counts(store: DataConfig) -> None:
         check_plan(plan_under(store, workers))
 
 
-# for real
-# --------------------------------------------------------------------------------------------------------------
+# for real -----------------------------------------------------------------------------------------
 
 
 def run_limited(

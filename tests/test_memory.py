@@ -78,8 +78,7 @@ def still_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workforce_module, "process_bytes", lambda: 80 * MB)
 
 
-# measured
-# -------------------------------------------------------------------------------------------------------------
+# measured -----------------------------------------------------------------------------------------
 
 
 def test_fresh_processes_need_what_was_projected_and_no_less_than_two_thirds_of_it() -> None:
@@ -117,8 +116,7 @@ print(process_bytes() - before)
     assert int(done.stdout) < 2 * 2**24  # one block of 16 MiB is left, and not the eight
 
 
-# a limit, and what is done about it
-# -----------------------------------------------------------------------------------
+# a limit, and what is done about it ---------------------------------------------------------------
 
 
 def limits(config: TrainConfig) -> list[int]:
@@ -242,8 +240,7 @@ def test_workers_of_ours_are_never_paused_and_nothing_is_moved_to_disk() -> None
     )
 
 
-# what is projected
-# ----------------------------------------------------------------------------------------------------
+# what is projected --------------------------------------------------------------------------------
 
 
 def demand(store: DataConfig, **changes: Any) -> RunShape:
@@ -291,8 +288,7 @@ def test_a_process_is_projected_by_its_own_threads_and_the_leader_without_data(
     assert client_peak(replace(plain, sample_rows=ROWS), 2, 0) > ROWS * FEATURES * 8
 
 
-# large chunks in parts
-# ------------------------------------------------------------------------------------------------
+# large chunks in parts ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -386,8 +382,7 @@ def test_parts_of_damaged_and_of_missing_chunks_are_refused_by_name(
     ).all()
 
 
-# the sample
-# -----------------------------------------------------------------------------------------------------------
+# the sample ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -130,8 +130,7 @@ def assert_is(found: Any, expected: Any, name: str) -> None:
     )
 
 
-# Classes
-# --------------------------------------------------------------------------------------------------------------
+# Classes ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -451,8 +450,7 @@ def test_classes_that_are_not_in_the_store_are_left_out_of_the_means_of_areas() 
     assert found["per_class"][3]["support"] == 0.0
 
 
-# Numbers
-# --------------------------------------------------------------------------------------------------------------
+# Numbers ------------------------------------------------------------------------------------------
 
 
 def numbers(
@@ -556,8 +554,7 @@ def test_a_large_mean_costs_r2_no_digits() -> None:
     )  # the targets themselves lose 20 of their bits: eps * 2**20 = 2e-10 of a spread of 1
 
 
-# Sums that merge
-# ------------------------------------------------------------------------------------------------------
+# Sums that merge ----------------------------------------------------------------------------------
 
 
 def bits(record: Any) -> Any:

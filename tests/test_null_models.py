@@ -149,8 +149,7 @@ def titles_into(scans: list[str]) -> Any:
     return subscriber
 
 
-# Where the path begins
-# ------------------------------------------------------------------------------------------------
+# Where the path begins ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.3, 0.0])
@@ -315,8 +314,7 @@ def test_where_nothing_is_penalised_any_strength_will_do() -> None:
     np.testing.assert_allclose(found.coefficients[0], found.coefficients[1], atol=1e-8)
 
 
-# How often the data are read
-# ------------------------------------------------------------------------------------------
+# How often the data are read ----------------------------------------------------------------------
 
 
 def test_an_offset_costs_the_pass_that_it_always_has_and_scans_of_the_offsets_alone() -> None:
@@ -400,8 +398,7 @@ def test_where_all_is_penalised_and_there_is_no_offset_no_pass_is_added(alpha: f
     np.testing.assert_array_equal(with_grid.coefficients, given.coefficients)
 
 
-# Bits, engines and memory
-# ---------------------------------------------------------------------------------------------
+# Bits, engines and memory -------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -524,8 +521,7 @@ def test_room_for_its_points_is_projected() -> None:
         )
 
 
-# The intercept beside an offset
-# ---------------------------------------------------------------------------------------
+# The intercept beside an offset -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("far", [0.0, 1.0, 30.0, 700.0])

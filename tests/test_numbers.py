@@ -237,8 +237,7 @@ def test_bad_exposures_are_refused_by_row_and_counts_of_nothing_too(tmp_path: Pa
         train(config("poisson"), X=X, y=np.zeros(rows))
 
 
-# weights of classes
-# ---------------------------------------------------------------------------------------------------
+# weights of classes -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weighted", [False, True])

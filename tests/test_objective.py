@@ -112,7 +112,8 @@ def some_point(size: int, seed: int = 1) -> Array:
 
 
 def central(values: list[np.longdouble] | list[Array], h: float) -> Array:
-    """Derivative from values at -2h, -h, h and 2h; the truncation is h⁴/30 of the fifth derivative."""
+    """Derivative from values at -2h, -h, h and 2h; the truncation is h⁴/30 of the fifth
+    derivative."""
     a, b, c, d = values
     return np.asarray((8 * (c - b) - (d - a)) / (12 * h), dtype=np.float64)
 

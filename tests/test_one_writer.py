@@ -329,7 +329,8 @@ def _contend(folder: Path, dies: bool) -> int:
 
 @contextmanager
 def unwritable() -> Iterator[Path]:
-    """A folder that nobody but root may write to, entered as somebody else, with a store and a run."""
+    """A folder that nobody but root may write to, entered as somebody else, with a store and a
+    run."""
     with tempfile.TemporaryDirectory() as folder:  # not tmp_path, into which root alone may look
         place = Path(folder)
         X, y = two_class_data()

@@ -74,8 +74,7 @@ def log_likelihood(
     )
 
 
-# closed forms and published values
-# ------------------------------------------------------------------------------------
+# closed forms and published values ----------------------------------------------------------------
 
 
 @second_order
@@ -148,8 +147,7 @@ def test_penalised_iris_has_its_published_optimum(solver: str) -> None:
     )
 
 
-# scikit-learn on real tables
-# ------------------------------------------------------------------------------------------
+# scikit-learn on real tables ----------------------------------------------------------------------
 
 
 def pair(load: Callable[..., Any], first: int, second: int) -> Table:
@@ -275,8 +273,7 @@ def test_rows_of_weight_zero_change_nothing_whatever_they_hold(value: float, sol
     assert_coefficients(idle, plain.model.coef_, float(plain.model.intercept_[0]))
 
 
-# data that have no optimum
-# --------------------------------------------------------------------------------------------
+# data that have no optimum ------------------------------------------------------------------------
 
 
 def against_rest(load: Callable[..., Any], label: int) -> Table:
@@ -368,8 +365,7 @@ def test_with_a_penalty_there_always_is_an_optimum(name: str, solver: str) -> No
     assert result.status == "converged", result.reason
 
 
-# awkward features
-# -----------------------------------------------------------------------------------------------------
+# awkward features ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", ["auto", "newton", "lbfgs"])

@@ -179,7 +179,7 @@ def test_the_directory_holds_the_penalties_of_all_models(tmp_path: Path) -> None
     store = write_store(tmp_path / "s.zarr", X, 100 * y, (100, N), weights=weight).store
     (tmp_path / "c.yaml").write_text(
         f"data: {{store: {store}, weights: weights}}\nmodel: {{family: linear}}\npath: {{count: "
-        "4, folds: 3, alpha: 0.5}}\n"
+        "4, folds: 3, alpha: 0.5}\n"
     )
     done = runner().invoke(
         cli, ["path", "--config", str(tmp_path / "c.yaml"), "--run-dir", str(tmp_path / "run")]

@@ -108,8 +108,7 @@ def centred(b: NDArray[Any]) -> NDArray[Any]:
     return b - b.mean() * (len(b) > 1)
 
 
-# Each model is what it would be alone
-# ---------------------------------------------------------------------------------
+# Each model is what it would be alone -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
@@ -256,8 +255,7 @@ def test_folds_whose_curvature_is_not_that_of_all_rows_are_solved_all_the_same()
     assert (found.status, found.passes) == ("converged", 3)
 
 
-# The grid, and what the folds say of it
-# ------------------------------------------------------------------------------
+# The grid, and what the folds say of it -----------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -397,8 +395,7 @@ def test_scores_of_held_out_rows_merge(classes: int) -> None:
         np.testing.assert_allclose(twice.areas()[0], 0.5)
 
 
-# How often the data are read
-# ------------------------------------------------------------------------------------------
+# How often the data are read ----------------------------------------------------------------------
 
 
 def test_64_coefficient_vectors_take_one_pass() -> None:
@@ -481,8 +478,7 @@ def test_the_data_are_read_as_often_as_for_the_slowest_model(
     )  # folds are smaller than the whole, and the areas under the curve take a pass
 
 
-# Directories, checkpoints and memory
-# ----------------------------------------------------------------------------------
+# Directories, checkpoints and memory --------------------------------------------------------------
 
 
 @pytest.fixture
@@ -675,8 +671,7 @@ def test_models_that_have_no_room_in_one_pass_take_several(
     np.testing.assert_allclose(several.coefficients, whole.coefficients, atol=1e-8)
 
 
-# Configuration and command line
-# ---------------------------------------------------------------------------------------
+# Configuration and command line -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

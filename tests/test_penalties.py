@@ -91,14 +91,14 @@ def fit(
     return train(config | sections, X=X, y=y, sample_weight=weights)
 
 
-# what is minimised, written down once more
-# -----------------------------------------------------------------------------
+# what is minimised, written down once more --------------------------------------------------------
 
 
 def penalty_of(
     model: dict[str, Any], X: Array, weights: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """l2, l1, lower and upper of every feature's coefficient in the units of the data, (n,) each."""
+    """l2, l1, lower and upper of every feature's coefficient in the units of the data, (n,)
+    each."""
     penalty, bounds = model.get("penalty", {}), model.get("bounds", {})
     mean = np.average(X, axis=0, weights=weights)
     spread = (
@@ -229,8 +229,7 @@ def fista(
     return W, v[N] - mean @ W
 
 
-# closed forms
-# ---------------------------------------------------------------------------------------------------------
+# closed forms -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -300,8 +299,7 @@ def test_from_the_largest_slope_at_zero_on_all_coefficients_are_zero_and_the_fir
     assert one.summary["nonzero"] >= 1
 
 
-# published
-# ------------------------------------------------------------------------------------------------------------
+# published ----------------------------------------------------------------------------------------
 
 # Of the package lars for R (lars(X, y, type="lasso", intercept=FALSE, normalize=FALSE)): five
 # examples, and its path at four of the knots
@@ -341,8 +339,7 @@ def test_the_lasso_path_that_lars_published(knot: int, solver: str) -> None:
     np.testing.assert_allclose(found.model.coef_[0], LARS[knot], rtol=0, atol=1e-9)
 
 
-# the conditions of an optimum, and other solvers
-# ------------------------------------------------------------------------
+# the conditions of an optimum, and other solvers --------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -437,8 +434,7 @@ def test_without_l1_and_bounds_the_proximal_solver_comes_to_the_optimum_of_the_o
         assert largest_violation(family, model, other) < 1e-10 + 1e-13
 
 
-# factors and bounds by name, and what they mean
-# ---------------------------------------------------------------------------
+# factors and bounds by name, and what they mean ---------------------------------------------------
 
 
 def test_a_factor_is_the_strength_times_it_and_is_not_rescaled() -> None:
@@ -627,8 +623,7 @@ def test_arrays_and_nothings_are_taken_for_numbers_of_features() -> None:
     assert set(OF_FEATURES) == {"model.penalty.factors", "model.bounds.lower", "model.bounds.upper"}
 
 
-# optima that are not there
-# ----------------------------------------------------------------------------------------------
+# optima that are not there ------------------------------------------------------------------------
 
 
 def separable() -> tuple[Array, NDArray[np.int64], Array]:
@@ -657,8 +652,7 @@ def test_what_nothing_holds_has_no_optimum_where_it_separates(
         assert largest_violation("logistic", model, result, separable()) <= 1e-8 + 1e-13
 
 
-# the same bits, and few passes
-# --------------------------------------------------------------------------------------------
+# the same bits, and few passes --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", ["elastic net", "away from zero"])
@@ -747,8 +741,7 @@ def test_nearly_collinear_features_cost_no_more_passes(
     assert auto.summary["objective"] <= plain.summary["objective"] * (1 + 1e-12)
 
 
-# the model of the objective, which is minimised between two passes
-# ----------------------------------------------------------
+# the model of the objective, which is minimised between two passes --------------------------------
 
 
 def any_model(d: int, seed: int, pairs: int = 3) -> tuple[Array, Array, Curvature, Array]:
@@ -846,8 +839,7 @@ def test_a_hessian_may_be_shared_by_problems_that_differ_in_their_penalty() -> N
     np.testing.assert_array_equal(B.product(np.ones(3)), [2.0, 3.0, 4.0])
 
 
-# the estimator
-# ------------------------------------------------------------------------------------------------------------
+# the estimator ------------------------------------------------------------------------------------
 
 
 @pytest.mark.filterwarnings("ignore:'penalty' was deprecated:FutureWarning")

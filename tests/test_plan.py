@@ -75,8 +75,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partition_module, "_SMALLEST_BLOCK_BYTES", 0)
 
 
-# slabs
-# ----------------------------------------------------------------------------------------------------------------
+# slabs --------------------------------------------------------------------------------------------
 
 
 def sized(n_blocks: int, block_bytes: int, threads: int) -> Partition:
@@ -145,8 +144,7 @@ def test_blocks_and_leaves_do_not_follow_the_threads() -> None:
         assert replace(with_slabs_for(plain, threads, 400), slab_blocks=1) == plain
 
 
-# what is held
-# ---------------------------------------------------------------------------------------------------------
+# what is held -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -203,8 +201,7 @@ def test_arrays_in_memory_are_not_held_twice(store: DataConfig) -> None:
     )
 
 
-# the limit
-# ------------------------------------------------------------------------------------------------------------
+# the limit ----------------------------------------------------------------------------------------
 
 
 def test_a_plan_over_its_limit_is_refused_with_both_numbers_and_the_remedy(
@@ -244,8 +241,7 @@ def test_a_plan_within_its_limit_and_one_without_a_limit_are_accepted(store: Dat
     check_plan(planned(store, 10**9))
 
 
-# what is told is what is done
-# -----------------------------------------------------------------------------------------
+# what is told is what is done ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n_slabs", [1, 2, 8, 9, 64, 65, 500])

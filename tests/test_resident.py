@@ -120,8 +120,7 @@ def streaming(store: DataConfig) -> TrainResult:
         return fit(store, "serial", None)
 
 
-# the same bits, for fewer bytes
-# ---------------------------------------------------------------------------------------
+# the same bits, for fewer bytes -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("slabs", [1, 7, 15])
@@ -169,8 +168,7 @@ def test_the_store_is_really_read_once_where_slabs_are_held(
     assert {reads[start] for start in reads if start >= resident_rows} == {found.passes}
 
 
-# failures
-# -------------------------------------------------------------------------------------------------------------
+# failures -----------------------------------------------------------------------------------------
 
 
 class KillsAHolder:
@@ -217,8 +215,7 @@ def test_a_killed_worker_that_holds_slabs_costs_no_bit(store: DataConfig) -> Non
             )
 
 
-# the rows that are kept
-# -----------------------------------------------------------------------------------------------
+# the rows that are kept ---------------------------------------------------------------------------
 
 
 class Counts(ArraySource):

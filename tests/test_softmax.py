@@ -59,8 +59,7 @@ def draw(rows: int = m, seed: int = 0) -> tuple[Array, NDArray[Any], Array]:
     return X, CLASSES[rng.integers(0, c, rows)], rng.uniform(0.2, 2.0, rows)
 
 
-# sums
-# -----------------------------------------------------------------------------------------------------------------
+# sums ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -114,8 +113,7 @@ def test_a_leaf_of_many_classes_has_fewer_rows_and_depends_on_nothing_else() -> 
     assert partition_rows(10**6, 2000, 10**5, 2, 1000) == partition_rows(10**6, 2000, 10**5, 2)
 
 
-# objective
-# ------------------------------------------------------------------------------------------------------------
+# objective ----------------------------------------------------------------------------------------
 
 
 def problem(
@@ -194,8 +192,7 @@ def test_a_point_of_intercepts_needs_no_pass(
         np.testing.assert_allclose(at.coordinates.split(free.gradient)[1], 0, rtol=0, atol=1e-15)
 
 
-# the curvature of a sample
-# --------------------------------------------------------------------------------------------
+# the curvature of a sample ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("intercept", [True, False])
@@ -239,8 +236,7 @@ def test_the_metric_keeps_the_sum_over_the_classes() -> None:
         np.testing.assert_allclose(moved, sums_to_zero(at, moved), rtol=0, atol=1e-12)
 
 
-# whole solves
-# ---------------------------------------------------------------------------------------------------------
+# whole solves -------------------------------------------------------------------------------------
 
 
 def fit(
@@ -400,8 +396,7 @@ def test_labels_come_back_as_they_were(labels: list[Any], tmp_path: Path) -> Non
     np.testing.assert_allclose(again.predict_proba(X), expected.predict_proba(X), rtol=0, atol=1e-8)
 
 
-# runs
-# -----------------------------------------------------------------------------------------------------------------
+# runs ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -50,8 +50,7 @@ def fit(
     return train(config, X=X, y=y, sample_weight=weights)
 
 
-# gradient descent
-# -----------------------------------------------------------------------------------------------------
+# gradient descent ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("intercept", [True, False])
@@ -94,8 +93,7 @@ def test_gradient_descent_is_the_loop_of_its_formulas_pass_by_pass(
     assert result.passes == passes
 
 
-# the ways in which a solve ends
-# ---------------------------------------------------------------------------------------
+# the ways in which a solve ends -------------------------------------------------------------------
 
 
 @every_solver
@@ -203,8 +201,7 @@ def test_the_summary_is_that_of_the_state_that_was_reached() -> None:
         )
 
 
-# the loop
-# -------------------------------------------------------------------------------------------------------------
+# the loop -----------------------------------------------------------------------------------------
 
 
 class CountingObjective:
@@ -307,8 +304,7 @@ def test_a_state_that_has_ended_is_left_alone() -> None:
     assert objective.titles == []
 
 
-# L-BFGS
-# ---------------------------------------------------------------------------------------------------------------
+# L-BFGS -------------------------------------------------------------------------------------------
 
 
 def pairs(count: int, d: int, seed: int) -> tuple[Array, Array]:
@@ -379,8 +375,7 @@ def test_a_singular_matrix_is_given_as_little_ridge_as_makes_it_positive_definit
     assert (np.linalg.eigvalsh(inverse) > 0).all()
 
 
-# the line search
-# ------------------------------------------------------------------------------------------------------
+# the line search ----------------------------------------------------------------------------------
 
 
 def at(value: float, slope: float, gradient_max: float = 1.0) -> Evaluation:
@@ -421,7 +416,8 @@ def test_what_is_not_finite_is_never_taken(bad: float) -> None:
 
 @pytest.mark.parametrize("curvature", [1.0, 2.0, 10.0])
 def test_shorter_steps_begin_at_the_minimum_of_the_parabola(curvature: float) -> None:
-    """value - t + c t² has its minimum at 1 / (2c); steps of 1.5 are refused for each of these c."""
+    """value - t + c t² has its minimum at 1 / (2c); steps of 1.5 are refused for each of these
+    c."""
     step = 1.5
     found = 1.0 - step + curvature * step**2
     steps = shorter_steps(1.0, -1.0, step, found, 3)

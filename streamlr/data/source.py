@@ -57,7 +57,7 @@ class Source(ABC):
     def read_columns(self, start: int, stop: int, *, labels: bool = True) -> Columns:
         """What stands beside the features of some rows; without ``labels`` the offset alone."""
 
-    # what has a default -------------------------------------------------------------------------
+    # what has a default ---------------------------------------------------------------------------
 
     @property
     def unit_rows(self) -> int:

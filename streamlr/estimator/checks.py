@@ -101,7 +101,8 @@ def _validated(estimator: Any, X: Any, *, reset: bool) -> Any:
 
 
 def target_of(estimator: Any, y: Any, *, numeric: bool, outputs: bool = False) -> NDArray[Any]:
-    """The target in memory, (m,), or (m, k) where it has two axes and ``outputs`` allows for that."""
+    """The target in memory, (m,), or (m, k) where it has two axes and ``outputs`` allows for
+    that."""
     name = type(estimator).__name__
     if y is None:
         raise ValueError(

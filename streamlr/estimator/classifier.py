@@ -257,7 +257,8 @@ class LogisticRegression(ClassifierMixin, LinearModel):  # type: ignore[misc]
         return self._by_blocks(X, lambda model: model.predict_proba, max(2, self._n_outputs()))
 
     def predict_log_proba(self, X: Any) -> Any:
-        """Logarithm of the probability of each class, (m, n_classes); of a Dask array a Dask array."""
+        """Logarithm of the probability of each class, (m, n_classes); of a Dask array a Dask
+        array."""
         return self._by_blocks(X, lambda model: model.predict_log_proba, max(2, self._n_outputs()))
 
     def predict(self, X: Any) -> Any:

@@ -1,4 +1,5 @@
-"""What folds come to, and scores of the rows that they hold out, by any scorer of scikit-learn's."""
+"""What folds come to, and scores of the rows that they hold out, by any scorer of
+scikit-learn's."""
 
 from __future__ import annotations
 

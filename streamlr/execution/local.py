@@ -117,7 +117,8 @@ class ThreadsEngine:
         self._pool = self._new_pool()
 
     def _new_pool(self) -> ThreadPoolExecutor:
-        """Threads whose reads end with the engine: a process does not end before its threads have."""
+        """Threads whose reads end with the engine: a process does not end before its threads
+        have."""
         return ThreadPoolExecutor(self.n_threads, "streamlr", stop_with, (self._stop,))
 
     def run(

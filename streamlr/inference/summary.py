@@ -161,9 +161,9 @@ def summary(
     _refuse_unfit(run, model, config, source, facts, options)
     config = replace(
         config,
-        model=replace(config.model, family=model.family),
-        solver=replace(config.solver, name=OF_HESSIANS),
-    )  # type: ignore[arg-type]
+        model=replace(config.model, family=model.family),  # type: ignore[arg-type]
+        solver=replace(config.solver, name=OF_HESSIANS),  # type: ignore[arg-type]
+    )
     with open_engine(with_room(config.cluster)) as engine, one_blas_thread():
         session = Session(config, source, engine, lambda event: _warnings_alone(event, publish))
         return _Inference(model, session, options, facts, publish).finish()
@@ -337,9 +337,9 @@ class _Inference:
             self.model.intercept_ + center @ W,
             null,
             center,
-            "robust" if self.options.errors in ("HC0", "HC1") else self.options.errors,
+            "robust" if self.options.errors in ("HC0", "HC1") else self.options.errors,  # type: ignore[arg-type]
             self.options.weights == "frequency",
-        )  # type: ignore[arg-type]
+        )
         sums: InformationSums = self.scanner.run(scan, "information")
         bread = Bread(sums.information, self.layout, center)
         self._check_optimum(bread, sums, moments)

@@ -88,7 +88,8 @@ class Workspace:
     def cast(
         self, block: NDArray[np.generic], shift: NDArray[np.float64] | None = None
     ) -> NDArray[np.float64]:
-        """``block``, (n, k), in float64, less ``shift`` of each feature; valid until the next call."""
+        """``block``, (n, k), in float64, less ``shift`` of each feature; valid until the next
+        call."""
         leaf = self.float64_like(block)
         np.copyto(leaf, block, casting="unsafe")
         if shift is not None:

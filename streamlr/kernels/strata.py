@@ -61,7 +61,8 @@ def has_strata(family: str) -> bool:
 def strata_of(
     family: str, target: NDArray[Any], classes: NDArray[Any], first_row: int
 ) -> NDArray[np.intp]:
-    """Number of the stratum of each target, (k,): its class, or of a count 0 for 0 and 1 for more."""
+    """Number of the stratum of each target, (k,): its class, or of a count 0 for 0 and 1 for
+    more."""
     if FAMILIES[family].labelled:
         return codes_of(target, classes, first_row)
     return (FAMILIES[family].target(target, classes, first_row)[0] > 0).astype(np.intp)

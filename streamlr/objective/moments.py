@@ -1,4 +1,5 @@
-"""What the statistics pass tells of the data, in the form in which objectives and reports use it."""
+"""What the statistics pass tells of the data, in the form in which objectives and reports use
+it."""
 
 from __future__ import annotations
 

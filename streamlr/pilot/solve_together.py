@@ -88,7 +88,8 @@ class RidgeMetric:
 
 @dataclass(frozen=True, slots=True)
 class Curvature:
-    """The Hessian of the loss in a form that is quickly inverted with any strength of the penalty."""
+    """The Hessian of the loss in a form that is quickly inverted with any strength of the
+    penalty."""
 
     V: Array
     """VᵀHV = I, (d, d)."""

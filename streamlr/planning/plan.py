@@ -305,7 +305,8 @@ def strengths_of(config: TrainConfig) -> int:
 
 
 def solves_null_model(config: TrainConfig) -> bool:
-    """Whether a path begins at a model that has coefficients: not all are penalised, or may be 0."""
+    """Whether a path begins at a model that has coefficients: not all are penalised, or may be
+    0."""
     if config.path is None or config.path.lambdas is not None:
         return False
     factors, bounds = config.model.penalty.factors, config.model.bounds

@@ -32,7 +32,8 @@ def path_lines(table: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) ->
         if i % step == 0 or i == len(table) - 1 or row["lambda"] in marks:
             line = f"{row['lambda']:12.6g}{row['nonzero']:9}{row['loss']:14.9f}"
             if marks:
-                line += f"{_number(row['validation_loss']):16.9f}{_number(row['validation_loss_se']):10.2g}"
+                line += f"{_number(row['validation_loss']):16.9f}"
+                line += f"{_number(row['validation_loss_se']):10.2g}"
             if auc:
                 line += f"{_number(row['validation_auc']):10.6f}"
             lines.append(f"{line}  {marks.get(row['lambda'], '')}".rstrip())

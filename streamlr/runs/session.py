@@ -177,7 +177,8 @@ class Session:
     def moments_along(
         self, classes: NDArray[Any], basis: Basis, rows: SampledRows | None
     ) -> MomentSums:
-        """Moments of features in a basis, less its shift: of rows in memory, or of all by one pass."""
+        """Moments of features in a basis, less its shift: of rows in memory, or of all by one
+        pass."""
         scan = MomentScan(
             classes,
             0.0,

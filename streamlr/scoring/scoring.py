@@ -197,7 +197,8 @@ class PredictScan:
         return Count(batch.X.shape[1], np.array([total for _, total in parts]).sum(keepdims=True))
 
     def _leaf(self, batch: Batch, leaf: slice, workspace: Workspace) -> tuple[Array, float]:
-        """Predictions of a leaf, and the sum of its Z, which is not finite if any feature is not."""
+        """Predictions of a leaf, and the sum of its Z, which is not finite if any feature is
+        not."""
         Z = linear(workspace.cast(batch.X[:, leaf]), self.coefficients, self.intercept)
         offset = batch.offset_of(leaf)
         if offset is not None:

@@ -201,7 +201,8 @@ class ActiveSet:
         return True
 
     def _take(self, entry: int) -> None:
-        """Set one more entry free, in the place of another one where the free ones make up for it."""
+        """Set one more entry free, in the place of another one where the free ones make up for
+        it."""
         for _ in range(2):
             row = self._B.rows(np.array([entry]))[0]
             across = self._solve(row[self.entries])

@@ -41,7 +41,8 @@ class ProximalState(QuasiNewtonState):
 
 
 def loss_hessian(problem: Problem, found: Evaluation) -> Array:
-    """Hessian of an evaluation without the penalty's part, (d, d); the evaluation's own, changed."""
+    """Hessian of an evaluation without the penalty's part, (d, d); the evaluation's own,
+    changed."""
     assert found.hessian is not None
     np.einsum("ii->i", found.hessian)[:] -= problem.penalty_curvature
     return found.hessian

@@ -93,7 +93,7 @@ class QuasiNewton(ABC, Generic[StateOfMethod]):
     name: str = ""
     needs_hessian: bool = False
 
-    # what a method adds -------------------------------------------------------------------------
+    # what a method adds ---------------------------------------------------------------------------
 
     @abstractmethod
     def own(self, state: State) -> StateOfMethod:
@@ -133,7 +133,7 @@ class QuasiNewton(ABC, Generic[StateOfMethod]):
         """The state with a plain metric in the place of that of a sample."""
         return replace(state, metric=self.plain_metric())
 
-    # the step -----------------------------------------------------------------------------------
+    # the step -------------------------------------------------------------------------------------
 
     def begun(self, start: Evaluation, state: StateOfMethod) -> StateOfMethod:
         """A first state, which may be the last."""

@@ -1,4 +1,5 @@
-"""What is given beside features, and what the configuration names, must not be lost without a word."""
+"""What is given beside features, and what the configuration names, must not be lost without a
+word."""
 
 from __future__ import annotations
 

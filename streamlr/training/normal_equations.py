@@ -352,7 +352,8 @@ def _of_factor(L: Array, order: Index, T: Array, design: Design) -> Equations:
 
 
 def _condition(L: Array, triangle: Array, inverse: Array) -> float:
-    """Largest over smallest singular value of L, (n, r); where it is large a bound that costs less."""
+    """Largest over smallest singular value of L, (n, r); where it is large a bound that costs
+    less."""
     if len(L) > _MOST_SINGULAR:
         return float(np.linalg.norm(triangle, 1) * np.linalg.norm(inverse, 1))
     singular = np.linalg.svd(L, compute_uv=False)

@@ -165,7 +165,8 @@ class _Scale:
         return cls(unit.nonsmooth.thresholds > 0, measure, slope if slope > 0 else 1.0, of_target)
 
     def slope(self, at: Evaluation | State) -> float:
-        """Largest entry of the gradient of what is penalised, as far as rounding does not hide it."""
+        """Largest entry of the gradient of what is penalised, as far as rounding does not hide
+        it."""
         return max(float(np.abs(at.gradient[self.counted]).max()), _LEAST_SLOPE * self.most)
 
     def tolerance(self, slope: float) -> float:

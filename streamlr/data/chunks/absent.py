@@ -20,7 +20,8 @@ def is_metadata(key: str) -> bool:
 
 
 class RefuseMissing(WrapperStore[Store]):
-    """A store that fails on an absent chunk, where Zarr would hand back the fill value in silence."""
+    """A store that fails on an absent chunk, where Zarr would hand back the fill value in
+    silence."""
 
     @property
     def wrapped(self) -> Store:

@@ -75,23 +75,31 @@ _OF_ERRNO = {
 # from
 _CLASSES = {
     Failure.OTHER: """
-        aiohttp.ClientSSLError aiohttp.ClientConnectorCertificateError aiohttp.InvalidURL aiohttp.NonHttpUrlClientError aiohttp.TooManyRedirects
-        botocore.SSLError botocore.EndpointProviderError botocore.ParamValidationError httpx.UnsupportedProtocol httpx.InvalidURL
-        requests.SSLError requests.InvalidURL requests.MissingSchema requests.InvalidSchema requests.TooManyRedirects urllib3.SSLError""",
+        aiohttp.ClientSSLError aiohttp.ClientConnectorCertificateError aiohttp.InvalidURL
+        aiohttp.NonHttpUrlClientError aiohttp.TooManyRedirects botocore.SSLError
+        botocore.EndpointProviderError botocore.ParamValidationError httpx.UnsupportedProtocol
+        httpx.InvalidURL requests.SSLError requests.InvalidURL requests.MissingSchema
+        requests.InvalidSchema requests.TooManyRedirects urllib3.SSLError""",
     Failure.REFUSED: """
-        botocore.NoCredentialsError botocore.PartialCredentialsError botocore.NoAuthTokenError botocore.TokenRetrievalError botocore.SSOError
-        botocore.ProfileNotFound obstore.PermissionDeniedError obstore.UnauthenticatedError google.DefaultCredentialsError azure.ClientAuthenticationError
+        botocore.NoCredentialsError botocore.PartialCredentialsError botocore.NoAuthTokenError
+        botocore.TokenRetrievalError botocore.SSOError botocore.ProfileNotFound
+        obstore.PermissionDeniedError obstore.UnauthenticatedError
+        google.DefaultCredentialsError azure.ClientAuthenticationError
         paramiko.AuthenticationException""",
     Failure.ABSENT: "obstore.NotFoundError azure.ResourceNotFoundError",
     Failure.NOBODY: "aiohttp.ClientConnectorError httpx.ConnectError httpcore.ConnectError "
     "urllib3.NewConnectionError",
     Failure.PASSING: """
-        aiohttp.ClientConnectionError aiohttp.ClientPayloadError aiohttp.HttpProcessingError aiohttp.ServerDisconnectedError
-        aiobotocore.AioReadTimeoutError botocore.ConnectionError botocore.HTTPClientError botocore.IncompleteReadError botocore.ResponseStreamingError
-        botocore.ChecksumError botocore.FlexibleChecksumError botocore.ResponseParserError botocore.MetadataRetrievalError
-        botocore.CredentialRetrievalError azure.ServiceRequestError azure.ServiceResponseError azure.IncompleteReadError gcsfs.ChecksumError
-        google.TransportError google.RetryError http.HTTPException httpx.TransportError httpcore.NetworkError httpcore.TimeoutException
-        httpcore.RemoteProtocolError paramiko.SSHException urllib3.ProtocolError urllib3.TimeoutError urllib3.MaxRetryError""",
+        aiohttp.ClientConnectionError aiohttp.ClientPayloadError aiohttp.HttpProcessingError
+        aiohttp.ServerDisconnectedError aiobotocore.AioReadTimeoutError
+        botocore.ConnectionError botocore.HTTPClientError botocore.IncompleteReadError
+        botocore.ResponseStreamingError botocore.ChecksumError botocore.FlexibleChecksumError
+        botocore.ResponseParserError botocore.MetadataRetrievalError
+        botocore.CredentialRetrievalError azure.ServiceRequestError azure.ServiceResponseError
+        azure.IncompleteReadError gcsfs.ChecksumError google.TransportError google.RetryError
+        http.HTTPException httpx.TransportError httpcore.NetworkError httpcore.TimeoutException
+        httpcore.RemoteProtocolError paramiko.SSHException urllib3.ProtocolError
+        urllib3.TimeoutError urllib3.MaxRetryError""",
 }
 _OF_CLASS = {name: meaning for meaning, names in _CLASSES.items() for name in names.split()}
 

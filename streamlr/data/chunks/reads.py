@@ -95,7 +95,8 @@ def give_up() -> None:
 
 
 def may_wait_for_ever() -> bool:
-    """Whether there may be a thread that waits for an answer, so that this process would not end."""
+    """Whether there may be a thread that waits for an answer, so that this process would not
+    end."""
     return _given_up or bool(_readings)
 
 
@@ -119,7 +120,8 @@ def readings() -> list[Reading]:
 
 
 def reported(least_seconds: float = 0.0) -> str:
-    """What is read, for a message that goes on with it; empty where nothing has been for so long."""
+    """What is read, for a message that goes on with it; empty where nothing has been for so
+    long."""
     long = [reading for reading in readings() if reading.seconds >= least_seconds]
     if not long:
         return ""

@@ -42,7 +42,8 @@ _untold = 0
 
 
 class UnreadableError(Exception):
-    """What was read could not be, however often it was tried. The caller adds what, and what to do."""
+    """What was read could not be, however often it was tried. The caller adds what, and what to
+    do."""
 
     def __init__(self, attempts: int, seconds: float, failure: Failure, why: str) -> None:
         super().__init__(
@@ -113,7 +114,8 @@ class Retries:
         return max(min(_ATTEMPT_SECONDS, self.seconds or _ATTEMPT_SECONDS), self._timeout)
 
     def took(self, seconds: float) -> None:
-        """An attempt succeeded: the outage is over, if there was one, and others may take as long."""
+        """An attempt succeeded: the outage is over, if there was one, and others may take as
+        long."""
         self._failed = -math.inf
         self._timeout = max(self._timeout, 2 * seconds)
 

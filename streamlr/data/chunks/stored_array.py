@@ -582,7 +582,8 @@ class StoredArray:
         )
 
     def _asked_for(self, start: int, stop: int, error: Exception) -> str | None:
-        """The chunk whose request failed, or the first in its shard; None where that is not known."""
+        """The chunk whose request failed, or the first in its shard; None where that is not
+        known."""
         key = requested_key(error)
         outer = self._array.shards or self._array.chunks
         for index in self._indices(start, stop):

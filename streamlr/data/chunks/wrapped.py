@@ -105,7 +105,8 @@ def fetch_shard_index(
 
 
 def is_far(store: Store) -> bool:
-    """Whether a store lies elsewhere, as far as that is known: not in files, a zip file or memory."""
+    """Whether a store lies elsewhere, as far as that is known: not in files, a zip file or
+    memory."""
     return not isinstance(store, LocalStore | ZipStore | MemoryStore | FarStore)
 
 

@@ -217,7 +217,8 @@ def _held(contents: Callable[[], str], config: DataConfig) -> str:
 
 
 def _nearby(place: Place, name: str, key: str) -> str:
-    """What there is in the group that a path leads into, if there is one, else in which it begins."""
+    """What there is in the group that a path leads into, if there is one, else in which it
+    begins."""
     above, below, group = name.strip("/").rpartition("/")[0], "", place.group
     parent = group[above] if above and holds(place, above) else group
     if isinstance(parent, zarr.Group) and parent.path != group.path:

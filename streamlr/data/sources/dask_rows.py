@@ -172,7 +172,8 @@ class DaskRows:
         return DaskRows(_culled(self.array[start:stop]), framed=self._framed)
 
     def read(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
-        """Rows of whole blocks as they are computed, others in rows that lie one after the other."""
+        """Rows of whole blocks as they are computed, others in rows that lie one after the
+        other."""
         ends = self._ends_of_blocks()
         first, last = ends[bisect_right(ends, start) - 1], ends[bisect_left(ends, stop)]
         left_from, left = getattr(self._left, "rows", (0, None))

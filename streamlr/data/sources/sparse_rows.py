@@ -82,7 +82,8 @@ class SparseRows:
 
 @dataclass(frozen=True, slots=True)
 class StoredSparseRows:
-    """Rows of a sparse matrix that stays in its Zarr store, from which they are read in every pass."""
+    """Rows of a sparse matrix that stays in its Zarr store, from which they are read in every
+    pass."""
 
     matrix: Any
     """The matrix as anndata has it, in the format CSR."""

@@ -280,7 +280,8 @@ class ZarrSource(Source):
         return self.features.footprint(rows)
 
     def label_footprint(self, rows: int) -> Footprint:
-        """A thread keeps the last chunk of labels and of weights, and reads a whole one at a time."""
+        """A thread keeps the last chunk of labels and of weights, and reads a whole one at a
+        time."""
         parts = [column.footprint(rows) for column in self.columns]
         passing = max((part.passing_bytes for part in parts), default=0) + 8 * rows * self.weighted
         return Footprint(

@@ -72,7 +72,7 @@ class Family(ABC):
         """Whether a number that is added to all ``Z`` of an example changes anything."""
         return not self.coupled
 
-    # the formulas -------------------------------------------------------------------------------
+    # the formulas ---------------------------------------------------------------------------------
 
     @abstractmethod
     def target(self, values: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> Array:
@@ -101,7 +101,7 @@ class Family(ABC):
         """Mean loss of targets with this mean and variance, (c,), when all examples have the same
         ``Z``, (c,)."""
 
-    # what else is asked of it -------------------------------------------------------------------
+    # what else is asked of it ---------------------------------------------------------------------
 
     def least_loss(self, Y: Array) -> Array:
         """Smallest loss of each example at any ``Z``, (k,), of Y, (c, k): what is above is half the
@@ -139,7 +139,7 @@ class Family(ABC):
         del Y, A, Z
         return 2.0 * loss[0]
 
-    # synthetic data -----------------------------------------------------------------------------
+    # synthetic data -------------------------------------------------------------------------------
 
     signal: ClassVar[float] = 1.5
     """Standard deviation of Z of synthetic data."""

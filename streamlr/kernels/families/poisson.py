@@ -63,7 +63,8 @@ class Poisson(Family):
         return least
 
     def target_unit(self, mean: Array, variance: Array) -> float:
-        """The mean of counts that are not small, to which gradient and Hessian are in proportion."""
+        """The mean of counts that are not small, to which gradient and Hessian are in
+        proportion."""
         largest = float(mean.max())
         return largest if largest > _FEW else 1.0
 

@@ -40,7 +40,8 @@ def agreement(confusion: Array) -> dict[str, float | None]:
 
 
 def class_report(confusion: Array, labels: list[Any]) -> dict[str, Any]:
-    """Precision, recall, F1 and support of each class, with their plain mean and that by support."""
+    """Precision, recall, F1 and support of each class, with their plain mean and that by
+    support."""
     right, true, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     columns = {
         "precision": _quotient(right, predicted),

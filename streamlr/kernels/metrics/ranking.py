@@ -125,7 +125,8 @@ class Ranking:
         return rows
 
     def quantile_bins(self, bins: int = BINS) -> Array:
-        """Weight, weight of hits and sum of scores between the quantiles of the scores, (bins, 3)."""
+        """Weight, weight of hits and sum of scores between the quantiles of the scores, (bins,
+        3)."""
         if not len(self.score):
             return np.zeros((bins, 3))
         at = np.searchsorted(self._quantiles(bins)[1:-1], self.score)
@@ -166,6 +167,7 @@ class Ranking:
         return quantiles
 
     def _descending(self) -> tuple[Array, Array, Array]:
-        """Weight of hits, of misses and of both at each score and above, from the highest score on."""
+        """Weight of hits, of misses and of both at each score and above, from the highest score
+        on."""
         hits, misses = np.cumsum(self.positive[::-1]), np.cumsum(self.negative[::-1])
         return hits, misses, hits + misses

@@ -122,7 +122,8 @@ class ScoreCounts:
         return min(1.0, 2.0 ** (self.dropped_bits - 53)) if self.dropped_bits else 0.0
 
     def _scores(self, here: slice) -> Array:
-        """Scores of the keys: of those that have lost bits, the middle of what they may have been."""
+        """Scores of the keys: of those that have lost bits, the middle of what they may have
+        been."""
         if not self.dropped_bits:
             return self.keys[here].view(np.float64)
         middle = np.uint64(1 << (self.dropped_bits - 1))

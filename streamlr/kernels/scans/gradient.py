@@ -94,7 +94,8 @@ class Direction:
 
 @dataclass(frozen=True, slots=True)
 class GradientScan:
-    """Asks for loss and gradient (and the Hessian) at K candidate points in one read of the data."""
+    """Asks for loss and gradient (and the Hessian) at K candidate points in one read of the
+    data."""
 
     reads_features = True
     reads_target = True

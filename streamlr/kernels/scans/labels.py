@@ -108,7 +108,8 @@ def _refuse_nan(target: NDArray[Any], first_row: int, name: str) -> None:
 
 
 def refuse_bad_weights(weights: NDArray[np.float64], first_row: int, name: str) -> None:
-    """Raise a `NonFiniteError` that names the first weight, (k,), that is negative or not finite."""
+    """Raise a `NonFiniteError` that names the first weight, (k,), that is negative or not
+    finite."""
     good = np.isfinite(weights) & (weights >= 0)
     if not good.all():
         at = int(np.argmin(good))
