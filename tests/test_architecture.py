@@ -74,6 +74,7 @@ ARROWS: dict[str, set[str]] = {
         "data",
         "execution",
         "model",
+        "planning",
         "runs",
     },
     "inference": {

@@ -15,6 +15,9 @@ from zarr.codecs import Crc32cCodec
 from streamlr.data.records import commit_directory, local_store, writing
 from streamlr.data.writing import claim
 
+PREDICTION_COPIES = 3
+"""Of the predictions of a block, while they are written: by leaves, joined, and with a checksum."""
+
 
 class PredictionWriter:
     """A Zarr array in the making, one float64 for each row, or one for each row and class; use it

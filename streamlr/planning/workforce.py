@@ -95,7 +95,10 @@ class Room:
     def fits(self, shape: RunShape, threads: int) -> bool:
         """Whether it does on so many threads in each process; of the client no limit that was set
         is asked, since fewer threads would not help it."""
-        peaks = peaks_of(shape, self.workers, threads)
+        return self.holds(peaks_of(shape, self.workers, threads))
+
+    def holds(self, peaks: Peaks) -> bool:
+        """Whether fewer threads are not needed."""
         reported = self.limit is None or peaks.worker <= self.limit
         return reported and not any(
             found.needed_bytes > found.limit.nbytes for found in self._found(peaks)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from streamlr.config.places import local_output, local_run, path_text
 from streamlr.config.sections import TrainConfig, load_config
 from streamlr.data.holdout import split_of
 from streamlr.data.matching import ambiguous_names, match_names
-from streamlr.data.predictions import PredictionWriter, write_rows
+from streamlr.data.partition import Partition
+from streamlr.data.predictions import PREDICTION_COPIES, PredictionWriter, write_rows
 from streamlr.data.source import Source
 from streamlr.data.sources.selected import SelectedFeatures
 from streamlr.data.sources.store import ZarrSource
@@ -22,16 +24,21 @@ from streamlr.errors import ConfigError, LabelError, NonFiniteError, ShapeError
 from streamlr.events import Note, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.limits import memory_reported
-from streamlr.execution.scanner import Scanner, plan_slabs
+from streamlr.execution.scanner import Scanner
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.families import FAMILIES
+from streamlr.kernels.metrics.room import SumsRoom
 from streamlr.kernels.scans.metrics import MetricScan, linear, refuse_overflow
 from streamlr.model import Model, load_model, mean_of
+from streamlr.planning.scoring import plan_scoring
+from streamlr.planning.workforce import with_room, workers_of
 from streamlr.runs.directory import CONFIG_NAME
 from streamlr.text import named
 
 Array = NDArray[np.float64]
 
+_LEAF_VECTORS = 4
+"""Of Z and what is made of it, while a leaf is predicted."""
 _NO_STORE = (
     "give the path or URL of a Zarr group; of arrays in memory the model predicts by itself, "
     "such as streamlr.load_model(RUN).predict(X)"
@@ -80,7 +87,7 @@ def evaluate(
     model, config, source = open_run(
         run, store, overrides, publish, labelled=True, validation=validation
     )
-    with open_engine(config.cluster) as engine:
+    with _scanner(config, source, model, publish, _room_of_metrics(model)) as scanner:
         scan = MetricScan(
             model.family,
             model.classes_,
@@ -90,9 +97,7 @@ def evaluate(
             split_of(config) if validation else None,
         )
         try:
-            sums = Scanner(
-                engine, source, publish, plan_slabs(source, engine.n_threads, len(model.coef_))
-            ).run(scan, "evaluate")
+            sums = scanner.run(scan, "evaluate")
         except LabelError as error:
             raise LabelError(f"{source.describe('target')}: {error}") from error
     if validation and not sums.weight_sum > 0:
@@ -144,23 +149,62 @@ def predict(
     out = local_output(out, "OUT")
     publish = publisher(subscribers)
     model, config, source = open_run(run, store, overrides, publish, labelled=False)
-    with open_engine(config.cluster) as engine:
-        scanner = Scanner(
-            engine, source, publish, plan_slabs(source, engine.n_threads, len(model.coef_))
-        )
-        with PredictionWriter(
+    with (
+        _scanner(config, source, model, publish, _room_of_predictions(model)) as scanner,
+        PredictionWriter(
             out,
             source.n_rows,
             scanner.partition.block_rows,
             model.classes_.tolist(),
             len(model.coef_),
             overwrite=overwrite,
-        ) as writer:
-            written: Count = scanner.run(
-                PredictScan(model.family, model.coef_.T, model.intercept_, writer.partial),
-                "predict",
-            )
+        ) as writer,
+    ):
+        scan = PredictScan(model.family, model.coef_.T, model.intercept_, writer.partial)
+        written: Count = scanner.run(scan, "predict")
     return written.n_rows
+
+
+@contextmanager
+def _scanner(
+    config: TrainConfig,
+    source: Source,
+    model: Model,
+    publish: Subscriber,
+    room_of: Callable[[Partition], SumsRoom],
+) -> Iterator[Scanner]:
+    """What reads the source on the engine of the configuration, on as many threads as there is
+    memory for.
+
+    Raises
+    ------
+    MemoryLimitError
+        Where there is none even for one, before anything is read.
+    """
+    cluster = with_room(config.cluster)
+    with open_engine(cluster) as engine:
+        reported = engine.memory_of_workers(peak=False)
+        workers = workers_of(cluster, engine.n_threads, reported, engine.limit_of_workers())
+        plan = plan_scoring(cluster.memory_limit, source, workers, len(model.coef_), room_of)
+        if plan.threads_per_process < workers.threads_per_process:
+            engine.limit_threads(plan.threads_per_process)
+            publish(Note(plan.fitted))
+        yield Scanner(engine, source, publish, plan.partition)
+
+
+def _room_of_metrics(model: Model) -> Callable[[Partition], SumsRoom]:
+    """Bytes that the sums of a `MetricScan` take."""
+    room, outputs = FAMILIES[model.family].metrics.room, len(model.coef_)
+    return lambda partition: room(outputs, partition.leaf_rows, partition.n_rows)
+
+
+def _room_of_predictions(model: Model) -> Callable[[Partition], SumsRoom]:
+    """Bytes that a `PredictScan` takes: it sums nothing, and holds the predictions of a block."""
+    row_bytes = 8 * len(model.coef_)
+    return lambda partition: SumsRoom(
+        leaf_bytes=_LEAF_VECTORS * row_bytes * partition.leaf_rows,
+        block_bytes=PREDICTION_COPIES * row_bytes * partition.block_rows,
+    )
 
 
 @dataclass(frozen=True, slots=True)

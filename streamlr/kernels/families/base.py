@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from streamlr.kernels.metrics.room import SumsRoom
+
 Array = NDArray[np.float64]
 
 
@@ -37,6 +39,8 @@ class FamilyMetrics:
     """Metrics by name, of the sums over all rows and the labels of the classes."""
     plotted: bool
     """Whether `streamlr.reporting.plots` draws the report."""
+    room: Callable[[int, int, int], SumsRoom]
+    """Bytes that the sums take, of so many outputs, rows of a leaf, and rows of all."""
 
 
 class Family(ABC):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from streamlr.kernels.families.base import Family, FamilyMetrics
 from streamlr.kernels.metrics.regression import deviance, regression_metrics, regression_sums
+from streamlr.kernels.metrics.room import room_of_numbers
 from streamlr.kernels.scans.labels import numbers
 
 Array = NDArray[np.float64]
@@ -30,7 +31,10 @@ class Poisson(Family):
     name = "poisson"
     counted = True
     metrics = FamilyMetrics(
-        partial(regression_sums, counts=True), lambda sums, _: regression_metrics(sums), False
+        partial(regression_sums, counts=True),
+        lambda sums, _: regression_metrics(sums),
+        False,
+        room_of_numbers,
     )
     signal = 0.5
 
