@@ -77,7 +77,7 @@ def restate(array: Path, **change: Any) -> None:
 CHANGES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "written again": (
         lambda store: rewrite_chunk(chunk_file(store, "X", 2, 0)),
-        ("chunk 2 of X (rows 200 to 299) was written again", "--resume", "--overwrite"),
+        ("chunk 2 of X (rows 200 to 299) was written again", "resume=True", "overwrite=True"),
     ),
     "replaced by an older file": (
         lambda store: rewrite_chunk(chunk_file(store, "X", 2, 0), keep_time=True),
@@ -121,7 +121,7 @@ CHANGES: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "rows added": (
         lambda store: restate(store / "X", shape=[500, 6]),
-        ("the metadata of X have changed", "X/zarr.json", "--resume"),
+        ("the metadata of X have changed", "X/zarr.json", "resume=True"),
     ),
     "rows taken": (
         lambda store: [restate(store / "X", shape=[300, 6]), restate(store / "y", shape=[300])],

@@ -180,7 +180,7 @@ def test_a_changed_checkpoint_leads_to_the_same_bits_or_is_refused(
         mutate(newest, rng)
         found, refusal = resumed(kind, {**config, "run": {"directory": str(run)}})
         if found is None:
-            assert "--overwrite" in refusal
+            assert "overwrite=True" in refusal
         else:
             assert found.model.coefficients_sha256 == sha256, f"seed {seed}"
             assert [line["pass"] for line in found.history] == list(range(1, found.passes + 1))

@@ -246,7 +246,7 @@ def test_a_checkpoint_that_lacks_what_the_solver_needs_is_refused(tmp_path: Path
     }
     with pytest.raises(
         RunDirectoryError,
-        match=r"lacks 'state\.point': another version of streamlr wrote it; .*--overwrite",
+        match=r"lacks 'state\.point': another version of streamlr wrote it; .*overwrite=True",
     ):
         streamlr.train(config, resume=True)
     assert {

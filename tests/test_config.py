@@ -433,10 +433,13 @@ def test_keys_that_only_make_sense_together_are_asked_for_together() -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("solver.name", r"--set 'solver\.name': expected KEY=VALUE.*such as solver\.name=lbfgs"),
+        (
+            "solver.name",
+            r"in overrides, 'solver\.name': expected KEY=VALUE.*such as solver\.name=lbfgs",
+        ),
         ("=lbfgs", "expected KEY=VALUE"),
         ("", "expected KEY=VALUE"),
-        ("solver.name=[", r"--set solver\.name: the value '\[' is not valid YAML"),
+        ("solver.name=[", r"in overrides, solver\.name: the value '\[' is not valid YAML"),
         ("solver.name=a: b: c", "not valid YAML"),
         ("solver.name.deep=1", "'name' is a value, not a section"),
         ("solver=3", "solver: expected a section"),
@@ -451,7 +454,7 @@ def test_a_set_that_cannot_be_meant_says_why(setting: str, words: str) -> None:
 def test_files_that_are_no_configuration_say_what_they_are(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"no configuration file at '.*absent\.yaml'; check the path given to --config",
+        match=r"no configuration file at '.*absent\.yaml'; check the path given to load_config",
     ):
         load_config(tmp_path / "absent.yaml")
     with pytest.raises(ConfigError, match="cannot read the configuration"):

@@ -65,7 +65,8 @@ def test_what_passes_is_tried_again_and_costs_no_bit(root: Path, web: Web, fault
 def test_what_goes_on_failing_is_told_with_resume_and_not_as_damage(web: Web, fault: Fault) -> None:
     web.fault = of_chunks(fault, 10**9)
     with pytest.raises(
-        ChunkError, match=r"chunk 3 of X .* cannot be read, in \d+ attempts? within \d+ s.*--resume"
+        ChunkError,
+        match=r"chunk 3 of X .* cannot be read, in \d+ attempts? within \d+ s.*resume=True",
     ) as raised:
         train(web.url, retry_seconds=2.0)
     assert "decoded" not in str(raised.value)
@@ -96,7 +97,7 @@ def test_wrong_credentials_are_told_as_that(web: Web, status: int) -> None:
 def test_credentials_that_end_in_mid_run_are_told_as_that(web: Web) -> None:
     web.fault = of_chunks(403, 10**9)
     with pytest.raises(
-        ChunkError, match=r"chunk 3 of X .*access is refused .*renew the credentials.*--resume"
+        ChunkError, match=r"chunk 3 of X .*access is refused .*renew the credentials.*resume=True"
     ):
         train(web.url)
 

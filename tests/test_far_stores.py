@@ -110,7 +110,7 @@ def test_what_goes_on_failing_is_told_with_resume(
     with pytest.raises(
         ChunkError,
         match=rf"chunk \d of X .*cannot be read, in \d+ attempts? within \d+ s: "
-        rf".*({why}).*--resume.*data.retry_seconds, 1",
+        rf".*({why}).*resume=True.*data.retry_seconds, 1",
     ):
         streamlr.train(settings(f"{web.url}/a.zarr", kind, retry_seconds=1.0))
 
@@ -145,7 +145,8 @@ def test_a_server_that_goes_away_in_mid_run_is_told_with_resume_which_gives_the_
 
         run = {"directory": str(tmp_path / "run")}
         with pytest.raises(
-            ChunkError, match=r"chunk \d of X .*cannot be read, in \d+ attempts within .*--resume"
+            ChunkError,
+            match=r"chunk \d of X .*cannot be read, in \d+ attempts within .*resume=True",
         ):
             streamlr.train(
                 {**settings(store, kind, retry_seconds=1.0), "run": run}, subscribers=[stop]
@@ -305,7 +306,7 @@ def test_workers_that_wait_for_a_server_are_not_replaced_and_tell_what_they_read
     config["cluster"] |= {"stall_seconds": 8.0}
     web.fault = first_times(503, 10**9)
     with pytest.raises(
-        ChunkError, match=r"chunk \d of X .*cannot be read, in \d+ attempts within .*--resume"
+        ChunkError, match=r"chunk \d of X .*cannot be read, in \d+ attempts within .*resume=True"
     ):
         streamlr.train(config)
     said = [record.getMessage() for record in caplog.records]

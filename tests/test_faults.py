@@ -270,7 +270,7 @@ def test_the_loss_of_the_scheduler_ends_the_run_with_its_checkpoint_intact(
                 scheduler.wait()
 
         with pytest.raises(
-            ClusterError, match=f"lost the scheduler at {re.escape(address)}.*--resume"
+            ClusterError, match=f"lost the scheduler at {re.escape(address)}.*resume=True"
         ):
             streamlr.train(
                 settings("run", kind="address", address=address, stall_seconds=5.0),
@@ -337,7 +337,7 @@ def test_reads_that_go_on_failing_end_the_run_and_say_how_to_go_on(
     with pytest.raises(
         ChunkError,
         match=r"X.* cannot be read, in \d+ attempts within 1 s: connection reset by peer; "
-        r".*--resume",
+        r".*resume=True",
     ):
         streamlr.train(
             {

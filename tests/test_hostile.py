@@ -447,7 +447,10 @@ def test_a_run_directory_that_may_not_be_written_is_refused() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         write_store(Path(folder) / "s", *two_class_data(), (100, 6))
-        with _as_nobody(), pytest.raises(RunDirectoryError, match=r"Permission denied.*--run-dir"):
+        with (
+            _as_nobody(),
+            pytest.raises(RunDirectoryError, match=r"Permission denied.*run\.directory"),
+        ):
             streamlr.train(
                 {
                     "data": {"store": str(Path(folder) / "s")},

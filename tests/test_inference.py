@@ -726,7 +726,9 @@ def test_a_penalty_is_refused(
 def test_a_run_that_has_not_converged_is_refused(tmp_path: Path) -> None:
     store = write(tmp_path / "s", draw("logistic"))
     run = train(store, tmp_path / "run", solver__max_passes=2)
-    with pytest.raises(RunDirectoryError, match=r"has not converged \(status pass_limit.*--resume"):
+    with pytest.raises(
+        RunDirectoryError, match=r"has not converged \(status pass_limit.*resume=True"
+    ):
         streamlr.summary(run)
     x = np.linspace(-1, 1, 40)
     run = train(
@@ -840,7 +842,7 @@ def test_class_weights_make_no_likelihood(tmp_path: Path) -> None:
         write(tmp_path / "s", draw("logistic")), tmp_path / "run", model__class_weight="balanced"
     )
     with pytest.raises(
-        ConfigError, match=r"weights of classes make no likelihood.*--errors robust"
+        ConfigError, match=r"weights of classes make no likelihood.*errors='robust'"
     ):
         streamlr.summary(run)
     found = streamlr.summary(run, errors="robust")
@@ -958,7 +960,7 @@ def test_without_scipy_there_is_z(
 ) -> None:
     monkeypatch.setitem(sys.modules, "scipy.special", None)
     assert streamlr.summary(fitted("logistic")[0]).likelihood_ratio_p is not None
-    with pytest.raises(ConfigError, match=r"pip install 'streamlr\[inference\]'.*--errors robust"):
+    with pytest.raises(ConfigError, match=r"pip install 'streamlr\[inference\]'.*errors='robust'"):
         streamlr.summary(fitted("linear")[0])
     robust = streamlr.summary(fitted("linear")[0], errors="robust")
     assert (robust.f_p, robust.f is None, any("SciPy" in note for note in robust.notes)) == (

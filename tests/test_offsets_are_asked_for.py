@@ -14,7 +14,7 @@ from stores import put, write_store
 
 import streamlr
 from streamlr.cli.main import cli
-from streamlr.errors import ConfigError, DataError, NonFiniteError, ShapeError
+from streamlr.errors import ConfigError, DataError, NonFiniteError, ShapeError, for_command_line
 from streamlr.model import Model
 
 rng = np.random.default_rng(3)
@@ -220,7 +220,7 @@ def test_scoring_a_store_without_one_is_refused(
         with pytest.raises(
             ConfigError,
             match=rf"was fitted with an {key}, and .* is read without one; name its array with "
-            rf"--set data\.{key}=NAME",
+            rf"overrides=\['data\.{key}=NAME'\]",
         ):
             call([f"data.{key}=null"])
     calls[1]([])
@@ -242,7 +242,7 @@ def test_a_run_whose_offset_was_in_memory_asks_for_an_array(store: str, tmp_path
     streamlr.train(settings("poisson", run), X=X, y=COUNTS, offset=np.log(EXPOSURE))
     shown = CliRunner().invoke(cli, ["evaluate", str(run), store])
     assert isinstance(shown.exception, ConfigError)
-    assert "--set data.offset=NAME" in str(shown.exception)
+    assert "--set data.offset=NAME" in for_command_line(shown.exception)
     assert (
         CliRunner()
         .invoke(cli, ["evaluate", str(run), store, "--set", "data.offset=log_years"])

@@ -424,8 +424,7 @@ def test_a_disk_that_fills_up_while_predictions_are_begun_is_told(
 def test_a_picture_that_cannot_be_written_is_told() -> None:
     metrics = streamlr.evaluate("run", "s")
     with pytest.raises(
-        WriteError,
-        match=r"cannot write 't\.csv/p\.png' \(Not a directory\); choose another name with --plot",
+        WriteError, match=r"cannot write 't\.csv/p\.png' \(Not a directory\); choose another name"
     ):
         plot_metrics(metrics, "t.csv/p.png")
 

@@ -557,7 +557,7 @@ def test_rows_dealt_out_otherwise_are_another_path(given: str, tmp_path: Path) -
     for other in ({given: dealt[::-1].copy()}, {}):
         with pytest.raises(
             RunDirectoryError,
-            match=r"dealt out to other folds than those that are now.*--overwrite",
+            match=r"dealt out to other folds than those that are now.*overwrite=True",
         ):
             streamlr.path(config, X=X, y=y, resume=True, **other)
     again = streamlr.path(config, X=X, y=y, resume=True, **{given: dealt})
@@ -610,12 +610,12 @@ def test_a_checkpoint_of_another_path_is_refused_but_another_choice_is_none(
     np.testing.assert_array_equal(other.coefficients, first.coefficients)
     with pytest.raises(ConfigError, match="is one of a path of penalties"):
         streamlr.summary(tmp_path / "run", store)
-    with pytest.raises(RunDirectoryError, match="is a path; go on with streamlr path"):
+    with pytest.raises(RunDirectoryError, match=r"is a path; go on with streamlr\.path"):
         streamlr.train(config, resume=True)
     config["path"]["folds"] = 4
     with pytest.raises(RunDirectoryError, match=r"made with path.folds 3, this run has 4"):
         streamlr.path(config, resume=True)
-    with pytest.raises(RunDirectoryError, match="--overwrite"):
+    with pytest.raises(RunDirectoryError, match="overwrite=True"):
         streamlr.path(config)
 
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import streamlr
 from streamlr.cli import evaluate as evaluate_module
 from streamlr.cli import main as cli_main
-from streamlr.errors import ConfigError
+from streamlr.errors import ConfigError, for_command_line
 from streamlr.events import Event, ScanStarted
 from streamlr.kernels.metrics.classification import class_metrics, class_sums
 from streamlr.kernels.metrics.regression import regression_metrics, regression_sums
@@ -149,7 +149,7 @@ def test_without_matplotlib_a_plot_is_refused_by_the_name_of_the_extra(
     assert re.fullmatch(
         r"a plot needs matplotlib, which is not installed: pip install 'streamlr\[plot\]', or "
         r"leave out --plot",
-        str(done.exception),
+        for_command_line(done.exception),
     )
     assert evaluated(place).exit_code == 0
 

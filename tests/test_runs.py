@@ -406,7 +406,7 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_the_key(
     before = history(tmp_path / "run")
     with pytest.raises(
         RunDirectoryError,
-        match=named + ".*go back to what it was made with, or start anew with --overwrite",
+        match=named + ".*go back to what it was made with, or start anew with overwrite=True",
     ):
         train(config, overrides=[setting], resume=True)
     assert history(tmp_path / "run") == before
@@ -440,7 +440,7 @@ def test_the_same_values_in_another_type_are_refused_by_the_type(tmp_path: Path)
         write_store(store, X.astype(dtype) if dtype == "float64" else X.view(dtype), y)
         with pytest.raises(
             RunDirectoryError,
-            match=f"made with data dtype float32, this run has {dtype}; go back .*--overwrite",
+            match=f"made with data dtype float32, this run has {dtype}; go back .*overwrite=True",
         ):
             train(settings(store, tmp_path / "run"), resume=True)
 
@@ -452,7 +452,7 @@ def test_a_checkpoint_of_data_that_were_written_anew_is_refused(tmp_path: Path) 
     with pytest.raises(
         RunDirectoryError,
         match=r"made with data of fingerprint \w{12}, those in X in .*s\.zarr have \w{12}; bring "
-        r"back .*--overwrite",
+        r"back .*overwrite=True",
     ):
         train(settings(store, tmp_path / "run"), resume=True)
 
@@ -578,8 +578,8 @@ def test_a_directory_that_holds_a_run_is_refused_unless_told_what_to_do(
     before = (tmp_path / "run" / "summary.json").read_bytes()
     with pytest.raises(
         RunDirectoryError,
-        match=r"run' already holds a run \(config\.yaml, .*\); add --resume to go on with it, "
-        r"--overwrite to replace it",
+        match=r"run' already holds a run \(config\.yaml, .*\); "
+        r"add resume=True to go on with it, overwrite=True to replace it",
     ):
         train(settings(store, tmp_path / "run"))
     assert (tmp_path / "run" / "summary.json").read_bytes() == before
@@ -666,8 +666,7 @@ def test_a_run_directory_that_cannot_be_made_is_refused_with_the_way_out(
     for directory in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(
             RunDirectoryError,
-            match=r"cannot make the run directory '.*file.*; choose another with --run-dir or "
-            r"run\.directory",
+            match=r"cannot make the run directory '.*file.*; choose another with run\.directory",
         ):
             train(settings(store, directory))
 

@@ -487,7 +487,7 @@ def test_predictions_are_replaced_only_when_asked_and_only_by_whole_ones(
     out = tmp_path / "p.zarr"
     predict(run, store, out)
     with pytest.raises(
-        ConfigError, match=r"p\.zarr' exists already; choose another name, or add --overwrite"
+        ConfigError, match=r"p\.zarr' exists already; choose another name, or add overwrite=True"
     ):
         predict(run, store, out)
     X = arrays["X"].copy()

@@ -303,7 +303,7 @@ def test_by_z_no_scipy_is_needed(fitted: Fitted, monkeypatch: pytest.MonkeyPatch
     without = streamlr.summary(run, groups="g").to_dict()
     assert without["chi2_p"] == expected["chi2_p"]
     assert streamlr.summary(run, use_t=False).to_dict()["chi2_p"] is not None
-    with pytest.raises(ConfigError, match=r"pip install 'streamlr\[inference\]'.*--use-z"):
+    with pytest.raises(ConfigError, match=r"pip install 'streamlr\[inference\]'.*use_t=False"):
         streamlr.summary(run, groups="g", use_t=True)
 
 

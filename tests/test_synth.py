@@ -249,7 +249,7 @@ def test_a_store_that_stands_there_is_kept_unless_told_otherwise(tmp_path: Path)
     synthesize(tmp_path / "s", SynthSpec(500, 3, seed=1))
     before = files_of(tmp_path / "s")
     with pytest.raises(
-        ConfigError, match=r"'.*s' exists already; choose another name, or add --overwrite"
+        ConfigError, match=r"'.*s' exists already; choose another name, or add overwrite=True"
     ):
         synthesize(tmp_path / "s", SynthSpec(500, 3, seed=2))
     assert files_of(tmp_path / "s") == before
@@ -270,17 +270,17 @@ def test_a_store_that_stands_there_is_kept_unless_told_otherwise(tmp_path: Path)
     [
         (SynthSpec(0, 3), "at least one row and one feature; got 0 rows and 3 features"),
         (SynthSpec(3, 0), "got 3 rows and 0 features"),
-        (SynthSpec(3, 3, classes=1), "--classes must be 2 or more; got 1"),
-        (SynthSpec(3, 3, chunk_rows=0), "--chunk-rows must be 1 or more; got 0"),
-        (SynthSpec(3, 3, dtype="complex64"), "--dtype 'complex64' is none of float16"),
+        (SynthSpec(3, 3, classes=1), "classes must be 2 or more; got 1"),
+        (SynthSpec(3, 3, chunk_rows=0), "chunk_rows must be 1 or more; got 0"),
+        (SynthSpec(3, 3, dtype="complex64"), "dtype 'complex64' is none of float16"),
         (SynthSpec(3, 3, seed=-1), "seed.*-1"),
         (
             SynthSpec(3, 3, family="gamma"),
-            "--family 'gamma' is none of logistic, softmax, linear, poisson",
+            "family 'gamma' is none of logistic, softmax, linear, poisson",
         ),
         (
             SynthSpec(3, 3, family="poisson", classes=3),
-            "--family poisson draws numbers, not labels; leave out --classes 3",
+            "family poisson draws numbers, not labels; leave out classes=3",
         ),
     ],
 )

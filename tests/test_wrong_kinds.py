@@ -65,7 +65,7 @@ def test_what_is_no_path_is_told(
         ):
             with pytest.raises(RunDirectoryError, match=f"run: {told} .*model.save"):
                 call(given)  # type: ignore[arg-type]
-        with pytest.raises(ConfigError, match=f"OUT: {told}"):
+        with pytest.raises(ConfigError, match=f"out: {told}"):
             streamlr.predict("run", "s", given)  # type: ignore[arg-type]
         if given is None or given == {}:
             continue

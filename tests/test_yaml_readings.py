@@ -255,7 +255,7 @@ def test_in_quotes_it_is_a_name(name: str, tmp_path: Path) -> None:
     }
     assert load_config({}, [f"model.penalty.factors.{name}=0"]).model.penalty.factors == {name: 0.0}
     with pytest.raises(
-        ConfigError, match=r"--set model\.penalty\.factors, line 1: YAML reads the key"
+        ConfigError, match=r"in overrides, model\.penalty\.factors, line 1: YAML reads the key"
     ):
         load_config({}, [f"model.penalty.factors={{{name}: 0}}"])
 

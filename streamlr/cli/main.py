@@ -30,7 +30,7 @@ from streamlr.cli.summary import summary_command
 from streamlr.cli.synth import synth_command
 from streamlr.cli.train import train_command
 from streamlr.data.chunks.reads import may_wait_for_ever
-from streamlr.errors import StreamlrError
+from streamlr.errors import Message, StreamlrError, for_command_line
 from streamlr.reporting.console import plain
 
 _END_SECONDS = 2.0
@@ -53,14 +53,32 @@ COMMANDS = (
 def cli(verbose: bool) -> None:
     """Exact linear models on data that does not fit in memory."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(name)s: %(message)s"))
     if not verbose:
         handler.addFilter(_is_for_all)
-    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s", handlers=[handler])
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("streamlr").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
 for _command in COMMANDS:
     cli.add_command(_command)
+
+
+class _Formatter(logging.Formatter):
+    """Shows records in the wording of the command line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record, whose arguments are errors and messages that know two wordings."""
+        if isinstance(record.args, tuple) and any(map(_has_wordings, record.args)):
+            reported = [
+                for_command_line(part) if _has_wordings(part) else part for part in record.args
+            ]
+            record = logging.makeLogRecord({**vars(record), "args": tuple(reported)})
+        return super().format(record)
+
+
+def _has_wordings(part: object) -> bool:
+    return isinstance(part, StreamlrError | Message)
 
 
 def _is_for_all(record: logging.LogRecord) -> bool:
@@ -120,7 +138,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except StreamlrError as error:
-        click.echo(f"Error: {plain(str(error))}", err=True)
+        click.echo(f"Error: {plain(for_command_line(error))}", err=True)
         sys.exit(error.exit_status)
     except (KeyboardInterrupt, click.Abort):
         click.echo(

@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
-from streamlr.errors import ConfigError
+from streamlr.errors import ConfigError, either
 
 _MOST_NODES = 10_000
+_SET = either("--set", "in overrides,")
 _AS_WRITTEN = {
     "bool": r"(?i:true|false)",
     "int": r"-?(0|[1-9][0-9]*)",
@@ -37,7 +38,8 @@ def read_tree(path: Path) -> dict[str, Any]:
         tree = yaml.safe_load(text)
     except FileNotFoundError:
         raise ConfigError(
-            f"no configuration file at {str(path)!r}; check the path given to --config"
+            f"no configuration file at {str(path)!r}; check the path given to "
+            f"{either('--config', 'load_config')}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {str(path)!r}: {error}") from error
@@ -155,26 +157,26 @@ def apply_override(tree: dict[str, Any], setting: str) -> None:
     dotted, separator, text = setting.partition("=")
     if not separator or not dotted.strip():
         raise ConfigError(
-            f"--set {setting!r}: expected KEY=VALUE with a dotted key, such as solver.name=lbfgs"
+            f"{_SET} {setting!r}: expected KEY=VALUE with a dotted key, such as solver.name=lbfgs"
         )
     try:
-        refuse_odd_keys(text, f"--set {dotted}")
+        refuse_odd_keys(text, f"{_SET} {dotted}")
         value = yaml.safe_load(text)
     except ConfigError:
         raise
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(
-            f"--set {dotted}: the value{'' if may_be_secret(dotted) else f' {text!r}'} is not "
+            f"{_SET} {dotted}: the value{'' if may_be_secret(dotted) else f' {text!r}'} is not "
             "valid YAML"
         ) from None
-    _refuse_bomb(value, f"--set {dotted}")
+    _refuse_bomb(value, f"{_SET} {dotted}")
     *sections, key = dotted.strip().split(".")
     for name in sections:
         inner = tree.setdefault(name, {})
         if inner is None:
             inner = tree[name] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {dotted}: {name!r} is a value, not a section")
+            raise ConfigError(f"{_SET} {dotted}: {name!r} is a value, not a section")
         tree = inner
     tree[key] = value
 

@@ -11,7 +11,7 @@ import numpy as np
 from streamlr.data.chunks.stored_array import StoredArray
 from streamlr.data.partition import partition_rows
 from streamlr.data.sources.store import MISSING_COUNTED, ZarrSource
-from streamlr.errors import DataError
+from streamlr.errors import DataError, Message, both
 from streamlr.kernels.batch import Batch, Workspace
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.fold import fold
@@ -59,7 +59,7 @@ def describe_store(source: ZarrSource, family: str = "logistic") -> dict[str, An
                 "nothing to learn"
             )
     except DataError as error:
-        problems.append(str(error))
+        problems.append(Message(both(error)))
     if source.named is not None and len(set(source.named.names)) < len(source.named.names):
         name, times = Counter(source.named.names).most_common(1)[0]
         problems.append(

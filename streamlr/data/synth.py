@@ -32,7 +32,7 @@ from streamlr.data.writing import (
     put,
     write_names,
 )
-from streamlr.errors import ConfigError
+from streamlr.errors import ConfigError, either
 from streamlr.kernels.families import FAMILIES
 
 Array = NDArray[np.float64]
@@ -93,20 +93,29 @@ class SynthSpec:
                 f"{self.features} features"
             )
         if self.family not in FAMILIES:
-            raise ConfigError(f"--family {self.family!r} is none of {', '.join(FAMILIES)}")
+            raise ConfigError(
+                f"{either('--family', 'family')} {self.family!r} is none of {', '.join(FAMILIES)}"
+            )
         if self.classes < 2:
-            raise ConfigError(f"--classes must be 2 or more; got {self.classes}")
+            raise ConfigError(
+                f"{either('--classes', 'classes')} must be 2 or more; got {self.classes}"
+            )
         if self.classes > 2 and not self.labelled:
             raise ConfigError(
-                f"--family {self.family} draws numbers, not labels; leave out --classes "
-                f"{self.classes}"
+                f"{either('--family', 'family')} {self.family} draws numbers, not labels; leave "
+                "out "
+                f"{either(f'--classes {self.classes}', f'classes={self.classes}')}"
             )
         if self.chunk_rows is not None and self.chunk_rows < 1:
-            raise ConfigError(f"--chunk-rows must be 1 or more; got {self.chunk_rows}")
+            raise ConfigError(
+                f"{either('--chunk-rows', 'chunk_rows')} must be 1 or more; got {self.chunk_rows}"
+            )
         if self.seed < 0:
-            raise ConfigError(f"--seed must be 0 or more; got {self.seed}")
+            raise ConfigError(f"{either('--seed', 'seed')} must be 0 or more; got {self.seed}")
         if self.dtype not in DTYPES:
-            raise ConfigError(f"--dtype {self.dtype!r} is none of {', '.join(DTYPES)}")
+            raise ConfigError(
+                f"{either('--dtype', 'dtype')} {self.dtype!r} is none of {', '.join(DTYPES)}"
+            )
 
 
 class Population:
@@ -192,7 +201,7 @@ def synthesize(
     rows_done
         Called with the number of rows that have just been written.
     """
-    path = local_output(path, "STORE")
+    path = local_output(path, either("STORE", "path"))
     spec.check()
     with StoreWriter(path, overwrite=overwrite) as writer:
         _draw(writer, spec, threads, rows_done)

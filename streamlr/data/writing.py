@@ -17,7 +17,7 @@ from zarr.storage import LocalStore
 
 from streamlr.data.locks import FileLock, lock_output
 from streamlr.data.records import commit_directory, local_store, writing
-from streamlr.errors import ConfigError
+from streamlr.errors import ConfigError, option
 
 Compressor = Literal["lz4", "zstd", "none"]
 _CHUNK_BYTES = 8 * 2**20
@@ -126,7 +126,8 @@ def _refuse_standing(path: Path, *, overwrite: bool) -> None:
         raise ConfigError(f"{str(path)!r} is no name for what is to be written; choose one")
     if path.exists() and not overwrite:
         raise ConfigError(
-            f"{str(path)!r} exists already; choose another name, or add --overwrite to replace it"
+            f"{str(path)!r} exists already; choose another name, or add {option('overwrite')} to "
+            "replace it"
         )
 
 

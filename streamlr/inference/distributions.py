@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.errors import ConfigError
+from streamlr.errors import ConfigError, either, option
 
 Array = NDArray[np.float64]
 
@@ -77,8 +77,8 @@ def special() -> Any:
         import scipy.special
     except ImportError:
         raise ConfigError(
-            "Student's t and F need SciPy: pip install 'streamlr[inference]', or take --errors "
-            "robust, whose statistic "
-            "is z, or --use-z"
+            "Student's t and F need SciPy: pip install 'streamlr[inference]', or take "
+            f"{option('errors', 'robust')}, whose statistic is z, or "
+            f"{either('--use-z', 'use_t=False')}"
         ) from None
     return scipy.special

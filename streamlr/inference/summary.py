@@ -28,6 +28,8 @@ from streamlr.errors import (
     MemoryLimitError,
     RunDirectoryError,
     ShapeError,
+    either,
+    option,
 )
 from streamlr.events import Event, Note, Subscriber, publisher
 from streamlr.execution import ENGINES, open_engine
@@ -74,6 +76,7 @@ _MAY_MOVE = 1e-4
 does to Z."""
 _MOVES = 0.1
 """A step that changes a Z by more is no rest of a solve that has converged."""
+_STORE = either("--store", "store=")
 _FAR_FROM_OPTIMUM = 0.1
 """Standard errors between a model and the optimum from which on the one tells nothing of the other.
 """
@@ -238,8 +241,8 @@ def _facts(run: str | Path) -> dict[str, Any]:
         raise RunDirectoryError(
             f"the run in {str(run)!r} has not converged (status {status}: {facts.get('reason')}), "
             "and standard errors are those of an "
-            "optimum; train on with --resume and a larger solver.max_passes, or another "
-            f"solver{cause}"
+            f"optimum; train on with {option('resume')} and a larger solver.max_passes, or "
+            f"another solver{cause}"
         )
     return facts
 
@@ -257,7 +260,7 @@ def _refuse_unfit(
         raise ShapeError(
             f"{source.describe('features')} has {source.n_rows} rows, and the model in "
             f"{str(run)!r} was trained on {facts.get('rows')}; "
-            "standard errors need those same rows: name their store with --store, or train again"
+            f"standard errors need those same rows: name their store with {_STORE}, or train again"
         )
     size = Layout(_names(model), _outputs(model), config.model.fit_intercept).size
     if size > MOST_PARAMETERS:
@@ -269,14 +272,14 @@ def _refuse_unfit(
         )
     if options.errors == "clustered" and config.data.groups is None:
         raise ConfigError(
-            "errors clustered: there are no groups; name an array of the store with --groups, or "
-            "data.groups"
+            "errors clustered: there are no groups; name an array of the store with "
+            f"{either('--groups', 'groups=')}, or data.groups"
         )
     if config.model.class_weight is not None and options.errors == "classical":
         raise ConfigError(
             "model.class_weight: weights of classes make no likelihood, so that classical errors "
-            "would be wrong; take --errors robust, or train "
-            "without them"
+            "would be wrong; take "
+            f"{option('errors', 'robust')}, or train without them"
         )
     if options.with_t(FAMILIES[model.family].has_dispersion):
         special()
@@ -353,7 +356,7 @@ class _Inference:
                 f"{self.session.source.describe('target')} holds the classes "
                 f"{classes.tolist()[:5]}, and the model was trained on "
                 f"{self.model.classes_.tolist()[:5]}; name the store that it was trained on with "
-                "--store"
+                f"{_STORE}"
             )
         return classes
 
@@ -405,7 +408,7 @@ class _Inference:
                 "about "
                 f"{(plan.peak_bytes + extra) / 1e6:.0f} MB in one process, and "
                 f"cluster.memory_limit is {plan.memory_limit / 1e6:.0f} MB; "
-                "raise the limit, or take --errors classical"
+                f"raise the limit, or take {option('errors', 'classical')}"
             )
 
     def _null_intercepts(self, moments: Moments, classes: NDArray[Any]) -> Array:

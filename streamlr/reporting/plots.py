@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 from streamlr.config.places import local_output
-from streamlr.errors import ConfigError, WriteError
+from streamlr.errors import ConfigError, WriteError, either
 from streamlr.reporting.console import plain
 
 _SUFFIXES = (".png", ".svg")
@@ -28,7 +28,7 @@ def check_plot(path: str) -> None:
         For an address, a name without a known suffix, a folder that cannot be written to, or where
         matplotlib is missing.
     """
-    target = local_output(path, "--plot")
+    target = local_output(path, either("--plot", "path"))
     if target.suffix.lower() not in _SUFFIXES:
         raise ConfigError(
             f"{path!r} is no name of a picture that can be drawn: it must end in "
@@ -49,7 +49,7 @@ def check_plot(path: str) -> None:
     except ImportError as error:
         raise ConfigError(
             "a plot needs matplotlib, which is not installed: pip install 'streamlr[plot]', or "
-            "leave out --plot"
+            f"{either('leave out --plot', 'draw none')}"
         ) from error
 
 
@@ -79,7 +79,7 @@ def plot_metrics(metrics: dict[str, Any], path: str) -> None:
             _draw_lift(axes[2], metrics["lift"])
         else:
             _draw_confusion(axes[1], metrics)
-        target = local_output(path, "--plot")
+        target = local_output(path, either("--plot", "path"))
         partial = target.with_name(f".{target.stem}.partial-{os.getpid()}{target.suffix}")
         try:
             figure.savefig(
@@ -90,8 +90,8 @@ def plot_metrics(metrics: dict[str, Any], path: str) -> None:
             os.replace(partial, target)
         except OSError as error:
             raise WriteError(
-                f"cannot write {str(target)!r} ({error.strerror or error}); choose another name "
-                "with --plot"
+                f"cannot write {str(target)!r} ({error.strerror or error}); choose another name"
+                f"{either(' with --plot', '')}"
             ) from error
         finally:
             with suppress(OSError):

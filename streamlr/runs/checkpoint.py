@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.data.records import commit_file, writing
-from streamlr.errors import RunDirectoryError
+from streamlr.errors import RunDirectoryError, option
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,7 @@ def load_checkpoint(directory: Path, fingerprint: Mapping[str, str]) -> Checkpoi
                 raise RunDirectoryError(
                     f"the checkpoint {path} was made with {name} {found}, this run has "
                     f"{expected}; go back to what it was "
-                    "made with, or start anew with --overwrite"
+                    f"made with, or start anew with {option('overwrite')}"
                 )
         return checkpoint
     if lacking is not None:
@@ -210,7 +210,7 @@ def _read(path: Path) -> Checkpoint:
             raise RunDirectoryError(
                 f"the checkpoint {path} has format version {header['format_version']}, this "
                 f"streamlr reads {FORMAT_VERSION}; "
-                "resume with the version that wrote it, or start anew with --overwrite"
+                f"resume with the version that wrote it, or start anew with {option('overwrite')}"
             )
         arrays = {name: content[name] for name in header["arrays"]}
     if {_DIGEST, _DIGESTS} & header.keys():
@@ -242,7 +242,7 @@ def _lacks(passes: int, what: str) -> str:
     return (
         f"the checkpoint of pass {passes} lacks {what}: another version of streamlr wrote it; "
         "resume with that "
-        "version, or start anew with --overwrite"
+        f"version, or start anew with {option('overwrite')}"
     )
 
 

@@ -19,10 +19,11 @@ from streamlr.config.places import local_output, local_run
 from streamlr.config.sections import TrainConfig
 from streamlr.data.locks import FileLock
 from streamlr.data.records import commit_file, write_record, writing
-from streamlr.errors import RunDirectoryError, WriteError
+from streamlr.errors import RunDirectoryError, WriteError, either, option
 from streamlr.model import MODEL_NAME, Model
 
 CONFIG_NAME = "config.yaml"
+_RUN_DIR = either("--run-dir", "run.directory")
 HISTORY_NAME = "history.jsonl"
 SUMMARY_NAME = "summary.json"
 CHECKPOINT_NAME = "checkpoint"
@@ -71,15 +72,14 @@ class RunDirectory:
             kind = WriteError if error.errno in _NO_ROOM else RunDirectoryError
             raise kind(
                 f"cannot make the run directory {str(path)!r}: {error}; choose another with "
-                "--run-dir or run.directory"
+                f"{either('--run-dir or run.directory', 'run.directory')}"
             ) from error
         held = [name for name in _OURS if (self.path / name).exists()]
         if held and not (resume or overwrite):
             self.close()
             raise RunDirectoryError(
-                f"{str(path)!r} already holds a run ({', '.join(held)}); add --resume to go on "
-                "with it, --overwrite to replace "
-                "it, or choose another --run-dir"
+                f"{str(path)!r} already holds a run ({', '.join(held)}); add {option('resume')} to "
+                f"go on with it, {option('overwrite')} to replace it, or choose another {_RUN_DIR}"
             )
         _tidy(self.path)
         self.previous_summary = read_summary(self.path)
@@ -140,7 +140,7 @@ class RunDirectory:
     def _in_use(self, holder: str) -> RunDirectoryError:
         return RunDirectoryError(
             f"{str(self.path)!r} is in use by another run ({holder}); wait for it, stop it, or "
-            "choose another --run-dir"
+            f"choose another {_RUN_DIR}"
         )
 
     def _write(self, name: str, text: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from streamlr.config.sections import TrainConfig
 from streamlr.config.tree import flat_settings
 from streamlr.data.source import Source
-from streamlr.errors import WriteError
+from streamlr.errors import Message, WriteError, option
 from streamlr.events import Note, PassFinished, PathPassFinished
 from streamlr.objective.objective import Moments
 from streamlr.runs.checkpoint import Checkpoint, CheckpointWriter, has_checkpoint, load_checkpoint
@@ -160,24 +160,24 @@ class RunRecord:
         try:
             self._commit()
         except WriteError as error:
-            log.warning("%s; %s", error, self.what_is_safe(error))
+            log.warning("%s; %s", error, Message(self.what_is_safe(error)))
 
     def what_is_safe(self, error: WriteError) -> str:
         """What the directory holds after a write that failed, and what to do, for the end of a
-        message."""
+        message, in both wordings."""
         assert self.directory is not None
         if not self._committed:
             return (
                 f"no checkpoint had been committed in {str(self.directory.path)!r} yet: "
-                f"{remedy(error)}, then start again with --overwrite"
+                f"{remedy(error)}, then start again with {option('overwrite')}"
             )
         where = f"the checkpoint of pass {self._committed} in {str(self.directory.checkpoints)!r}"
         if not has_checkpoint(self.directory.checkpoints, self._committed):
             return (
-                f"{where} is gone: somebody removed or replaced the directory of this run; "
-                "bring it back and add --resume, or start again with --overwrite"
+                f"{where} is gone: somebody removed or replaced the directory of this run; bring "
+                f"it back and add {option('resume')}, or start again with {option('overwrite')}"
             )
-        return f"{where} is intact: {remedy(error)}, then add --resume to go on"
+        return f"{where} is intact: {remedy(error)}, then add {option('resume')} to go on"
 
     def announce_changed_data(self, moments: Moments) -> None:
         """Hold the data against those of the run that is being replaced: a flipped bit without a

@@ -17,7 +17,7 @@ from streamlr.data.holdout import split_of
 from streamlr.data.matching import ambiguous_names
 from streamlr.data.source import ArraySource, Source
 from streamlr.data.sources.reweighted import class_factors, with_class_weights
-from streamlr.errors import ConfigError, RunDirectoryError
+from streamlr.errors import ConfigError, RunDirectoryError, option
 from streamlr.events import Note, Subscriber
 from streamlr.execution.arithmetic import arithmetic
 from streamlr.execution.engine import Engine, blas_core
@@ -234,13 +234,13 @@ class Session:
             raise RunDirectoryError(
                 "the checkpoint was made with rows dealt out to other folds than those that are "
                 "now; bring back the groups or folds that "
-                "it was made with, or start anew with --overwrite"
+                f"it was made with, or start anew with {option('overwrite')}"
             )
         if sums.holdout is not None and sums.holdout.digest.hex() != moments.holdout_digest:
             raise RunDirectoryError(
                 "the checkpoint was made with other rows held out than those that are now; bring "
                 "back the array that says which, or "
-                "start anew with --overwrite"
+                f"start anew with {option('overwrite')}"
             )
         if sums.fingerprint.hex() != moments.fingerprint:
             raise RunDirectoryError(
@@ -248,7 +248,7 @@ class Session:
                 "those in "
                 f"{self.source.describe('features')} have {sums.fingerprint.hex()[:12]}; bring "
                 "back the data that it was made with, "
-                "or start anew with --overwrite"
+                f"or start anew with {option('overwrite')}"
             )
 
     def announce_plan(self) -> None:

@@ -20,7 +20,16 @@ from streamlr.data.predictions import PREDICTION_COPIES, PredictionWriter, write
 from streamlr.data.source import Source
 from streamlr.data.sources.selected import SelectedFeatures
 from streamlr.data.sources.store import ZarrSource
-from streamlr.errors import ConfigError, LabelError, NonFiniteError, ShapeError
+from streamlr.errors import (
+    ConfigError,
+    LabelError,
+    NonFiniteError,
+    ShapeError,
+    both,
+    either,
+    option,
+    override,
+)
 from streamlr.events import Note, Subscriber, finite, publisher
 from streamlr.execution import open_engine
 from streamlr.execution.limits import memory_reported
@@ -99,7 +108,7 @@ def evaluate(
         try:
             sums = scanner.run(scan, "evaluate")
         except LabelError as error:
-            raise LabelError(f"{source.describe('target')}: {error}") from error
+            raise LabelError(f"{source.describe('target')}: {both(error)}") from error
     if validation and not sums.weight_sum > 0:
         raise ConfigError(
             f"the run in {str(run)!r} holds out {sums.n_rows} of the {source.n_rows} rows of "
@@ -123,7 +132,8 @@ def require_plotted(run: str | Path) -> None:
     if not FAMILIES[family].metrics.plotted:
         raise ConfigError(
             f"the model of {str(run)!r} is of the family {family}; calibration, ROC curve and "
-            "lift are drawn of classes: leave out --plot"
+            "lift are drawn of classes: "
+            f"{either('leave out --plot', 'draw none')}"
         )
 
 
@@ -146,7 +156,7 @@ def predict(
     Every block of rows is written by the task that computed it, as a chunk of its own; the array
     appears when it is whole.
     """
-    out = local_output(out, "OUT")
+    out = local_output(out, either("OUT", "out"))
     publish = publisher(subscribers)
     model, config, source = open_run(run, store, overrides, publish, labelled=False)
     with (
@@ -300,7 +310,7 @@ def open_run(
     if validation and split_of(config) is None:
         raise ConfigError(
             f"the run in {str(run)!r} held out no rows (validation.fraction, validation.array); "
-            "leave out --validation"
+            f"leave out {option('validation')}"
         )
     source = ZarrSource(
         config.data, labelled=labelled, listed=config.validation.array if validation else None
@@ -317,8 +327,8 @@ def _ask_for_offset(run: str | Path, model: Model, source: ZarrSource) -> None:
         none = "ones" if model.fitted_with == "exposure" else "zeros"
         raise ConfigError(
             f"the model in {str(run)!r} was fitted with an {model.fitted_with}, and "
-            f"{source.config.shown_store!r} is read without one; name its array with --set "
-            f"data.{model.fitted_with}=NAME (one of {none} where there is none)"
+            f"{source.config.shown_store!r} is read without one; name its array with "
+            f"{override(f'data.{model.fitted_with}=NAME')} (one of {none} where there is none)"
         )
 
 

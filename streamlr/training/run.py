@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
-from streamlr.errors import WriteError
+from streamlr.errors import WriteError, both
 from streamlr.events import PassFinished, PathPassFinished
 from streamlr.objective.objective import Objective
 from streamlr.runs.checkpoint import Checkpoint
@@ -64,7 +64,7 @@ class Run(ABC, Generic[Result]):
             )
             return self.result(progress)
         except WriteError as error:
-            raise WriteError(f"{error}; {self.record.what_is_safe(error)}") from error
+            raise WriteError(f"{both(error)}; {self.record.what_is_safe(error)}") from error
         except (Exception, KeyboardInterrupt):
             self.record.commit_finished()
             raise

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from streamlr.config.sections import TrainConfig, load_config
 from streamlr.data.matching import match_names
 from streamlr.data.source import Rows
-from streamlr.errors import ConfigError, RunDirectoryError, ShapeError
+from streamlr.errors import ConfigError, RunDirectoryError, ShapeError, either, option
 from streamlr.events import Note, PassFinished, Subscriber, finite
 from streamlr.execution.limits import memory_reported
 from streamlr.kernels.scans.moments import SampledRows
@@ -327,8 +327,9 @@ class _TrainRun(Run[TrainResult]):
         assert self.directory is not None
         if "lambdas" in saved.arrays:
             raise RunDirectoryError(
-                f"the run in {str(self.directory.path)!r} is a path; go on with streamlr path, or "
-                "start anew with --overwrite"
+                f"the run in {str(self.directory.path)!r} is a path; go on with "
+                f"{either('streamlr path', 'streamlr.path')}, or start anew with "
+                f"{option('overwrite')}"
             )
         moments = unflatten(Moments, "moments.", saved)
         classes = saved.arrays["classes"]
@@ -367,7 +368,7 @@ class _TrainRun(Run[TrainResult]):
             raise RunDirectoryError(
                 "the run solves least squares by its normal equations, for which a "
                 f"cluster.memory_limit of {limit / 1e6:.0f} MB has no room; "
-                "raise it to what the run began with, or start anew with --overwrite"
+                f"raise it to what the run began with, or start anew with {option('overwrite')}"
             )
         self.session.plan = replace(plan, solver=method)
 

@@ -22,12 +22,13 @@ from typing import Any, TypeVar
 from streamlr.data.chunks.failures import Failure, failure_of, reason
 from streamlr.data.chunks.files import MissingChunkError
 from streamlr.data.chunks.reads import Reading, give_up, under_way
-from streamlr.errors import ChunkError, StreamlrError
+from streamlr.errors import ChunkError, StreamlrError, option
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 300.0
+_GO_ON = f"add {option('resume')} to go on from the last checkpoint"
 _FIRST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 20.0
 _ATTEMPT_SECONDS = 60.0
@@ -264,20 +265,17 @@ def unread(what: str, error: Exception, retries: Retries) -> ChunkError:
     not sound."""
     if isinstance(error, UnreadableError):
         return ChunkError(
-            f"{what} cannot be read, {error}; see to the disk or the network, then add --resume "
-            "to go on from the last checkpoint "
+            f"{what} cannot be read, {error}; see to the disk or the network, then {_GO_ON} "
             f"(data.retry_seconds, {retries.seconds:g}, says for how long it is tried)"
         )
     why = retries.scrub(reason(error))
     if failure_of(error) is Failure.REFUSED:
         return ChunkError(
             f"{what} cannot be read: access is refused ({why}); renew the credentials, or the "
-            "right to read it, then add --resume to go on "
-            "from the last checkpoint"
+            f"right to read it, then {_GO_ON}"
         )
     return ChunkError(
-        f"{what} cannot be read: {why}; see to the disk or the network, then add --resume to go "
-        "on from the last checkpoint"
+        f"{what} cannot be read: {why}; see to the disk or the network, then {_GO_ON}"
     )
 
 

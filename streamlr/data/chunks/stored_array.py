@@ -35,8 +35,12 @@ from streamlr.data.conventions.attributes import axes_of, refuse_encoded, refuse
 from streamlr.data.conventions.texts import KEPT_BYTES, ChunkLabels, Coded, KeptTexts
 from streamlr.data.footprint import STORED_SLACK, TEXT_LABEL_BYTES, ZARR_CHUNKS_IN_FLIGHT, Footprint
 from streamlr.data.source import Buffer
-from streamlr.errors import ChunkError, ShapeError
+from streamlr.errors import ChunkError, ShapeError, option
 
+_BRING_BACK = (
+    f"Bring back what was there and go on with {option('resume')}, or train on the new data with "
+    f"{option('overwrite')}"
+)
 _LARGEST_WHOLE_BYTES = 32 * 2**20
 """A chunk of more bytes is taken in parts where it is stored as it is, whatever memory there is:
 what is summed together follows from the store alone."""
@@ -400,16 +404,14 @@ class StoredArray:
             raise ChunkError(
                 f"the metadata of {self.name} have changed ({changed}) after the store was "
                 "opened: it may be in the middle of being written "
-                "again. Bring back what was there and go on with --resume, or train on the new "
-                "data with --overwrite"
+                f"again. {_BRING_BACK}"
             )
         found = self._watch.rewritten(index)
         if found is not None:
             raise ChunkError(
                 f"{self.chunk_name(index)} was written again ({found}) after the store was "
                 "opened: the sums would mix old data with new. "
-                "Bring back what was there and go on with --resume, or train on the new data with "
-                "--overwrite"
+                f"{_BRING_BACK}"
             )
 
     def _missing_error(self, index: tuple[int, ...]) -> ChunkError:

@@ -30,12 +30,13 @@ from streamlr.data.ingest.table import CsvTable, ParquetTable, Rows, Table, kind
 from streamlr.data.records import commit_file, sync_path, writing
 from streamlr.data.source import check_feature_dtype
 from streamlr.data.writing import Compressor, StoreWriter, chunk_rows_for, create_array, write_names
-from streamlr.errors import IngestError
+from streamlr.errors import IngestError, either
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 _JOURNAL = "ingest.json"
+_DTYPE = either("--dtype", "dtype")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +96,12 @@ def ingest(
     IngestError
         When a source cannot become rows of the store; the message names file, row and column.
     """
-    path = local_output(path, "STORE")
+    path = local_output(path, either("STORE", "path"))
     tables = [open_table(Path(source), spec.columns) for source in sources]
     with StoreWriter(path, overwrite=overwrite) as writer:
         survey = _survey(tables, spec)
         for note in survey.notes:
-            log.info(note)
+            log.info("%s", note)
         dtype = np.dtype(spec.dtype) if spec.dtype is not None else survey.layout.dtype
         check_feature_dtype(dtype, str(tables[0].path))
         sink = _Sink(writer, spec, dtype, survey.layout.features, _identity(tables, spec))
@@ -124,7 +125,7 @@ def open_table(path: Path, columns: Columns) -> Table:
         When there is no such file, its kind is not known, or it lacks a column.
     """
     if not path.is_file():
-        raise IngestError(f"no file at {str(path)!r}; check SOURCE")
+        raise IngestError(f"no file at {str(path)!r}; check {either('SOURCE', 'sources')}")
     kind = kind_of(path)
     readers: dict[str, Any] = {
         ".csv": CsvTable,
@@ -185,7 +186,7 @@ def _check_rows(
             table,
             rows,
             ~np.isfinite(stored),
-            f"is too large for {dtype}; choose another --dtype",
+            f"is too large for {dtype}; choose another {_DTYPE}",
             names,
         )
     if dtype.kind != "f" and not np.array_equal(stored, rows.features):
@@ -193,7 +194,7 @@ def _check_rows(
             table,
             rows,
             stored != rows.features,
-            f"cannot be held by {dtype}; choose another --dtype",
+            f"cannot be held by {dtype}; choose another {_DTYPE}",
             names,
         )
     if (
@@ -206,7 +207,7 @@ def _check_rows(
             table,
             rows,
             unlike,
-            f"is a whole number that {dtype} cannot hold exactly; choose another --dtype, or "
+            f"is a whole number that {dtype} cannot hold exactly; choose another {_DTYPE}, or "
             "scale that column",
             names,
         )

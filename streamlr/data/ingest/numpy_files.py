@@ -15,22 +15,25 @@ from streamlr.data.ingest.columns import Columns
 from streamlr.data.ingest.survey import Survey
 from streamlr.data.ingest.table import BATCH_BYTES, Layout, Rows
 from streamlr.data.source import check_feature_dtype
-from streamlr.errors import IngestError
+from streamlr.errors import IngestError, either
+
+_TARGET = either("--target", "target")
 
 
 def _split_columns(path: Path, width: int, columns: Columns) -> tuple[int | None, list[int]]:
     """Number of the labels' column (None: they are elsewhere), and those of the features."""
     if columns.features is not None or columns.drop or columns.weights is not None:
         raise IngestError(
-            f"{path}: columns of an array have numbers, not names; --features, --drop and "
-            "--weights are for CSV and Parquet"
+            f"{path}: columns of an array have numbers, not names; "
+            f"{either('--features, --drop and --weights', 'features, drop and weights')} are for "
+            "CSV and Parquet"
         )
     try:
         target = int(columns.target)
     except ValueError:
         return None, list(range(width))
     if not -width <= target < width:
-        raise IngestError(f"{path} has {width} columns; --target {target} is none of them")
+        raise IngestError(f"{path} has {width} columns; {_TARGET} {target} is none of them")
     return target % width, [at for at in range(width) if at != target % width]
 
 
@@ -152,7 +155,7 @@ class NpyTable:
 def _mapped(path: Path) -> NDArray[Any]:
     if not path.is_file():
         raise IngestError(
-            f"no file at {str(path)!r}; --target of a .npy file is the number of a column, or "
+            f"no file at {str(path)!r}; {_TARGET} of a .npy file is the number of a column, or "
             "another .npy file"
         )
     try:
@@ -169,8 +172,8 @@ class NpzTable:
         self.path = path
         if columns.drop or columns.weights is not None:
             raise IngestError(
-                f"{path}: columns of an array have numbers, not names; --drop and --weights are "
-                "for CSV and Parquet"
+                f"{path}: columns of an array have numbers, not names; "
+                f"{either('--drop and --weights', 'drop and weights')} are for CSV and Parquet"
             )
         try:
             with zipfile.ZipFile(path) as archive:
@@ -190,8 +193,9 @@ class NpzTable:
         if self._name not in matrices or columns.target not in self._shapes:
             held = ", ".join(f"{name} {shape}" for name, (shape, _) in self._shapes.items())
             raise IngestError(
-                f"{path} holds {held}; name the matrix with --features (default X) and the labels "
-                "with --target"
+                f"{path} holds {held}; name the matrix with "
+                f"{either('--features', 'features=')} (default X) and the labels with "
+                f"{either('--target', 'target=')}"
             )
         self._target = columns.target
         (rows, _), self.dtype = self._shapes[self._name]

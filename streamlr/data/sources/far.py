@@ -21,7 +21,7 @@ from streamlr.config.sections import DataConfig
 from streamlr.data.chunks.failures import Failure, failure_of, is_unknown_host, reason
 from streamlr.data.chunks.retries import UnreadableError, limited
 from streamlr.data.chunks.wrapped import FarStore
-from streamlr.errors import ConfigError, StoreNotFoundError, StoreUnreachableError
+from streamlr.errors import ConfigError, StoreNotFoundError, StoreUnreachableError, option, override
 
 _WITH_BUCKETS = frozenset(
     ["abfs", "abfss", "adl", "az", "b2", "cos", "gcs", "gs", "oci", "oss", "r2", "s3", "s3a", "tos"]
@@ -156,8 +156,8 @@ def _unreachable(error: UnreadableError, config: DataConfig) -> StoreUnreachable
         )
     return StoreUnreachableError(
         f"{shown!r} cannot be opened, {error}; see to the network and the server, then start "
-        "again, or add --resume to go on with "
-        "a run"
+        f"again, or add {option('resume')} "
+        "to go on with a run"
     )
 
 
@@ -167,8 +167,8 @@ def _refused(error: Exception, store: FarStore | None, config: DataConfig) -> St
         return StoreUnreachableError(
             f"{shown!r} cannot be opened without credentials ({config.without_secrets(why)}); "
             "give them in data.storage_options or "
-            "where the file system looks for them (for s3:// to what all may read: --set "
-            "data.storage_options.anon=true)"
+            "where the file system looks for them (for s3:// to what all may read: "
+            f"{override('data.storage_options.anon=true')})"
         )
     if store is not None:
         # an answer without content, as to HEAD, does not say whether it is who asks or what is

@@ -19,7 +19,14 @@ from streamlr.data.chunks.failures import Failure, failure_of
 from streamlr.data.chunks.retries import Retries, UnreadableError, retried
 from streamlr.data.records import local_store
 from streamlr.data.sources.far import far_error, far_store, has_no_listing, is_far_address
-from streamlr.errors import ConfigError, DataError, StoreNotFoundError, StoreUnreachableError
+from streamlr.errors import (
+    ConfigError,
+    DataError,
+    StoreNotFoundError,
+    StoreUnreachableError,
+    option,
+    override,
+)
 
 T = TypeVar("T")
 
@@ -117,8 +124,8 @@ def _explained(config: DataConfig, where: str) -> Iterator[None]:
     except UnreadableError as error:
         raise StoreUnreachableError(
             f"{where!r} cannot be opened, {error}; see to the disk or the network, then start "
-            "again, or add --resume to go on "
-            "with a run"
+            f"again, or add {option('resume')} "
+            "to go on with a run"
         ) from None
     except Exception as error:
         # file systems raise whatever they like, and may name the address with all that it holds
@@ -144,7 +151,7 @@ def _refuse_hidden(config: DataConfig) -> None:
         raise ConfigError(
             f"{' and '.join(hidden)}: the config.yaml of a run does not keep what may be secret, "
             f"and has {NOT_KEPT} or {HIDDEN} in its place; "
-            f"fill it in again, for instance with --set {hidden[0]}=..."
+            f"fill it in again, for instance with {override(f'{hidden[0]}=...')}"
         )
 
 

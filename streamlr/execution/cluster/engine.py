@@ -16,7 +16,7 @@ from distributed.comm.core import CommClosedError
 from streamlr.data.chunks.retries import take_read_retries
 from streamlr.data.partition import Partition
 from streamlr.data.source import Source
-from streamlr.errors import ClusterError, DataError, StreamlrError
+from streamlr.errors import ClusterError, DataError, StreamlrError, option
 from streamlr.execution.cluster.handshake import OtherStreamlrError, this_streamlr
 from streamlr.execution.cluster.lookout import Lookout, LostError
 from streamlr.execution.cluster.placement import TASK_RETRIES, Placement
@@ -291,7 +291,7 @@ class ClusterEngine:
             if isinstance(error, OtherStreamlrError) and not self._shared:
                 raise ClusterError(
                     f"{error}: files of the package were changed after this process had loaded "
-                    "them; start again, or go on with --resume"
+                    f"them; start again, or go on with {option('resume')}"
                 )
             if self._shared and not isinstance(error, StreamlrError):
                 self._require_taking_part(error)

@@ -16,7 +16,7 @@ from typing import Any
 
 from distributed import Client, TimeoutError
 
-from streamlr.errors import ClusterError
+from streamlr.errors import ClusterError, option
 from streamlr.execution.cluster.roster import Roster
 from streamlr.execution.cluster.tasks import reported_reads, running_keys
 from streamlr.execution.cluster.workers import Load, Patience, Workers, named
@@ -292,8 +292,9 @@ class Lookout:
             raise ClusterError(
                 f"nothing was finished for {self.patience.quiet_seconds:.0f} s, with workers "
                 f"replaced again and again; {what} still out. See the cluster's logs; if slabs "
-                "need that long, raise cluster.stall_seconds. Add --resume to go on from the last "
-                "checkpoint"
+                f"need that long, raise cluster.stall_seconds. Add {option('resume')} to go on "
+                "from the "
+                "last checkpoint"
             )
 
     def require_workers(self, workers: Collection[str]) -> None:
@@ -313,8 +314,9 @@ class Lookout:
         if now - self._empty_since >= _NO_WORKERS_STALLS * self._stall_seconds:
             raise ClusterError(
                 f"the scheduler at {self._address} has had no workers{self._roster.but_for()} for "
-                f"{now - self._empty_since:.0f} s; start some, then add --resume to go on from the "
-                "last checkpoint"
+                f"{now - self._empty_since:.0f} s; start some, then add {option('resume')} to go "
+                "on "
+                "from the last checkpoint"
             )
 
     def require_scheduler(self) -> None:
@@ -359,6 +361,6 @@ class Lookout:
         """The error that says so."""
         return ClusterError(
             f"lost the scheduler at {self._address}: it does not answer. The last checkpoint is "
-            "safe; bring the scheduler back (or name another in cluster.address) and add --resume "
-            "to go on from there"
+            "safe; bring the scheduler back (or name another in cluster.address) and add "
+            f"{option('resume')} to go on from there"
         )

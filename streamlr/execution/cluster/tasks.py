@@ -18,7 +18,7 @@ from streamlr.data.chunks.retries import take_read_retries
 from streamlr.data.partition import Partition
 from streamlr.data.source import Buffer, Source
 from streamlr.data.sources.resident import ResidentRows
-from streamlr.errors import ChunkError, DataError, StoreNotFoundError, StreamlrError
+from streamlr.errors import ChunkError, DataError, StoreNotFoundError, StreamlrError, both
 from streamlr.execution.arithmetic import Arithmetic, arithmetic
 from streamlr.execution.cluster.handshake import require_this_streamlr, tell
 from streamlr.execution.cluster.travel import Parcel, unpack
@@ -144,7 +144,7 @@ def naming(error: DataError, worker: str) -> DataError:
             "; it is looked for there, so put it on a file system that all workers share, under "
             "the same path, or give a URL"
         )
-    return type(error)(f"the worker at {worker} cannot open the data: {error}{remedy}")
+    return type(error)(f"the worker at {worker} cannot open the data: {both(error)}{remedy}")
 
 
 def reported_bytes(peak: bool) -> int:
@@ -242,4 +242,4 @@ def _named(worker: str, shared: bool) -> Iterator[None]:
     except ChunkError as error:
         if not shared:
             raise
-        raise ChunkError(f"{error} (found by the worker at {worker})") from error
+        raise ChunkError(f"{both(error)} (found by the worker at {worker})") from error
