@@ -22,8 +22,9 @@ from streamlr.config.places import local_output, local_run
 from streamlr.data.frames import in_order_of
 from streamlr.data.records import read_array, read_attributes, write_record
 from streamlr.data.source import Rows, log_of_exposure, refuse_bad_offset
-from streamlr.data.sources.adapters import numbers_of, read_all_by_blocks, rows_of
+from streamlr.data.sources.adapters import numbers_of, read_all_by_blocks
 from streamlr.data.sources.dask_rows import DaskArray, DaskFrame
+from streamlr.data.sources.registry import is_from_outside, rows_of
 from streamlr.data.sources.sparse_rows import SparseMatrix, StoredMatrix
 from streamlr.errors import ConfigError, DataError, RunDirectoryError, ShapeError
 from streamlr.kernels.families import FAMILIES
@@ -132,7 +133,9 @@ class Model:
                 len(extra),
                 named(extra),
             )
-        lazy = isinstance(chosen, DaskArray | DaskFrame | SparseMatrix | StoredMatrix)
+        lazy = is_from_outside(chosen) or isinstance(
+            chosen, DaskArray | DaskFrame | SparseMatrix | StoredMatrix
+        )
         rows: Any = rows_of(chosen) if lazy else numbers_of(chosen, "X")
         if len(rows.shape) != 2 or rows.shape[1] != self.coef_.shape[1]:
             raise ShapeError(

@@ -27,7 +27,7 @@ ARROWS: dict[str, set[str]] = {
     "events": set(),
     "text": set(),
     "version": set(),
-    "solvers": set(),
+    "solvers": {"errors"},
     "kernels": {"errors"},
     "config": {"errors", "solvers", "kernels"},
     "reporting": {"errors", "events", "text", "config"},

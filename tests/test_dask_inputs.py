@@ -31,8 +31,8 @@ from streamlr import (
     train,
 )
 from streamlr.data.source import Buffer
-from streamlr.data.sources.adapters import rows_of
 from streamlr.data.sources.dask_rows import DaskRows
+from streamlr.data.sources.registry import rows_of
 from streamlr.errors import DtypeError, NonFiniteError, ShapeError
 
 Array = NDArray[np.float64]

@@ -24,7 +24,9 @@ from sklearn.linear_model import PoissonRegressor as PoissonReference
 from streamlr import LinearRegression, LogisticRegression, PoissonRegressor, train
 from streamlr.config.sections import ClusterConfig
 from streamlr.data.source import Buffer
-from streamlr.data.sources.adapters import SparseRows, ZarrRows, rows_of
+from streamlr.data.sources.registry import rows_of
+from streamlr.data.sources.sparse_rows import SparseRows
+from streamlr.data.sources.zarr_rows import ZarrRows
 from streamlr.errors import ConfigError, LabelError, NonFiniteError, ShapeError
 from streamlr.execution.local import ThreadsEngine
 

@@ -23,8 +23,8 @@ from streamlr.cli.main import cli
 from streamlr.config.sections import DataConfig
 from streamlr.data.describe import describe_store
 from streamlr.data.source import Buffer
-from streamlr.data.sources.adapters import ZarrRows
 from streamlr.data.sources.store import ZarrSource
+from streamlr.data.sources.zarr_rows import ZarrRows
 from streamlr.errors import DtypeError, MissingValueError, NonFiniteError
 
 ROWS, FEATURES = 400, 6

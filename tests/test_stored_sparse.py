@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from streamlr import LogisticRegression, train
 from streamlr.data.source import Buffer
-from streamlr.data.sources.adapters import rows_of
+from streamlr.data.sources.registry import rows_of
 from streamlr.data.sources.sparse_rows import StoredSparseRows
 from streamlr.errors import DtypeError
 

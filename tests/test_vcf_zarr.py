@@ -15,8 +15,8 @@ from test_damage import names, refusal, train
 import streamlr
 from streamlr.config.sections import DataConfig
 from streamlr.data.source import Buffer
-from streamlr.data.sources.adapters import ZarrRows
 from streamlr.data.sources.store import ZarrSource
+from streamlr.data.sources.zarr_rows import ZarrRows
 from streamlr.errors import DataError, MissingValueError, ShapeError
 
 SAMPLES, VARIANTS = 300, 8

@@ -7,7 +7,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,8 @@ from streamlr.config.feature_values import OF_FEATURES, read_feature_values
 from streamlr.config.path import LAMBDAS, read_lambdas
 from streamlr.config.tree import may_be_secret
 from streamlr.errors import ConfigError
+from streamlr.kernels.families import FAMILIES
+from streamlr.solvers.registry import names_to_ask_for
 
 _BYTE_UNITS = {
     "": 1,
@@ -71,12 +73,24 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
         return _READERS[key](value, key)
     options = typing.get_args(kind)
     if typing.get_origin(kind) is Literal:
-        return _choice(options, value, key)
+        return _choice((*options, *_further_names(key, options)), value, key)
     if isinstance(kind, types.UnionType):
         if value is None:
             return None
         return _convert(next(option for option in options if option is not type(None)), value, key)
     return _scalar(kind, value, key)
+
+
+def take_names(key: str, registry: Collection[str]) -> None:
+    """Let a key have the names of a registry, now and later, for registries that stand above the
+    configuration."""
+    _REGISTRIES[key] = lambda: registry
+
+
+def _further_names(key: str, options: tuple[Any, ...]) -> list[str]:
+    """Names of a registry beside those of a `Literal`, which is all that type checkers can know."""
+    names = _REGISTRIES[key]() if key in _REGISTRIES else ()
+    return [name for name in names if name not in options]
 
 
 def _choice(options: tuple[Any, ...], value: Any, key: str) -> Any:
@@ -172,6 +186,11 @@ def _bytes(value: Any, key: str) -> int | None:
     return int(float(match[1]) * _BYTE_UNITS[match[2].lower()])
 
 
+_REGISTRIES: dict[str, Callable[[], Collection[str]]] = {
+    "model.family": lambda: FAMILIES,
+    "solver.name": names_to_ask_for,
+}
+"""What names the entries that a key may have."""
 _FILL_VALUES = ("missing", "value")
 _READERS: dict[str, Callable[[Any, str], Any]] = {
     "data.fill_value": _fill_value,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from streamlr.config.sections import TrainConfig
-from streamlr.data.sources.store import ZarrSource
+from streamlr.data.source import Source
+from streamlr.data.sources.registry import open_source
 from streamlr.kernels.split import Split
 
 
@@ -15,7 +16,7 @@ def split_of(config: TrainConfig) -> Split | None:
     return Split((validation.fraction,), config.run.seed) if validation.fraction else None
 
 
-def open_store(config: TrainConfig) -> ZarrSource:
+def open_store(config: TrainConfig) -> Source:
     """The store of a configuration, read with the array that lists the rows that are held out, if
     it names one."""
-    return ZarrSource(config.data, listed=config.validation.array)
+    return open_source(config.data, listed=config.validation.array)

@@ -25,7 +25,7 @@ class Source(ABC):
     """Rows of features, and what stands beside them.
 
     It travels to worker processes by pickle, so it is small. What has no default here is all that a
-    new kind of data has to say.
+    new kind of data has to say: see docs/extending.md.
     """
 
     @property
@@ -128,6 +128,10 @@ class Source(ABC):
         """Make ready to be read, which is what may fail on another machine."""
         _ = self.n_rows
 
+    def check_chunks(self) -> None:
+        """Refuse data of which parts are absent, where that can be told before they are read."""
+        self.open()
+
 
 class ForwardingSource(Source):
     """A source that changes something about another one, ``source``, and forwards all else."""
@@ -203,6 +207,9 @@ class ForwardingSource(Source):
 
     def open(self) -> None:
         self.source.open()
+
+    def check_chunks(self) -> None:
+        self.source.check_chunks()
 
 
 class Buffer:

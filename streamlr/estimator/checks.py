@@ -13,8 +13,9 @@ from sklearn.utils.validation import column_or_1d
 
 from streamlr.data.frames import column_names
 from streamlr.data.source import Rows
-from streamlr.data.sources.adapters import in_memory, rows_of, stored_rows, without_gaps
+from streamlr.data.sources.adapters import in_memory, without_gaps
 from streamlr.data.sources.dask_rows import DaskFrame
+from streamlr.data.sources.registry import rows_of, stored_rows
 from streamlr.errors import ShapeError
 
 _FUNCTION_VALIDATES = tuple(int(part) for part in sklearn.__version__.split(".")[:2]) >= (1, 6)

@@ -22,7 +22,8 @@ from sklearn.utils.metadata_routing import (
 
 from streamlr.config.sections import ClusterConfig
 from streamlr.data.source import Rows
-from streamlr.data.sources.adapters import in_memory, stored_rows
+from streamlr.data.sources.adapters import in_memory
+from streamlr.data.sources.registry import stored_rows
 from streamlr.errors import ConfigError
 from streamlr.estimator.checks import features_of, target_of, weights_of
 from streamlr.estimator.classifier import LogisticRegression, classes_of

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Hashable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -53,8 +54,8 @@ class _Holder:
         return self._resident[2]
 
 
-class SerialEngine:
-    """One slab after another: the reference that every other engine must equal to the bit."""
+class InProcessEngine(ABC):
+    """What engines in this process have in common: all but how they take the sums of the slabs."""
 
     n_threads = 1
     description = "one thread"
@@ -64,89 +65,23 @@ class SerialEngine:
         self._holder = _Holder()
         self.read_retries = 0
 
+    @abstractmethod
+    def sum_slabs(
+        self, source: Source, partition: Partition, scan: Scan, done: Callable[[int], None]
+    ) -> Any:
+        """Return the sum over all slabs (see `slab_sums`), added in the order of the tree (see
+        `fold`); call ``done`` with the number of each from this thread."""
+
     def run(
-        self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]
+        self,
+        source: Source,
+        partition: Partition,
+        scan: Scan,
+        slab_done: Callable[[int], None],
     ) -> Any:
         resident = self._holder.source(source, partition)
-
-        def nodes(done: Callable[[int], None]) -> Any:
-            for slab in range(partition.n_slabs):
-                yield slab_sums(resident, partition, scan, slab)
-                done(slab)
-
         with one_blas_thread(), report_of_quiet(partition.n_slabs, slab_done) as done:
-            sums = fold(nodes(done))
-        self.read_retries += take_read_retries()
-        return sums
-
-    def peak_memory_bytes(self) -> int:
-        return process_peak_bytes()
-
-    def memory_of_workers(self, peak: bool) -> int | None:
-        del peak
-        return None
-
-    def limit_of_workers(self) -> FoundLimit | None:
-        return None
-
-    def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:
-        return None
-
-    def limit_threads(self, per_process: int) -> None:
-        del per_process
-
-    def __enter__(self) -> Engine:
-        configure_allocator()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        release_memory()
-
-
-class ThreadsEngine:
-    """Slabs in threads of this process, under Dask's threaded scheduler."""
-
-    dashboard_link: str | None = None
-
-    def __init__(self, n_threads: int) -> None:
-        self.n_threads = n_threads
-        self.description = f"{n_threads} thread{'s' * (n_threads > 1)}"
-        self._holder = _Holder()
-        self.read_retries = 0
-        self._stop = threading.Event()
-        self._pool = self._new_pool()
-
-    def _new_pool(self) -> ThreadPoolExecutor:
-        """Threads whose reads end with the engine: a process does not end before its threads
-        have."""
-        return ThreadPoolExecutor(self.n_threads, "streamlr", stop_with, (self._stop,))
-
-    def run(
-        self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]
-    ) -> Any:
-        slabs: list[Hashable] = [("slab", slab) for slab in range(partition.n_slabs)]
-        tree = sum_tree(slabs, "slab", partition.tree_arity)
-        graph: dict[Hashable, Any] = {
-            key: (slab_sums, "source", "partition", "scan", slab) for slab, key in enumerate(slabs)
-        }
-        graph |= {
-            "source": self._holder.source(source, partition),
-            "partition": partition,
-            "scan": scan,
-            **tree.tasks,
-        }
-        with (
-            one_blas_thread(),
-            report_of_quiet(partition.n_slabs, slab_done) as done,
-            Callback(
-                posttask=lambda key, *_: (
-                    done(key[1]) if isinstance(key, tuple) and key[0] == "slab" else None
-                )
-            ),
-        ):
-            sums = dask.threaded.get(
-                graph, cast(Any, tree.root), pool=self._pool, num_workers=self.n_threads
-            )
+            sums = self.sum_slabs(resident, partition, scan, done)
         self.read_retries += take_read_retries()
         return sums
 
@@ -165,18 +100,73 @@ class ThreadsEngine:
 
     def limit_threads(self, per_process: int) -> None:
         self.n_threads = min(self.n_threads, per_process)
-        self.description = f"{self.n_threads} thread{'s' * (self.n_threads > 1)}"
-        self._pool.shutdown()
-        self._pool = self._new_pool()
 
     def __enter__(self) -> Engine:
         configure_allocator()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        release_memory()
+
+
+class SerialEngine(InProcessEngine):
+    """One slab after another: the reference that every other engine must equal to the bit."""
+
+    def sum_slabs(
+        self, source: Source, partition: Partition, scan: Scan, done: Callable[[int], None]
+    ) -> Any:
+        def nodes() -> Iterator[Any]:
+            for slab in range(partition.n_slabs):
+                yield slab_sums(source, partition, scan, slab)
+                done(slab)
+
+        return fold(nodes())
+
+
+class ThreadsEngine(InProcessEngine):
+    """Slabs in threads of this process, under Dask's threaded scheduler."""
+
+    def __init__(self, n_threads: int) -> None:
+        super().__init__()
+        self.n_threads = n_threads
+        self.description = f"{n_threads} thread{'s' * (n_threads > 1)}"
+        self._stop = threading.Event()
+        self._pool = self._new_pool()
+
+    def _new_pool(self) -> ThreadPoolExecutor:
+        """Threads whose reads end with the engine: a process does not end before its threads
+        have."""
+        return ThreadPoolExecutor(self.n_threads, "streamlr", stop_with, (self._stop,))
+
+    def sum_slabs(
+        self, source: Source, partition: Partition, scan: Scan, done: Callable[[int], None]
+    ) -> Any:
+        slabs: list[Hashable] = [("slab", slab) for slab in range(partition.n_slabs)]
+        tree = sum_tree(slabs, "slab", partition.tree_arity)
+        graph: dict[Hashable, Any] = {
+            key: (slab_sums, "source", "partition", "scan", slab) for slab, key in enumerate(slabs)
+        }
+        graph |= {"source": source, "partition": partition, "scan": scan, **tree.tasks}
+
+        def told(key: Any, *_: object) -> None:
+            if isinstance(key, tuple) and key[0] == "slab":
+                done(key[1])
+
+        with Callback(posttask=told):
+            return dask.threaded.get(
+                graph, cast(Any, tree.root), pool=self._pool, num_workers=self.n_threads
+            )
+
+    def limit_threads(self, per_process: int) -> None:
+        super().limit_threads(per_process)
+        self.description = f"{self.n_threads} thread{'s' * (self.n_threads > 1)}"
+        self._pool.shutdown()
+        self._pool = self._new_pool()
+
+    def __exit__(self, *exception: object) -> None:
         self._stop.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        release_memory()
+        super().__exit__(*exception)
 
 
 def open_threads(config: ClusterConfig) -> Engine:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from streamlr.config.reading import take_names
 from streamlr.config.sections import ClusterConfig
+from streamlr.errors import ConfigError
 from streamlr.execution.cluster.opening import count_processes, open_address, open_processes
 from streamlr.execution.engine import Engine
 from streamlr.execution.local import SerialEngine, available_cores, open_threads
@@ -43,3 +45,19 @@ _KINDS = (
     EngineKind("address", open_address),
 )
 ENGINES: dict[str, EngineKind] = {kind.name: kind for kind in _KINDS}
+take_names("cluster.kind", ENGINES)
+
+
+def register(kind: EngineKind) -> None:
+    """Take in an engine from outside the package, which a configuration may ask for from then on.
+
+    Registered once more, as a notebook may do, the later one counts.
+
+    Raises
+    ------
+    ConfigError
+        When its name is that of one of the package's own.
+    """
+    if any(kind.name == own.name for own in _KINDS):
+        raise ConfigError(f"the engine {kind.name} is one of streamlr's own; name yours otherwise")
+    ENGINES[kind.name] = kind

@@ -503,8 +503,8 @@ class _Inference:
             )
 
     def _dispersion(self, sums: InformationSums) -> float:
-        """Variance of the target about its mean: estimated of the linear family, and 1 of the
-        others, whose mean tells it."""
+        """Variance of the target about its mean: estimated of families with a dispersion, by the
+        deviance; 1 of the others, whose mean tells it."""
         if not self.family.has_dispersion:
             return 1.0
         df = self._observations(sums) - self.layout.size

@@ -84,7 +84,8 @@ class Summary:
     aic: float | None
     bic: float | None
     dispersion: float | None
-    """Residual variance, of the linear family."""
+    """Deviance by its degrees of freedom, of families that estimate it: the residual variance of
+    the linear one."""
     r2: float | None
     adjusted_r2: float | None
     f: float | None
@@ -271,9 +272,13 @@ def _lines(
 
 
 def _measures(fit: Fit, sums: InformationSums) -> dict[str, float | None]:
-    """Of a family whose likelihood has no parameter beside the mean."""
+    """Of a family that is not least squares; where a dispersion is estimated without a likelihood,
+    which is that of a known one."""
     if not fit.likely:
         return {}
+    if FAMILIES[fit.model.family].has_dispersion:
+        rest, null = map(float, sums.deviance_sum)
+        return {"deviance": rest, "null_deviance": null, "dispersion": rest / fit.df_residual}
     llf, null = (sums.base_sum - float(loss) for loss in sums.loss_sum)
     ratio, d = 2.0 * float(sums.loss_sum[1] - sums.loss_sum[0]), fit.layout.size
     return {

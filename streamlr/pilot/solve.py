@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from streamlr.data.partition import FEW_SUMS
 from streamlr.data.source import ArraySource
 from streamlr.execution.engine import Engine, one_blas_thread
-from streamlr.execution.local import SerialEngine, ThreadsEngine, available_cores
+from streamlr.execution.local import InProcessEngine, ThreadsEngine, available_cores
 from streamlr.execution.process import trim_allocator
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.columns import joined
@@ -179,7 +179,7 @@ def start_from_sample(
     with ExitStack() as stack:
         engine = (
             here
-            if isinstance(here, SerialEngine | ThreadsEngine)
+            if isinstance(here, InProcessEngine)
             else stack.enter_context(ThreadsEngine(available_cores()))
         )
         stack.enter_context(one_blas_thread())

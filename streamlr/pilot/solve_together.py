@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from streamlr.data.partition import FEW_SUMS
 from streamlr.data.source import ArraySource
 from streamlr.execution.engine import Engine, one_blas_thread
-from streamlr.execution.local import SerialEngine, ThreadsEngine, available_cores
+from streamlr.execution.local import InProcessEngine, ThreadsEngine, available_cores
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.scans.moments import SampledRows
 from streamlr.objective.objective import Objective, evaluate_together
@@ -208,7 +208,7 @@ def start_together(
     with ExitStack() as stack:
         engine = (
             here
-            if isinstance(here, SerialEngine | ThreadsEngine)
+            if isinstance(here, InProcessEngine)
             else stack.enter_context(ThreadsEngine(available_cores()))
         )
         stack.enter_context(one_blas_thread())

@@ -20,7 +20,7 @@ from streamlr.pilot.solve import MOST_PARAMETERS, look_fraction, sample_fraction
 from streamlr.planning import memory as memory_model
 from streamlr.planning.memory import RunShape, local_peak, worker_peak
 from streamlr.planning.workforce import Excess, Room, WorkerLayout, peaks_of
-from streamlr.solvers.registry import OF_ALL, OF_SMOOTH, OF_SQUARES, SOLVERS
+from streamlr.solvers.registry import AUTO, OF_ALL, OF_SMOOTH, OF_SQUARES, SOLVERS
 
 _MOST_CORRELATED = 64
 """Features up to which the first pass sums their products with one another for any family: that
@@ -31,7 +31,6 @@ _FEW_ROWS = 1024
 """Of least squares with too many features for their products: rows that take their place."""
 _MOST_VALUES_OF_ROWS = 2**25
 """Of these rows."""
-AUTO = "auto"
 """In the place of the name of a solver."""
 _MOST_CANDIDATES = 4
 MOST_SECANTS = 17

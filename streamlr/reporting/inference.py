@@ -41,16 +41,18 @@ def summary_lines(summary: dict[str, Any]) -> Iterator[str]:
     weights = f", weights of {summary['weights']}" if summary["weights"] else ""
     factor = f" (small-sample factor: {summary['correction']})" if summary["correction"] else ""
     yield f"{summary['family']} model, {summary['errors']} errors{factor}{weights}"
+    # without a likelihood it is no variance of a normal distribution
+    right = _RIGHT if summary["aic"] is not None else {**_RIGHT, "dispersion": "dispersion"}
     pairs = [
         [
             (label, _shown(summary[key], digits=10))
             for key, label in names.items()
             if summary[key] is not None
         ]
-        for names in (_LEFT, _RIGHT)
+        for names in (_LEFT, right)
     ]
-    for left, right in zip_longest(*pairs, fillvalue=("", "")):
-        yield f"{left[0]:20} {left[1]:>16}    {right[0]:18} {right[1]:>16}".rstrip()
+    for left, other in zip_longest(*pairs, fillvalue=("", "")):
+        yield f"{left[0]:20} {left[1]:>16}    {other[0]:18} {other[1]:>16}".rstrip()
     tail = 0.5 * (1.0 - summary["confidence"])
     letter = summary["statistic"]
     header = [

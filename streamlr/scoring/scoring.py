@@ -18,8 +18,8 @@ from streamlr.data.matching import ambiguous_names, match_names
 from streamlr.data.partition import Partition
 from streamlr.data.predictions import PREDICTION_COPIES, PredictionWriter, write_rows
 from streamlr.data.source import Source
+from streamlr.data.sources.registry import open_source
 from streamlr.data.sources.selected import SelectedFeatures
-from streamlr.data.sources.store import ZarrSource
 from streamlr.errors import (
     ConfigError,
     LabelError,
@@ -312,31 +312,38 @@ def open_run(
             f"the run in {str(run)!r} held out no rows (validation.fraction, validation.array); "
             f"leave out {option('validation')}"
         )
-    source = ZarrSource(
+    source = open_source(
         config.data, labelled=labelled, listed=config.validation.array if validation else None
     )
     source.check_chunks()
-    _ask_for_offset(run, model, source)
-    model, seen = _matched(run, model, source, publish, as_fitted=as_fitted)
+    shown = config.data.shown_store
+    _ask_for_offset(run, model, source, shown)
+    model, seen = _matched(run, model, source, shown, publish, as_fitted=as_fitted)
     return model, config, seen
 
 
-def _ask_for_offset(run: str | Path, model: Model, source: ZarrSource) -> None:
+def _ask_for_offset(run: str | Path, model: Model, source: Source, store: str) -> None:
     """A model that was fitted with an offset means nothing without one."""
     if model.fitted_with is not None and not source.has_offset:
         none = "ones" if model.fitted_with == "exposure" else "zeros"
         raise ConfigError(
             f"the model in {str(run)!r} was fitted with an {model.fitted_with}, and "
-            f"{source.config.shown_store!r} is read without one; name its array with "
+            f"{store!r} is read without one; name its array with "
             f"{override(f'data.{model.fitted_with}=NAME')} (one of {none} where there is none)"
         )
 
 
 def _matched(
-    run: str | Path, model: Model, source: ZarrSource, publish: Subscriber, *, as_fitted: bool
+    run: str | Path,
+    model: Model,
+    source: Source,
+    store: str,
+    publish: Subscriber,
+    *,
+    as_fitted: bool,
 ) -> tuple[Model, Source]:
     """The model and the source with the same features in the same order."""
-    store, found, n = source.config.shown_store, source.feature_names, model.coef_.shape[1]
+    found, n = source.feature_names, model.coef_.shape[1]
     if found is None or model.feature_names is None:
         if source.n_features != n:
             raise ShapeError(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from streamlr.errors import ConfigError
 from streamlr.solvers.gradient_descent import GradientDescent, GradientDescentState
 from streamlr.solvers.lbfgs import Lbfgs, LbfgsState
 from streamlr.solvers.least_squares import LeastSquaresState
@@ -99,9 +100,31 @@ _KINDS = (
     ),
 )
 SOLVERS: dict[str, SolverKind] = {kind.name: kind for kind in _KINDS}
+AUTO = "auto"
+"""Asks for the one that suits the data."""
 OF_SQUARES, OF_SMOOTH, OF_ALL, OF_HESSIANS = "least_squares", "lbfgs", "proximal", "newton"
 """Names of those that are chosen where none is asked for: for least squares whose Hessian is known,
 for what is smooth, for what is not; and of that which sums a Hessian in each pass."""
+
+
+def register(kind: SolverKind) -> None:
+    """Take in a solver from outside the package, which a configuration may ask for from then on.
+
+    Registered once more, as a notebook may do, the later one counts.
+
+    Raises
+    ------
+    ConfigError
+        When its name is that of one of the package's own, or chooses among them.
+    """
+    if kind.name == AUTO or any(kind.name == own.name for own in _KINDS):
+        raise ConfigError(f"the solver {kind.name} is one of streamlr's own; name yours otherwise")
+    SOLVERS[kind.name] = kind
+
+
+def names_to_ask_for() -> list[str]:
+    """Names that a configuration may have."""
+    return [AUTO, *(name for name, kind in SOLVERS.items() if kind.by_name)]
 
 
 def knows_smooth_alone(name: str) -> bool:

@@ -13,7 +13,8 @@ from streamlr.config.sections import TrainConfig
 from streamlr.data.frames import column_names
 from streamlr.data.holdout import open_store
 from streamlr.data.source import ArraySource, Rows, Source
-from streamlr.data.sources.adapters import in_memory, labels_of, numbers_of, rows_of
+from streamlr.data.sources.adapters import in_memory, labels_of, numbers_of
+from streamlr.data.sources.registry import rows_of
 from streamlr.errors import ConfigError
 from streamlr.events import Note, Subscriber, publisher
 from streamlr.execution import ENGINES, open_engine

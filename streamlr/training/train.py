@@ -492,12 +492,14 @@ def _in_order_of_data(start: Model, session: Session) -> Model:
 
 
 def _start_point(problem: _Problem, model: Model | None) -> NDArray[np.float64]:
-    """The model's, if there is one; else 0 for gradient descent, as its formulas have it, and the
-    best intercept for the others, (d,)."""
+    """The model's, if there is one; else 0 for gradient descent, as its formulas have it, where the
+    loss is finite there, and the best intercept for the others, (d,)."""
     objective = problem.objective
     if model is not None:
         return objective.from_data_units(model.coef_.T, model.intercept_)
-    if SOLVERS[problem.solver.name].in_data_units:
+    mean = objective.moments.target_mean
+    finite_at_0 = np.isfinite(objective.family.mean_loss(mean, np.zeros_like(mean)))
+    if SOLVERS[problem.solver.name].in_data_units and finite_at_0:
         return np.zeros(objective.size)
     return objective.start()
 

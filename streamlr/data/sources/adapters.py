@@ -1,5 +1,5 @@
-"""Features that people bring as other things than plain arrays, read by rows: sparse matrices, Zarr
-arrays, Dask arrays and frames."""
+"""What people bring beside a store: labels, weights and offsets as plain arrays, and what is
+refused in the place of features."""
 
 from __future__ import annotations
 
@@ -16,14 +16,7 @@ from streamlr.data.conventions.marks import FillValue, marks_of_given
 from streamlr.data.conventions.texts import is_gap
 from streamlr.data.frames import FrameInMemory, frame_numbers
 from streamlr.data.source import Buffer, Rows, rows_of_memory_chunk
-from streamlr.data.sources.dask_rows import DaskArray, DaskFrame, DaskRows
-from streamlr.data.sources.sparse_rows import (
-    SparseMatrix,
-    SparseRows,
-    StoredMatrix,
-    StoredSparseRows,
-)
-from streamlr.data.sources.zarr_rows import ZarrRows
+from streamlr.data.sources.dask_rows import DaskArray, DaskFrame
 from streamlr.errors import DtypeError, LabelError
 
 
@@ -46,10 +39,6 @@ class LazyTable(Protocol):
     def collect_schema(self) -> Any: ...
 
 
-Elsewhere = ZarrRows | DaskRows | StoredSparseRows
-"""Rows that are not in memory."""
-
-
 def refuse_no_array(X: Any) -> None:
     """Refuse what people bring in the place of features that holds them, or says where they are.
 
@@ -65,6 +54,11 @@ def refuse_no_array(X: Any) -> None:
         )
     if isinstance(X, np.ndarray):
         return
+    if isinstance(X, zarr.Group):
+        raise DtypeError(
+            f"X is the Zarr group {X.name!r}, and features are an array; give one of those in it, "
+            "or of a sparse matrix that anndata has written anndata.io.sparse_dataset(X)"
+        )
     if isinstance(X, LazyTable):
         raise DtypeError(f"X is a {type(X).__name__}, which holds no rows yet; give X.collect()")
     if isinstance(X, AnnotatedMatrix):
@@ -74,45 +68,6 @@ def refuse_no_array(X: Any) -> None:
             "has the names too), or in the place of X and y its Zarr store: data.store, and "
             "data.target: obs/COLUMN"
         )
-
-
-def stored_rows(X: Any) -> Elsewhere | None:
-    """The rows of what stays where it is, such as a Zarr array or a Dask array or frame; None for
-    anything else.
-
-    Raises
-    ------
-    DtypeError
-        For what cannot be read by rows of numbers.
-    """
-    if isinstance(X, zarr.Array):
-        return ZarrRows(X)
-    if isinstance(X, zarr.Group):
-        raise DtypeError(
-            f"X is the Zarr group {X.name!r}, and features are an array; give one of those in it, "
-            "or of a sparse "
-            "matrix that anndata has written anndata.io.sparse_dataset(X)"
-        )
-    refuse_no_array(X)
-    if isinstance(X, StoredMatrix):
-        return StoredSparseRows.of(X)
-    if isinstance(X, DaskFrame):
-        return DaskRows.of_frame(X) if X.ndim == 2 else None
-    return DaskRows.of_array(X) if isinstance(X, DaskArray) else None
-
-
-def rows_of(X: Any, fill_value: FillValue = None) -> NDArray[Any] | Rows:
-    """What features are read from: a plain array, or rows that are not one; those of Dask are
-    counted where need be.
-
-    Of a Zarr array ``fill_value`` says what its fill value stands for.
-    """
-    if isinstance(X, zarr.Array):
-        return ZarrRows(X, fill_value=fill_value)
-    rows = X if isinstance(X, SparseRows | Elsewhere) else stored_rows(X)
-    if rows is None:
-        return SparseRows(X.tocsr()) if isinstance(X, SparseMatrix) else plain(X, "X")
-    return rows.counted() if isinstance(rows, DaskRows) and len(rows.shape) == 2 else rows
 
 
 def plain(given: Any, name: str) -> NDArray[Any]:

@@ -4,7 +4,8 @@
 
 holds of all of them. A family says what A is, what is lost at Z, and all else that others ask of
 it: nobody asks for its name. To add one, derive from `Family`, write what has no default here, and
-name it in `streamlr.kernels.families.registry`.
+name it in `streamlr.kernels.families.registry`, or from outside the package `register` it there:
+see docs/extending.md.
 """
 
 from __future__ import annotations

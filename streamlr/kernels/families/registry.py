@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from streamlr.errors import ConfigError
 from streamlr.kernels.families.base import Family
 from streamlr.kernels.families.linear import Linear
 from streamlr.kernels.families.logistic import Logistic
@@ -18,7 +19,36 @@ _FAMILIES: tuple[Family, ...] = (
     Linear(),
     Poisson(),
 )
-FAMILIES: dict[str, Family] = {family.name: family for family in _FAMILIES}
+
+
+class _Families(dict[str, Family]):
+    """Families by name; of one that is not there it says what is missing."""
+
+    def __missing__(self, name: str) -> Family:
+        raise ConfigError(
+            f"no family {name!r} is known in this process; import the module that registers it, "
+            "in worker processes too (dask worker --preload MODULE)"
+        )
+
+
+FAMILIES: dict[str, Family] = _Families({family.name: family for family in _FAMILIES})
+
+
+def register(family: Family) -> None:
+    """Take in a family from outside the package, which a configuration may ask for from then on.
+
+    Registered once more, as a notebook may do, the later one counts.
+
+    Raises
+    ------
+    ConfigError
+        When its name is that of one of the package's own.
+    """
+    if any(family.name == own.name for own in _FAMILIES):
+        raise ConfigError(
+            f"the family {family.name} is one of streamlr's own; name yours otherwise"
+        )
+    FAMILIES[family.name] = family
 
 
 def family_of(name: str, classes: NDArray[Any]) -> Family:
