@@ -22,7 +22,7 @@ from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.scans.fold_sums import PartScan, PartSums, spread_of
 from streamlr.kernels.scans.moments import SurveyScan
 from streamlr.kernels.split import Split, folds
-from streamlr.pilot import solve as warm_start
+from streamlr.pilot import size as pilot_size
 from streamlr.training.path import PathResult
 
 M, N, K = 900, 6, 4
@@ -375,8 +375,8 @@ def test_it_is_told_again_where_a_run_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", ["logistic", "poisson", "linear"])
 def test_folds_have_the_same_bits_on_every_engine_and_after_a_stop(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y, weight, _ = data(family)
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", 8_000)
-    monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 1)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", 8_000)
+    monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", 1)
     store = write_store(tmp_path / "s.zarr", X, y, (60, N), weights=weight).store
     config = config_of(family, standardize=True, count=4, alpha=0.5, folds=3) | {"data": {"store": store, "weights": "weights"}}
 

@@ -29,7 +29,7 @@ from streamlr.kernels.scans.fold_scores import HeldScores, bins_for
 from streamlr.kernels.scans.moments import SurveyScan
 from streamlr.kernels.split import folds
 from streamlr.objective.objective import Moments, Objective, evaluate_together
-from streamlr.pilot import solve as warm_start
+from streamlr.pilot import size as pilot_size
 from streamlr.planning.plan import make_plan
 from streamlr.planning.workforce import workers_of
 from streamlr.solvers import Lbfgs, Solve, SolveProgress, minimize_together
@@ -148,8 +148,8 @@ def test_without_a_sample_they_are_the_same(solver: str) -> None:
 
 
 def test_many_classes_have_the_metric_of_a_kronecker_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.pilot.solve_together._NEWTON_PARAMETERS", 10)
-    monkeypatch.setattr("streamlr.pilot.solve_together._DENSE_PRODUCTS", 0)
+    monkeypatch.setattr("streamlr.pilot.size.NEWTON_PARAMETERS", 10)
+    monkeypatch.setattr("streamlr.pilot.size.DENSE_PRODUCTS", 0)
     for alpha in (0.0, 0.5):
         X, y = data("softmax")
         found = streamlr.path(config_of("softmax", lambdas=[0.1, 0.01], alpha=alpha, folds=2), X=X, y=y)
@@ -325,8 +325,8 @@ def test_64_coefficient_vectors_take_one_pass() -> None:
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
 def test_the_data_are_read_as_often_as_for_the_slowest_model(alpha: float, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = data(rows=20_000)
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", int(0.1 * X.nbytes))
-    monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 1)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", int(0.1 * X.nbytes))
+    monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", 1)
     scans: list[str] = []
 
     def count(event: Event) -> None:
@@ -367,12 +367,12 @@ def bits_of(found: PathResult) -> list[bytes]:
     ("logistic", 0.0, "auto"), ("logistic", 0.5, "auto"), ("logistic", 0.0, "lbfgs"), ("softmax", 0.0, "auto"), ("softmax", 0.5, "auto")])
 def test_a_path_goes_on_to_the_bit(family: str, alpha: float, solver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = data(family, rows=4000)
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", 20_000)
-    monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 1)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", 20_000)
+    monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", 1)
     monkeypatch.setattr("streamlr.runs.checkpoint._LARGE_BYTES", 200)
     if family == "softmax":
-        monkeypatch.setattr("streamlr.pilot.solve_together._NEWTON_PARAMETERS", 10)
-    monkeypatch.setattr("streamlr.pilot.solve_together._DENSE_PRODUCTS", 0)
+        monkeypatch.setattr("streamlr.pilot.size.NEWTON_PARAMETERS", 10)
+    monkeypatch.setattr("streamlr.pilot.size.DENSE_PRODUCTS", 0)
     config = config_of(family, solver=solver, lambdas=[0.1, 0.01, 0.001], alpha=alpha, folds=2)
     config |= {"data": {"store": write_store(tmp_path / "s.zarr", X, y, (250, N)).store}, "cluster": {"kind": "serial"}}
     config["solver"]["tolerance"] = 1e-8

@@ -20,7 +20,9 @@ from streamlr.kernels.scans.moments import SampledRows
 from streamlr.kernels.split import HELD_OUT
 from streamlr.model import Model
 from streamlr.objective.objective import Moments, Objective, data_coordinates
-from streamlr.pilot.solve import join_sample, sampled_metric, start_from_sample
+from streamlr.pilot.sample import join_sample
+from streamlr.pilot.solve import sampled_metric
+from streamlr.pilot.start import start_from_sample
 from streamlr.runs.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.runs.directory import RunDirectory
 from streamlr.runs.session import FirstLook
