@@ -28,7 +28,6 @@ from streamlr.kernels.columns import Columns
 from streamlr.kernels.scans.moments import SampledRows
 from streamlr.pilot.sample import join_sample
 from streamlr.pilot.size import is_dense
-from streamlr.planning import memory as projection
 from streamlr.planning import workforce as workforce_module
 from streamlr.planning.memory import Demand, leader_peak, local_peak, worker_peak
 from streamlr.planning.plan import Plan, check_plan, make_plan

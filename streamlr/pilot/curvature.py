@@ -1,14 +1,14 @@
 """What a pilot tells of the curvature of all rows, and solvers that make use of it.
 
-The Hessian of the loss, H, is known at a few strengths of the penalty, the anchors, since it changes
-little from one strength to the next; between anchors it is interpolated. The preconditioner of each
-model is exact in its own penalty, λ D: with VᵀHV = I and VᵀDV = diag(μ),
+The Hessian of the loss, H, is known at a few strengths of the penalty, the anchors, since it
+changes little from one strength to the next; between anchors it is interpolated. The preconditioner
+of each model is exact in its own penalty, λ D: with VᵀHV = I and VᵀDV = diag(μ),
 
     (H + λ D)⁻¹  =  V diag(1 / (1 + λ μ)) Vᵀ
 
-so strengths, and all folds of them, may share V where there is no room for one each. Of one strength
-H has the penalty in it already, and μ = 0. With l1 or bounds the Hessian itself is what the solver
-asks for.
+so strengths, and all folds of them, may share V where there is no room for one each. Of one
+strength H has the penalty in it already, and μ = 0. With l1 or bounds the Hessian itself is what
+the solver asks for.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class RidgePreconditioner:
 
 @dataclass(frozen=True, slots=True)
 class Curvature:
-    """The Hessian of the loss in a form that is quickly inverted with any strength of the penalty."""
+    """The Hessian of the loss in a form that is quickly inverted with any strength of the
+    penalty."""
 
     V: Array
     """VᵀHV = I, (d, d)."""

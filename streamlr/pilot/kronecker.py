@@ -1,14 +1,17 @@
-"""A metric for many coupled outputs: the Hessian of a sample of rows, inverted by conjugate gradients where it is needed.
+"""A preconditioner for many coupled outputs: the Hessian of a sample of rows, inverted by conjugate
+gradients where it is needed.
 
-Of C classes and n features the Hessian has (C (n + 1))² entries. It is never written down: its product with a direction costs as
-much as a gradient of the sample, which is in memory. It is near a Kronecker product, S ⊗ Q, of the features' second moments
-and the mean of diag(a) - a aᵀ. With the penalty on the diagonal, D, the inverse of that is closed: let Vᵀ S V = I and
-Vᵀ D V = diag(μ), and let U be the eigenvectors of Q, with eigenvalues γ; then
+Of C classes and n features the Hessian has (C (n + 1))² entries. It is never written down: its
+product with a direction costs as much as a gradient of the sample, which is in memory. It is near a
+Kronecker product, S ⊗ Q, of the features' second moments and the mean of diag(a) - a aᵀ. With the
+penalty on the diagonal, D, the inverse of that is closed: let Vᵀ S V = I and Vᵀ D V = diag(μ), and
+let U be the eigenvectors of Q, with eigenvalues γ; then
 
     (S ⊗ Q + D ⊗ I)⁻¹ R  =  V ((Vᵀ R U) / (μ + γ)) Uᵀ
 
-It serves as the preconditioner (Saad, "Iterative Methods for Sparse Linear Systems", 2nd ed., algorithm 9.1), with which a few steps
-suffice, and as the metric itself where the sample has too few rows for its Hessian to say more.
+It preconditions the conjugate gradients (Saad, "Iterative Methods for Sparse Linear Systems", 2nd
+ed., algorithm 9.1), of which a few steps then suffice, and stands in their place where the sample
+has too few rows for its Hessian to say more.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ from streamlr.objective.objective import Coordinates, Objective
 Array = NDArray[np.float64]
 
 _RESIDUAL = 0.05
-"""The sample's Hessian is that of all rows up to some tenths, so a more exact inverse of it is worth nothing."""
+"""The sample's Hessian is that of all rows up to some tenths, so a more exact inverse of it is
+worth nothing."""
 _MOST_STEPS = 40
 _RIDGE = 1e-8
 
@@ -51,7 +55,9 @@ class Kronecker:
 
     def __call__(self, q: Array) -> Array:
         R = np.vstack(_rows(self.coordinates, q))
-        return _vector(self.coordinates, self.V @ ((self.V.T @ R @ self.U) * self.weights) @ self.U.T)
+        return _vector(
+            self.coordinates, self.V @ ((self.V.T @ R @ self.U) * self.weights) @ self.U.T
+        )
 
     @classmethod
     def of(cls, coordinates: Coordinates, S: Array, Q: Array, D: Array) -> Kronecker:
@@ -61,7 +67,8 @@ class Kronecker:
         diagonal = np.where(np.diag(S) > 0, np.diag(S), 1.0)
         inverse_factor = np.linalg.inv(np.linalg.cholesky(S + _RIDGE * np.diag(diagonal)))
         mu, rotation = np.linalg.eigh((inverse_factor * D) @ inverse_factor.T)
-        Q = Q - Q.mean(axis=0)  # it sums to 0 over the classes, but for the rounding of single precision
+        # it sums to 0 over the classes, but for the rounding of single precision
+        Q = Q - Q.mean(axis=0)
         gamma, U = np.linalg.eigh(Q - Q.mean(axis=1)[:, None])
         mu, gamma = np.maximum(mu, 0.0), np.maximum(gamma, _RIDGE * gamma[-1])
         return cls(coordinates, inverse_factor.T @ rotation, U, mu, gamma, _weights(mu, gamma))
@@ -92,15 +99,21 @@ class SampleCurvature:
         Whether the sample's own Hessian is to be inverted; else its Kronecker product is.
     """
 
-    def __init__(self, objective: Objective, sample: ArraySource, point: Array, *, exact: bool) -> None:
+    def __init__(
+        self, objective: Objective, sample: ArraySource, point: Array, *, exact: bool
+    ) -> None:
         self._objective = objective
         self._sample = sample
         self.point = point
         self.exact = exact
-        self._weight_sum = float(sample.n_rows if sample.sample_weight is None else sample.sample_weight.sum())
+        self._weight_sum = float(
+            sample.n_rows if sample.sample_weight is None else sample.sample_weight.sum()
+        )
         with ThreadsEngine(available_cores()) as engine, one_blas_thread():
             means = self._scan(engine, None)
-        self.kronecker = Kronecker.of(objective.coordinates, means.first, means.second, objective.penalty_scale)
+        self.kronecker = Kronecker.of(
+            objective.coordinates, means.first, means.second, objective.penalty_scale
+        )
 
     def __call__(self, q: Array) -> Array:
         """About the inverse of the Hessian times ``q``, (d,)."""
@@ -140,7 +153,12 @@ class SampleCurvature:
         basis = at.basis
         center = at.center if basis is None else at.center - basis.moved(basis.shift)
         scan = CurvatureScan(self._objective.model.family, center, at.scale, V, u, direction, basis)
-        scanner = Scanner(engine, self._sample, lambda event: None, plan_slabs(self._sample, engine.n_threads, at.n_outputs))
+        scanner = Scanner(
+            engine,
+            self._sample,
+            lambda event: None,
+            plan_slabs(self._sample, engine.n_threads, at.n_outputs),
+        )
         sums: PairSums = scanner.run(scan, "sample")
         return PairSums(sums.first / self._weight_sum, sums.second / self._weight_sum)
 

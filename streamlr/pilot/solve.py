@@ -8,8 +8,8 @@ L-BFGS, whose corrections make it exact). The sample itself is solved in the sam
 fine, from every sixteenth of its rows on.
 
 On the sample, too, every read evaluates all models that have not ended; folds come in where all of
-its rows do. One model has its reads to itself, so that they may sum Hessians: where these are cheap,
-Newton's method takes the place of the coarser levels.
+its rows do. A model alone has its reads to itself, so that they may sum Hessians: where these are
+cheap, Newton's method takes the place of the coarser levels.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ _OF_NOISE = 0.05
 """How much of what chance makes of a sample's gradient, 1 / sqrt(rows), is left when the sample
 counts as solved; more digits would be digits of the sample alone."""
 _OF_NOISE_OF_ONE = 0.001
-"""The same of one model, of which a digit more costs little; what is rare has less noise than that."""
+"""The same of one model, of which a digit more costs little; what is rare has less noise than
+that."""
 _OF_COARSE = 10.0
 """How much more is left of a coarser level."""
 
@@ -94,7 +95,9 @@ def start_plain(
     grid: Sequence[Sequence[Objective]],
 ) -> tuple[Curvatures, list[SolveProgress]]:
     """Without a sample: every model from intercepts alone, by the plain method."""
-    return Curvatures.none(), [SolveProgress(objective.start()) for row in grid for objective in row]
+    return Curvatures.none(), [
+        SolveProgress(objective.start()) for row in grid for objective in row
+    ]
 
 
 def start_together(
@@ -197,15 +200,15 @@ class PilotSolve:
         return points
 
     def _by_factors(self, points: Points) -> Points:
-        """By a Kronecker product, which is cheap; for one model then, where that does not get there,
-        by the Hessian that it is near to."""
-        metric = sampled_metric(self.model, self.sample, points[0][0])
-        self.curvatures = Curvatures([metric.kronecker], [0] * len(self.grid))
-        points = self._solve(1, points, _PASSES_OF_LEVEL if metric.exact else _PASSES_OF_FACTORS)
-        if self.alone and metric.exact and self.status not in (Status.CONVERGED, Status.DIVERGED):
-            metric = sampled_metric(self.model, self.sample, points[0][0])
+        """By a Kronecker product, which is cheap; then for one model, where that does not do, by
+        the Hessian that it is near to."""
+        near = sampled_preconditioner(self.model, self.sample, points[0][0])
+        self.curvatures = Curvatures([near.kronecker], [0] * len(self.grid))
+        points = self._solve(1, points, _PASSES_OF_LEVEL if near.exact else _PASSES_OF_FACTORS)
+        if self.alone and near.exact and self.status not in (Status.CONVERGED, Status.DIVERGED):
+            nearer = sampled_preconditioner(self.model, self.sample, points[0][0])
             (row,) = on_sample(self.grid, self.sample, self.engine)
-            solves = [preconditioned(row[0], self._tolerance(1), metric)]
+            solves = [preconditioned(row[0], self._tolerance(1), nearer)]
             (progress,) = self._driven(solves, points[0], _PASSES_OF_LEVEL)
             points = [[progress.reached.point]]
         return points
@@ -340,7 +343,9 @@ class PilotSolve:
         return hessian
 
 
-def sampled_metric(objective: Objective, sample: SampledRows, point: Array) -> SampleCurvature:
+def sampled_preconditioner(
+    objective: Objective, sample: SampledRows, point: Array
+) -> SampleCurvature:
     """The preconditioner of L-BFGS for many coupled outputs: the sample's curvature at a point."""
     rows = len(sample.X)
     exact = rows == objective.moments.n_rows or tells_hessian(rows, objective.size)

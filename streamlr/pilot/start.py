@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from streamlr.execution.engine import Engine
 from streamlr.kernels.scans.moments import SampledRows
 from streamlr.objective.objective import Objective
-from streamlr.pilot.curvature import Curvature, Curvatures
+from streamlr.pilot.curvature import Curvature
 from streamlr.pilot.kronecker import Kronecker
 from streamlr.pilot.sample import pilot_engine
-from streamlr.pilot.solve import PilotOptimum, PilotSolve, sampled_metric
+from streamlr.pilot.solve import PilotOptimum, PilotSolve, sampled_preconditioner
 from streamlr.solvers import Evaluation, Lbfgs, Proximal, Status
 from streamlr.solvers.lbfgs import LbfgsState, Preconditioner
 from streamlr.solvers.proximal import ProximalState
@@ -36,14 +36,14 @@ def start_from_sample(
     """The solver, and a state of it that will first try the sample's optimum, with the sample's
     curvature."""
     with pilot_engine(objective) as engine:
-        found = _optimum(objective, sample, engine, start.point)
+        found = _solve(objective, sample, engine).optimum([[start.point]])
         found = _held_back(objective, sample, engine, start.point, found)
     if isinstance(solver, Proximal):
         return solver, _proximal_state(objective, solver, start, found)
     known, point = _known(found), found.points[0][0]
     if isinstance(known, Kronecker):
         at = start.point if found.status == Status.DIVERGED else point
-        preconditioner = sampled_metric(objective, sample, at)
+        preconditioner = sampled_preconditioner(objective, sample, at)
         direction = _descent(start, point, preconditioner)
         state = solver.init_with(start, np.empty(0), direction, np.ones(1), at)
         return replace(solver, preconditioner=preconditioner), state
@@ -78,12 +78,10 @@ def _descent(start: Evaluation, goal: Array, preconditioner: Preconditioner) -> 
     return -preconditioner(start.gradient)
 
 
-def _optimum(
-    objective: Objective, sample: SampledRows, engine: Engine, start: Array
-) -> PilotOptimum:
-    """Of one model and all rows of the sample, whichever parts others may hold out of them."""
-    sample = SampledRows(sample.X, replace(sample.columns, groups=None))
-    return PilotSolve([[objective]], sample, engine).optimum([[start]])
+def _solve(objective: Objective, sample: SampledRows, engine: Engine) -> PilotSolve:
+    """Of one model and all rows of the sample: those that are held out are not drawn."""
+    rows = SampledRows(sample.X, replace(sample.columns, groups=None))
+    return PilotSolve([[objective]], rows, engine)
 
 
 def _held_back(
@@ -99,7 +97,8 @@ def _held_back(
     That is the optimum of the examples that the direction does not move, and along it as far as so
     many examples of the same kind speak for.
     """
-    if found.suspect is None or len(sample.X) == objective.moments.n_rows:
+    dense = not isinstance(_known(found), Kronecker)
+    if found.suspect is None or not dense or len(sample.X) == objective.moments.n_rows:
         return found
     W, b = objective.coordinates.to_data_units(found.suspect)
     blocks = (
@@ -111,18 +110,12 @@ def _held_back(
     moved = size > _MOVED * float(size.max())
     omega = np.ones(len(size)) if sample.weights is None else sample.weights
     columns = replace(sample.columns, weights=np.where(moved, 0.0, omega))
-    rest = _optimum(objective, SampledRows(sample.X, columns), engine, start)
+    rest = _solve(objective, SampledRows(sample.X, columns), engine).optimum([[start]])
     if rest.suspect is not None or not rest.curvatures.known:
         return found
     # moved examples, as many as their weights are worth, all of which say the same
     spoken = np.log1p(2.0 * omega[moved].sum() ** 2 / (omega[moved] ** 2).sum())
     length = spoken * omega[moved].sum() / (omega[moved] @ size[moved])
     point = rest.points[0][0] + length * found.suspect
-    return replace(found, points=[[point]], curvatures=_curvature_at(objective, sample, engine, point))
-
-
-def _curvature_at(
-    objective: Objective, sample: SampledRows, engine: Engine, point: Array
-) -> Curvatures:
-    sample = SampledRows(sample.X, replace(sample.columns, groups=None))
-    return PilotSolve([[objective]], sample, engine).curvature([[point]])
+    curvatures = _solve(objective, sample, engine).curvature([[point]])
+    return replace(found, points=[[point]], curvatures=curvatures)

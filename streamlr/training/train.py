@@ -21,7 +21,7 @@ from streamlr.kernels.split import HELD_OUT
 from streamlr.model import Model
 from streamlr.objective.objective import Moments, Objective, data_coordinates
 from streamlr.pilot.sample import join_sample
-from streamlr.pilot.solve import sampled_metric
+from streamlr.pilot.solve import sampled_preconditioner
 from streamlr.pilot.start import start_from_sample
 from streamlr.runs.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.runs.directory import RunDirectory
@@ -299,7 +299,7 @@ class _TrainRun(Run[TrainResult]):
         if not (isinstance(problem.solver, Lbfgs) and isinstance(state, LbfgsState) and len(state.preconditioner_point)):
             return problem
         sample = self._drawn_again(problem.objective.classes)
-        return replace(problem, solver=replace(problem.solver, preconditioner=sampled_metric(problem.objective, sample, state.preconditioner_point)))
+        return replace(problem, solver=replace(problem.solver, preconditioner=sampled_preconditioner(problem.objective, sample, state.preconditioner_point)))
 
     def _drawn_again(self, classes: NDArray[Any]) -> SampledRows:
         survey = self.look.survey(classes, self.sample_fraction, "sample")
