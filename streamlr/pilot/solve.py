@@ -369,7 +369,8 @@ def _point_of(
 
 def _newton(objective: Objective, point: Array, tolerance: float, most_passes: int) -> State:
     """Where Newton's method leads from a point."""
-    (first,) = objective.evaluate(point[None, :], "sample", hessian=True)
+    # of what is smooth, the first step has its Hessian from a read of its own
+    (first,) = objective.evaluate(point[None, :], "sample", hessian=not objective.smooth)
     solver: Solver
     if objective.smooth:
         solver = newton = Newton(objective, tolerance)
@@ -377,6 +378,7 @@ def _newton(objective: Objective, point: Array, tolerance: float, most_passes: i
     else:
         solver = proximal = Proximal(objective, tolerance, needs_hessian=True)
         state = proximal.init_with(first, loss_hessian(objective, first), None, np.ones(1))
+    del first  # its Hessian makes room for the next
     state, outcome = minimize(objective, solver, state, 0, most_passes)
     log.info("Newton on the sample: %s at a gradient of %.2g", outcome.status, state.gradient_max)
     return state
