@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""How fast chunks of each layout are read and decoded, GB/s of decoded data, page cache warm: what the default layout rests on.
+"""How fast chunks of each layout are read and decoded, GB/s of decoded data, page cache warm: what
+the default layout rests on.
 
-Three ways of reading, each in a fresh process: Zarr's own pipeline, the `zarrs` pipeline where it is installed (pip install
-zarrs), and streamlr's reader of local files. Run it in the environment of scripts/bench: .venv/bin/python scripts/codecs.py
+Three ways of reading, each in a fresh process: Zarr's own pipeline, the `zarrs` pipeline where it
+is installed (pip install zarrs), and streamlr's reader of local files. Run it in the environment of
+scripts/bench: .venv/bin/python scripts/codecs.py
 """
 
 from __future__ import annotations
@@ -21,12 +23,22 @@ from bench import in_threads
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 LAYOUTS = {
-    "raw": [], "raw + crc32c": [Crc32cCodec()],
+    "raw": [],
+    "raw + crc32c": [Crc32cCodec()],
     "lz4": [BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4)],
-    "lz4 + crc32c": [BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4), Crc32cCodec()],
-    "blosc zstd + crc32c": [BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=4), Crc32cCodec()],
+    "lz4 + crc32c": [
+        BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4),
+        Crc32cCodec(),
+    ],
+    "blosc zstd + crc32c": [
+        BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=4),
+        Crc32cCodec(),
+    ],
     "zstd": [ZstdCodec(level=0)],
-    "sharded lz4 + crc32c": [BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4), Crc32cCodec()],
+    "sharded lz4 + crc32c": [
+        BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=4),
+        Crc32cCodec(),
+    ],
 }
 READERS = ("zarr", "zarrs", "streamlr")
 
@@ -37,8 +49,14 @@ def write(path: Path, layout: str, rows: int, features: int, chunk_rows: int) ->
     population = Population(SynthSpec(rows, features))
     group = zarr.open_group(path, mode="w", zarr_format=3)
     shards = (8 * chunk_rows, features) if layout.startswith("sharded") else None
-    X = group.create_array("X", shape=(rows, features), chunks=(chunk_rows, features), shards=shards, dtype=np.float32,
-                           compressors=LAYOUTS[layout] or None)
+    X = group.create_array(
+        "X",
+        shape=(rows, features),
+        chunks=(chunk_rows, features),
+        shards=shards,
+        dtype=np.float32,
+        compressors=LAYOUTS[layout] or None,
+    )
     unit = 8 * chunk_rows
     for start in range(0, rows, unit):
         X[start : start + unit] = population.rows(start, min(start + unit, rows))[0]
@@ -83,7 +101,9 @@ def read(path: Path, reader: str, threads: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=2_000_000)
     parser.add_argument("--features", type=int, default=100)
     parser.add_argument("--chunk-rows", type=int, nargs="+", default=[32768])
@@ -104,10 +124,21 @@ def main() -> None:
                 for reader in READERS:
                     rates = []
                     for threads in ("1", "2"):
-                        done = subprocess.run([sys.executable, __file__, "--child", str(path), reader, threads], capture_output=True, text=True, check=False)
-                        rates.append(f"{json.loads(done.stdout):.1f}" if done.returncode == 0 else "-")
+                        done = subprocess.run(
+                            [sys.executable, __file__, "--child", str(path), reader, threads],
+                            capture_output=True,
+                            text=True,
+                            check=False,
+                        )
+                        rates.append(
+                            f"{json.loads(done.stdout):.1f}" if done.returncode == 0 else "-"
+                        )
                     cells.append(f"{' / '.join(rates):>16}")
-                print(f"{layout:24}{chunk_rows * options.features * 4 / 2**20:8.1f} MiB   " + "".join(cells), flush=True)
+                print(
+                    f"{layout:24}{chunk_rows * options.features * 4 / 2**20:8.1f} MiB   "
+                    + "".join(cells),
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""The bits of what streamlr computes, as digests: one for each solver, family, engine, layout, path and resumed run.
+"""The bits of what streamlr computes, as digests: one for each solver, family, engine, layout, path
+and resumed run.
 
-    scripts/golden.py                       prints them
-    scripts/golden.py --write               stores them for the suite (tests/contract/golden.json)
-    scripts/golden.py --against REVISION    prints them beside those of another commit, both made on this machine
+    scripts/golden.py                       prints them scripts/golden.py --write
+    stores them for the suite (tests/contract/golden.json) scripts/golden.py --against REVISION
+    prints them beside those of another commit, both made on this machine
 
-Bits depend on the processor: NumPy's loops and OpenBLAS's kernels differ between instruction sets. So digests of different
-machines say nothing of each other, and the stored ones come with a digest of the arithmetic that they were made with.
+Bits depend on the processor: NumPy's loops and OpenBLAS's kernels differ between instruction sets.
+So digests of different machines say nothing of each other, and the stored ones come with a digest
+of the arithmetic that they were made with.
 """
 
 from __future__ import annotations
@@ -46,10 +48,16 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 
 
 def arithmetic() -> str:
-    """Digest of this machine's exp, log1p and matrix product on fixed inputs, and NumPy's version."""
+    """Digest of this machine's exp, log1p and matrix product on fixed inputs, and NumPy's
+    version."""
     x = np.linspace(-30.0, 30.0, 4096)
     product = np.outer(np.sin(x[:64]), np.cos(x)) @ np.outer(np.cos(x), np.sin(x[:64]))
-    parts = (np.exp(x), np.log1p(np.exp(-np.abs(x))), product, product.astype(np.float32) @ product.astype(np.float32))
+    parts = (
+        np.exp(x),
+        np.log1p(np.exp(-np.abs(x))),
+        product,
+        product.astype(np.float32) @ product.astype(np.float32),
+    )
     digest = hashlib.sha256(np.__version__.encode())
     for part in parts:
         digest.update(np.ascontiguousarray(part).tobytes())
@@ -84,9 +92,13 @@ def write_stores(folder: Path) -> None:
     for name, layout in LAYOUTS.items():
         options = {"chunks": (CHUNK, FEATURES), **layout}
         turned = slice(None, None, -1) if options.pop("sample_axis", 0) else slice(None)
-        group = zarr.open_group(str(folder / name), mode="w", zarr_format=options.pop("zarr_format", 3))
+        group = zarr.open_group(
+            str(folder / name), mode="w", zarr_format=options.pop("zarr_format", 3)
+        )
         options = {key: tuple(value)[turned] for key, value in options.items()}
-        group.create_array("X", data=X if turned == slice(None) else np.ascontiguousarray(X.T), **options)
+        group.create_array(
+            "X", data=X if turned == slice(None) else np.ascontiguousarray(X.T), **options
+        )
         for target, values in beside.items():
             group.create_array(target, data=values, chunks=(CHUNK,))
         group.create_array("weights", data=1.0 + (np.arange(ROWS) % 3), chunks=(CHUNK,))
@@ -94,7 +106,11 @@ def write_stores(folder: Path) -> None:
 
 def settings(folder: Path, family: str, layout: str = "zarr 3", **sections: Any) -> dict[str, Any]:
     """The configuration of a run; sections are added to what every run has."""
-    data = {"store": str(folder / layout), "target": family, "sample_axis": LAYOUTS[layout].get("sample_axis", 0)}
+    data = {
+        "store": str(folder / layout),
+        "target": family,
+        "sample_axis": LAYOUTS[layout].get("sample_axis", 0),
+    }
     model = {"family": family, "penalty": {"l2": 0.01}}
     tree: dict[str, Any] = {"data": data, "model": model, "cluster": {"kind": "serial"}}
     for name, section in sections.items():
@@ -111,7 +127,9 @@ def scenarios(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
 
     for family in FAMILIES:
         for solver in SOLVERS:
-            passes = {"max_passes": 5, "learning_rate": 1e-3} if solver == "gradient_descent" else {}
+            passes = (
+                {"max_passes": 5, "learning_rate": 1e-3} if solver == "gradient_descent" else {}
+            )
             wanted = {"name": solver, **passes}
             for engine, cluster in ENGINES.items():
                 tree = settings(folder, family, solver=wanted, cluster=cluster)
@@ -129,7 +147,9 @@ def scenarios(folder: Path) -> Iterator[tuple[str, Callable[[], str]]]:
         yield f"{family} / scores", partial(scores_digest, folder, family)
     for layout in LAYOUTS:
         yield f"layout {layout}", partial(fit, settings(folder, "logistic", layout))
-    resident = settings(folder, "logistic", cluster={"kind": "threads", "workers": 2, "memory_limit": "2GB"})
+    resident = settings(
+        folder, "logistic", cluster={"kind": "threads", "workers": 2, "memory_limit": "2GB"}
+    )
     yield "resident rows", lambda: fit(resident)
     X = features()
     in_memory = {"model": {"penalty": {"l2": 0.01}}, "cluster": {"kind": "serial"}}
@@ -140,7 +160,11 @@ def path_digest(tree: dict[str, Any]) -> str:
     """Digest of the model that a path with folds keeps."""
     from streamlr import path
 
-    tree = {**tree, "model": {**tree["model"], "penalty": {}}, "path": {"count": 4, "folds": 3, "alpha": 0.5}}
+    tree = {
+        **tree,
+        "model": {**tree["model"], "penalty": {}},
+        "path": {"count": 4, "folds": 3, "alpha": 0.5},
+    }
     return path(tree).model.coefficients_sha256
 
 
@@ -173,14 +197,17 @@ def scores_digest(folder: Path, family: str) -> str:
         predict(run, store, f"{kept}/predictions.zarr")
         predicted = zarr.open_array(f"{kept}/predictions.zarr", mode="r")
         parts = (np.asarray(predicted[...]), summary(run, store).covariance)
-        digest = hashlib.sha256(json.dumps(evaluate(run, store), sort_keys=True, default=str).encode())
+        digest = hashlib.sha256(
+            json.dumps(evaluate(run, store), sort_keys=True, default=str).encode()
+        )
     for part in parts:
         digest.update(str(part.tolist()).encode())
     return digest.hexdigest()
 
 
 def digests(only: str = "") -> dict[str, str]:
-    """Name and digest of every scenario whose name holds ``only``; an error stands in the place of a digest."""
+    """Name and digest of every scenario whose name holds ``only``; an error stands in the place of
+    a digest."""
     found: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         write_stores(Path(folder))
@@ -197,34 +224,55 @@ def digests_of(revision: str, only: str) -> dict[str, str]:
     """The same, computed by the code of another commit."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(tree), revision], cwd=TOP, check=True)
+        subprocess.run(
+            ["git", "worktree", "add", "--quiet", "--detach", str(tree), revision],
+            cwd=TOP,
+            check=True,
+        )
         try:
             environment = {**os.environ, "PYTHONPATH": str(tree)}
             command = [sys.executable, str(Path(__file__).resolve()), "--json", "--only", only]
-            done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                command, cwd=tree, env=environment, capture_output=True, text=True, check=True
+            )
         finally:
             subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=TOP, check=True)
     return dict(json.loads(done.stdout))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--against", metavar="REVISION", help="print them beside those of this commit; exit status 1 where some differ")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--against",
+        metavar="REVISION",
+        help="print them beside those of this commit; exit status 1 where some differ",
+    )
     parser.add_argument("--only", default="", help="scenarios whose names hold this text alone")
     parser.add_argument("--write", action="store_true", help="store them for the suite")
     parser.add_argument("--json", action="store_true", help="print them as JSON")
     asked = parser.parse_args()
     here = digests(asked.only)
     if asked.write:
-        STORED.write_text(json.dumps({"arithmetic": arithmetic(), "digests": here}, indent=1) + "\n", encoding="utf-8")
+        STORED.write_text(
+            json.dumps({"arithmetic": arithmetic(), "digests": here}, indent=1) + "\n",
+            encoding="utf-8",
+        )
     if asked.json:
         print(json.dumps(here))
         return 0
     there = digests_of(asked.against, asked.only) if asked.against else {}
     for name, digest in here.items():
-        beside = f"  {there.get(name, '-')[:16]:16}  {'same' if there.get(name) == digest else 'OTHER'}" if asked.against else ""
+        beside = (
+            f"  {there.get(name, '-')[:16]:16}  {'same' if there.get(name) == digest else 'OTHER'}"
+            if asked.against
+            else ""
+        )
         print(f"{name:44}{digest[:16]}{beside}")
-    return int(any(there.get(name) != digest for name, digest in here.items())) if asked.against else 0
+    return (
+        int(any(there.get(name) != digest for name, digest in here.items())) if asked.against else 0
+    )
 
 
 if __name__ == "__main__":

@@ -42,8 +42,12 @@ RUNS: dict[str, dict[str, Any]] = {
     "text": {"data": {"store": "table.zarr"}, "model": {"class_weight": "balanced"}},
     "softmax": {"data": {"store": "zarr2.zarr", "target": "kind"}, "model": {"family": "softmax"}},
     "linear": {
-        "data": {"store": "zarr2.zarr", "target": "number", "weights": "weights",
-                 "offset": "offset"},
+        "data": {
+            "store": "zarr2.zarr",
+            "target": "number",
+            "weights": "weights",
+            "offset": "offset",
+        },
         "model": {"family": "linear"},
     },
     "poisson": {
@@ -51,8 +55,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "model": {"family": "poisson"},
     },
     "counts": {
-        "data": {"store": "zarr2.zarr", "target": "count", "offset": "offset",
-                 "groups": "groups"},
+        "data": {"store": "zarr2.zarr", "target": "count", "offset": "offset", "groups": "groups"},
         "model": {"family": "poisson"},
     },
     "synth": {"data": {"store": "synth.zarr"}, "solver": {"name": "newton"}},
@@ -63,8 +66,10 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "bounded": {
         "data": {"store": "zarr2.zarr", "target": "label"},
-        "model": {"bounds": {"lower": {"dose": 0.0}},
-                  "penalty": {"l2": 0.1, "factors": {"age": 0.0}}},
+        "model": {
+            "bounds": {"lower": {"dose": 0.0}},
+            "penalty": {"l2": 0.1, "factors": {"age": 0.0}},
+        },
     },
     "validated": {
         "data": {"store": "zarr3.zarr", "target": "label", "groups": "groups"},
@@ -135,12 +140,14 @@ def write_stores() -> None:
         group.attrs["feature_names"] = list(NAMES)
         for name, values in beside.items():
             text = values.dtype.kind == "U" and zarr_format == 3
-            array = group.create_array(name, shape=values.shape, chunks=(CHUNK,),
-                                       dtype=str if text else values.dtype)
+            array = group.create_array(
+                name, shape=values.shape, chunks=(CHUNK,), dtype=str if text else values.dtype
+            )
             array[...] = values.astype(object) if text else values
     group = zarr.open_group("sharded.zarr", mode="w")
-    group.create_array("X", data=np.ascontiguousarray(X.T), chunks=(FEATURES, CHUNK),
-                       shards=(FEATURES, 2 * CHUNK))
+    group.create_array(
+        "X", data=np.ascontiguousarray(X.T), chunks=(FEATURES, CHUNK), shards=(FEATURES, 2 * CHUNK)
+    )
     group.create_array("label", data=beside["label"], chunks=(CHUNK,))
     command("synth", "synth.zarr", "--rows", str(ROWS), "--features", str(FEATURES))
     rows = zip(X[:, 0], X[:, 1], np.where(beside["label"] == 1, "yes", "no"), strict=True)
@@ -159,8 +166,7 @@ def command(*arguments: str) -> None:
 def settings(name: str, sections: dict[str, Any]) -> dict[str, Any]:
     """The whole configuration of a run."""
     solver = {**TIGHT, **sections.get("solver", {})}
-    return {"cluster": {"kind": "serial"}, "run": {"directory": name}, **sections,
-            "solver": solver}
+    return {"cluster": {"kind": "serial"}, "run": {"directory": name}, **sections, "solver": solver}
 
 
 def fit(tree: dict[str, Any], kill_at: int | None = None) -> Any:
@@ -181,8 +187,10 @@ def numbers(result: Any) -> dict[str, Any]:
     model = result.model
     names = model.feature_names
     return {
-        "coef": model.coef_.tolist(), "intercept": model.intercept_.tolist(),
-        "classes": model.classes_.tolist(), "feature_names": None if names is None else list(names),
+        "coef": model.coef_.tolist(),
+        "intercept": model.intercept_.tolist(),
+        "classes": model.classes_.tolist(),
+        "feature_names": None if names is None else list(names),
     }
 
 
@@ -197,8 +205,12 @@ def finished(name: str, sections: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         streamlr.predict(name, store, f"{folder}/predictions.zarr")
         predicted = np.asarray(zarr.open_array(f"{folder}/predictions.zarr", mode="r")[...])
-    found = {"config": tree, **numbers(result), "predictions": predicted.tolist(),
-             "metrics": streamlr.evaluate(name, store)}
+    found = {
+        "config": tree,
+        **numbers(result),
+        "predictions": predicted.tolist(),
+        "metrics": streamlr.evaluate(name, store),
+    }
     if "validation" in tree:
         found["validation_metrics"] = streamlr.evaluate(name, store, validation=True)
     try:
@@ -222,8 +234,13 @@ def killed(name: str, sections: dict[str, Any]) -> dict[str, Any]:
 
 def commit_of(tree: Path) -> str:
     """The commit that a source tree is at; nothing where it is no working copy."""
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=tree, check=False,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=tree,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     return done.stdout.strip()
 
 
@@ -237,7 +254,8 @@ def make(to: Path, tree: Path) -> Path:
         os.chdir(folder)
         write_stores()
         expected = {
-            "version": streamlr.__version__, "commit": commit_of(tree),
+            "version": streamlr.__version__,
+            "commit": commit_of(tree),
             "runs": {name: finished(name, sections) for name, sections in RUNS.items()},
             "killed": {name: killed(name, sections) for name, sections in KILLED.items()},
         }
@@ -254,8 +272,8 @@ def refuse_places(folder: Path, places: tuple[str, ...]) -> None:
     """Raise where a file tells where on this machine it was made."""
     for path in folder.rglob("*"):
         if path.is_file():
-            told = [place for place in places if place.encode() in path.read_bytes()]
-            assert not told, f"{path} holds {told}"
+            reported = [place for place in places if place.encode() in path.read_bytes()]
+            assert not reported, f"{path} holds {reported}"
 
 
 def pack(folder: Path, target: Path) -> None:
@@ -272,21 +290,25 @@ def make_by(revision: str, to: Path) -> None:
     """The same by the code of another commit."""
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
-        subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(tree), revision],
-                       cwd=TOP, check=True)
+        subprocess.run(
+            ["git", "worktree", "add", "--quiet", "--detach", str(tree), revision],
+            cwd=TOP,
+            check=True,
+        )
         try:
             environment = {**os.environ, "PYTHONPATH": str(tree)}
             script = [sys.executable, str(Path(__file__).resolve())]
-            subprocess.run([*script, "--tree", str(tree), "--to", str(to)], env=environment,
-                           check=True)
+            subprocess.run(
+                [*script, "--tree", str(tree), "--to", str(to)], env=environment, check=True
+            )
         finally:
-            subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=TOP,
-                           check=True)
+            subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=TOP, check=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--revision", help="the commit whose code makes it")
     parser.add_argument("--to", type=Path, default=FIXTURES, help="a folder, or a name in .zip")
     parser.add_argument("--tree", type=Path, default=TOP, help=argparse.SUPPRESS)

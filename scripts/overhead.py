@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """What a pass costs beside the data: slabs that hold nothing, on clusters of many workers.
 
-Prints the time of a pass for each number of slabs and workers (threads with a worker each, or processes with --processes),
-and the scheduler's time per slab. Run it in the environment of scripts/test: .venv/bin/python scripts/overhead.py
+Prints the time of a pass for each number of slabs and workers (threads with a worker each, or
+processes with --processes), and the scheduler's time per slab. Run it in the environment of
+scripts/test: .venv/bin/python scripts/overhead.py
 """
 
 from __future__ import annotations
@@ -48,20 +49,39 @@ def seconds_of_pass(engine: ClusterEngine, slabs: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--slabs", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 8, 64])
-    parser.add_argument("--processes", action="store_true", help="workers in processes of their own")
+    parser.add_argument(
+        "--processes", action="store_true", help="workers in processes of their own"
+    )
     options = parser.parse_args()
     print(f"{'workers':>8}{'slabs':>10}{'seconds':>10}{'ms a slab':>11}")
     for workers in options.workers:
-        with LocalCluster(n_workers=workers, threads_per_worker=1, processes=options.processes, dashboard_address=None,
-                          silence_logs=logging.ERROR, memory_limit=0) as cluster, \
-                ClusterEngine(Client(cluster), cluster.scheduler_address, 300.0) as engine:
+        with (
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=options.processes,
+                dashboard_address=None,
+                silence_logs=logging.ERROR,
+                memory_limit=0,
+            ) as cluster,
+            ClusterEngine(Client(cluster), cluster.scheduler_address, 300.0) as engine,
+        ):
             seconds_of_pass(engine, 100)
             for slabs in options.slabs:
-                seconds = float(np.median([seconds_of_pass(engine, slabs) for _ in range(3 if slabs <= 10_000 else 1)]))
-                print(f"{workers:8}{slabs:10,}{seconds:10.2f}{1000 * seconds / slabs:11.3f}", flush=True)
+                seconds = float(
+                    np.median(
+                        [seconds_of_pass(engine, slabs) for _ in range(3 if slabs <= 10_000 else 1)]
+                    )
+                )
+                print(
+                    f"{workers:8}{slabs:10,}{seconds:10.2f}{1000 * seconds / slabs:11.3f}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""scikit-learn's own tests of its linear models, run against streamlr's estimators: how many pass, and which do not, and why.
+"""scikit-learn's own tests of its linear models, run against streamlr's estimators: how many pass,
+and which do not, and why.
 
-Each estimator of `REPLACED` takes the place of its namesake in `sklearn.linear_model` before the tests are imported. Counted are the tests that
-build one of them; the others are about other estimators or private functions. What is not followed stands in `EXPECTED`, each with the reason.
-The exit status is 0 if nothing else fails, and, of all of them, if no reason has become idle: one whose tests all pass is to be taken out.
+Each estimator of `REPLACED` takes the place of its namesake in `sklearn.linear_model` before the
+tests are imported. Counted are the tests that build one of them; the others are about other
+estimators or private functions. What is not followed stands in `EXPECTED`, each with the reason.
+The exit status is 0 if nothing else fails, and, of all of them, if no reason has become idle: one
+whose tests all pass is to be taken out.
 
     scripts/sklearn_tests.py                              all of them, some minutes
     scripts/sklearn_tests.py --only '*::test_warm_*'      a selection
@@ -37,25 +40,47 @@ REPLACED = ("LogisticRegression", "LogisticRegressionCV", "LinearRegression", "P
 """Those that streamlr has not (yet) stay scikit-learn's."""
 
 _PENALTY = "penalty is not deprecated here, nor l1_ratio=None"
-_PASSES = "max_iter counts passes over the data, of which the first looks at them and the next may end at the optimum of a sample"
+_PASSES = (
+    "max_iter counts passes over the data, of which the first looks at them and the next "
+    "may end at the optimum of a sample"
+)
 _WORDS = "the warning has the category of scikit-learn's, but not the words of that solver"
-_CALLBACKS = "scikit-learn's callbacks, new in 1.9, are not taken; streamlr.train has events of its own"
+_CALLBACKS = (
+    "scikit-learn's callbacks, new in 1.9, are not taken; streamlr.train has events of its own"
+)
 _DEFAULTS = "no default of LogisticRegressionCV is about to change, of which scikit-learn's warns"
-_WIDE = "more unknowns than rows: of the optima the one of smallest norm in standardised, not in the data's units"
-_SINGULAR = "as many unknowns as rows, all but singular: a gradient of 1e-8 is farther than 1e-6 from the optimum, or not reached, of which a warning tells"
+_WIDE = (
+    "more unknowns than rows: of the optima the one of smallest norm in standardised, not in "
+    "the data's units"
+)
+_SINGULAR = (
+    "as many unknowns as rows, all but singular: a gradient of 1e-8 is farther than 1e-6 "
+    "from the optimum, or not reached, of which a warning tells"
+)
 EXPECTED = {
-    "test_logistic.py::test_check_solver_option*": "no name of a solver forbids a penalty, nor the lack of one, that streamlr has a method for",
+    "test_logistic.py::test_check_solver_option*": "no name of a solver forbids a penalty, nor "
+    "the lack of one, that streamlr has a method "
+    "for",
     "test_logistic.py::test_max_iter*-newton-cg-*": _PASSES,
     "test_logistic.py::test_max_iter*-sag*": _WORDS,
     "test_logistic.py::test_max_iter*-liblinear-*": _WORDS,
     "test_logistic.py::test_max_iter*-newton-cholesky-*": _WORDS,
     "test_logistic.py::test_warm_start_newton_solver*": _PASSES,
-    "test_logistic.py::test_newton_cholesky_fallback_to_lbfgs*": "it counts the iterations of scikit-learn's L-BFGS",
-    "test_logistic.py::test_dtype_match[[]*-liblinear]": "coef_ is float32 for float32 features, whatever the solver; scikit-learn's liblinear has float64",
-    "test_logistic.py::test_large_sparse_matrix*": "no name of a solver forbids sparse matrices with 64-bit indices",
-    "test_logistic.py::test_liblinear_with_large_values*": "a feature of 1e100 is fitted; liblinear would not end",
-    "test_logistic.py::test_liblinear_dual_random_state*": "it wants other coefficients for another random_state; here nothing is random",
-    "test_logistic.py::test_logistic_cv_multinomial_score*": "it hands all parameters to a private function of scikit-learn's, which knows no cluster",
+    "test_logistic.py::test_newton_cholesky_fallback_to_lbfgs*": "it counts the iterations of "
+    "scikit-learn's L-BFGS",
+    "test_logistic.py::test_dtype_match[[]*-liblinear]": "coef_ is float32 for float32 features, "
+    "whatever the solver; scikit-learn's "
+    "liblinear has float64",
+    "test_logistic.py::test_large_sparse_matrix*": "no name of a solver forbids sparse matrices "
+    "with 64-bit indices",
+    "test_logistic.py::test_liblinear_with_large_values*": "a feature of 1e100 is fitted; "
+    "liblinear would not end",
+    "test_logistic.py::test_liblinear_dual_random_state*": "it wants other coefficients for "
+    "another random_state; here nothing is "
+    "random",
+    "test_logistic.py::test_logistic_cv_multinomial_score*": "it hands all parameters to a "
+    "private function of scikit-learn's, "
+    "which knows no cluster",
     "test_logistic.py::test_logisticregressioncv_warns_with_use_legacy_attributes": _DEFAULTS,
     "test_logistic.py::test_lr_scoring_warns": _DEFAULTS,
     "test_logistic.py::test_penalty_deprecated*": _PENALTY,
@@ -63,11 +88,16 @@ EXPECTED = {
     "test_logistic.py::test_l1_ratio_non_elasticnet*": _PENALTY,
     "test_logistic.py::test_lr_penalty_l1ratio_incompatible*": _PENALTY,
     "test_logistic.py::test_logistic_regression_callback*": _CALLBACKS,
-    "test_base.py::test_inplace_data_preprocessing*-None]": "it wants copy_X=False to write to X, which is never done",
-    "test_base.py::test_raises_value_error_if_positive_and_sparse*": "sparse features may have coefficients that are not negative",
+    "test_base.py::test_inplace_data_preprocessing*-None]": "it wants copy_X=False to write to X, "
+    "which is never done",
+    "test_base.py::test_raises_value_error_if_positive_and_sparse*": "sparse features may have "
+    "coefficients that are not "
+    "negative",
     "test_base.py::test_linear_regression_sample_weight_consistency*X_shape2]": _SINGULAR,
     "test_glm.py::test_glm_regression_unpenalized*wide-PoissonRegressor()-*False-lbfgs]": _WIDE,
-    "test_glm.py::test_linalg_warning_with_newton_solver*": "no warning of LAPACK's; a Hessian that cannot be factored is regularised without a word",
+    "test_glm.py::test_linalg_warning_with_newton_solver*": "no warning of LAPACK's; a Hessian "
+    "that cannot be factored is "
+    "regularised without a word",
 }
 """Tests (patterns of names) that are not followed, and why."""
 
@@ -106,7 +136,11 @@ class Tally:
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         if self._only:
-            items[:] = [item for item in items if any(fnmatch(name_of(item.nodeid), pattern) for pattern in self._only)]
+            items[:] = [
+                item
+                for item in items
+                if any(fnmatch(name_of(item.nodeid), pattern) for pattern in self._only)
+            ]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self) -> Iterator[None]:
@@ -118,8 +152,18 @@ class Tally:
             return
         text = report.longreprtext if report.failed else ""
         crash = getattr(report.longrepr, "reprcrash", None)
-        message = str(crash.message if crash is not None else text[-200:]).strip().partition("\n")[0]
-        self.results.append(Result(name_of(report.nodeid), report.outcome, self._concerned or report.failed, message, text))
+        message = (
+            str(crash.message if crash is not None else text[-200:]).strip().partition("\n")[0]
+        )
+        self.results.append(
+            Result(
+                name_of(report.nodeid),
+                report.outcome,
+                self._concerned or report.failed,
+                message,
+                text,
+            )
+        )
 
 
 def name_of(node: str) -> str:
@@ -129,7 +173,8 @@ def name_of(node: str) -> str:
 
 
 def replace(tally: Tally) -> None:
-    """Put streamlr's estimators where the tests import scikit-learn's from, with the private methods that the tests make their references with."""
+    """Put streamlr's estimators where the tests import scikit-learn's from, with the private
+    methods that the tests make their references with."""
     for name in REPLACED:
         if hasattr(streamlr, name):
             estimator = getattr(streamlr, name)
@@ -158,15 +203,30 @@ def files() -> list[str]:
 
 def idle_patterns(results: list[Result]) -> list[str]:
     """Those of `EXPECTED` that have tests, of which none fails."""
-    outcomes = {pattern: {result.outcome for result in results if fnmatch(result.name, pattern)} for pattern in EXPECTED}
-    return [pattern for pattern, found in outcomes.items() if "passed" in found and "failed" not in found]
+    outcomes = {
+        pattern: {result.outcome for result in results if fnmatch(result.name, pattern)}
+        for pattern in EXPECTED
+    }
+    return [
+        pattern
+        for pattern, found in outcomes.items()
+        if "passed" in found and "failed" not in found
+    ]
 
 
 def show(results: list[Result], unexpected: list[Result], idle: list[str]) -> None:
     counted = [result for result in results if result.concerned]
     columns = ("passed", "expected to fail", "failed", "skipped")
-    kind = {id(result): result.outcome if result.outcome != "failed" or result in unexpected else "expected to fail" for result in counted}
-    print(f"scikit-learn {sklearn.__version__}: {len(counted)} of its {len(results)} tests concern streamlr's estimators\n")
+    kind = {
+        id(result): result.outcome
+        if result.outcome != "failed" or result in unexpected
+        else "expected to fail"
+        for result in counted
+    }
+    print(
+        f"scikit-learn {sklearn.__version__}: {len(counted)} of its {len(results)} tests concern "
+        "streamlr's estimators\n"
+    )
     print(f"{'':<20}" + "".join(f"{column:>18}" for column in columns))
     for file in sorted({result.name.partition("::")[0] for result in counted}):
         tally = Counter(kind[id(result)] for result in counted if result.name.startswith(file))
@@ -174,9 +234,14 @@ def show(results: list[Result], unexpected: list[Result], idle: list[str]) -> No
     reasons: dict[str, Counter[str]] = {}
     for result in counted:
         if kind[id(result)] == "expected to fail":
-            reasons.setdefault(str(result.why), Counter())[result.name.partition("::")[2].partition("[")[0]] += 1
+            reasons.setdefault(str(result.why), Counter())[
+                result.name.partition("::")[2].partition("[")[0]
+            ] += 1
     for why, tests in sorted(reasons.items(), key=lambda pair: -pair[1].total()):
-        print(f"\n{tests.total():4}  {why}\n      {', '.join(f'{name} ({count})' for name, count in tests.items())}")
+        print(
+            f"\n{tests.total():4}  {why}\n      "
+            f"{', '.join(f'{name} ({count})' for name, count in tests.items())}"
+        )
     for pattern in idle:
         print(f"\nIDLE {pattern}\n      expected to fail, and all of them pass")
     for result in unexpected:
@@ -184,10 +249,20 @@ def show(results: list[Result], unexpected: list[Result], idle: list[str]) -> No
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", default=[], metavar="PATTERN", help="names of tests, such as '*::test_warm_*'")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="PATTERN",
+        help="names of tests, such as '*::test_warm_*'",
+    )
     parser.add_argument("--strict", action="store_true", help="expect no failure")
-    parser.add_argument("--traceback", action="store_true", help="show the whole of each unexpected failure")
+    parser.add_argument(
+        "--traceback", action="store_true", help="show the whole of each unexpected failure"
+    )
     options = parser.parse_args()
     if not files() or importlib.util.find_spec("sklearn.conftest") is None:
         print("this scikit-learn was installed without its tests", file=sys.stderr)
@@ -195,8 +270,27 @@ def main() -> int:
     tally = Tally(options.only)
     replace(tally)
     package = str(Path(sklearn.__file__).parent)
-    pytest.main([*files(), "-c", os.devnull, "--rootdir", package, "--confcutdir", package, "-p", "no:cacheprovider", "-p", "no:terminal"], plugins=[tally])
-    unexpected = [result for result in tally.results if result.outcome == "failed" and (options.strict or result.why is None)]
+    pytest.main(
+        [
+            *files(),
+            "-c",
+            os.devnull,
+            "--rootdir",
+            package,
+            "--confcutdir",
+            package,
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:terminal",
+        ],
+        plugins=[tally],
+    )
+    unexpected = [
+        result
+        for result in tally.results
+        if result.outcome == "failed" and (options.strict or result.why is None)
+    ]
     idle = [] if options.only or options.strict else idle_patterns(tally.results)
     show(tally.results, unexpected, idle)
     if options.traceback:

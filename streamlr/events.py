@@ -1,4 +1,5 @@
-"""What a run tells while it runs. Engines and solvers publish these records; progress bars, history files and logs subscribe."""
+"""What a run tells while it runs. Engines and solvers publish these records; progress bars, history
+files and logs subscribe."""
 
 from __future__ import annotations
 
@@ -74,7 +75,10 @@ class PassFinished(Event):
         record = asdict(self)
         if self.validation_loss is None:
             del record["validation_loss"]
-        return {"pass": record.pop("number"), **{key: finite(value) for key, value in record.items()}}
+        return {
+            "pass": record.pop("number"),
+            **{key: finite(value) for key, value in record.items()},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,8 @@ class PathPassFinished(Event):
     models: int
     """Models in all."""
     gradient_max: float
-    """Largest entry of a gradient of any model, in standardised units; not a number before the first evaluation."""
+    """Largest entry of a gradient of any model, in standardised units; not a number before the
+    first evaluation."""
     seconds: float
     """Time of the pass."""
     bytes_read: int
@@ -97,7 +102,10 @@ class PathPassFinished(Event):
     def as_line(self) -> dict[str, Any]:
         """The line as ``history.jsonl`` has it."""
         record = asdict(self)
-        return {"pass": record.pop("number"), **{key: finite(value) for key, value in record.items()}}
+        return {
+            "pass": record.pop("number"),
+            **{key: finite(value) for key, value in record.items()},
+        }
 
 
 def finite(value: Any) -> Any:

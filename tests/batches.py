@@ -12,6 +12,13 @@ from streamlr.kernels.columns import Columns
 Values = NDArray[Any] | None
 
 
-def batch_of(first_row: int, X: NDArray[Any], target: Values = None, weights: Values = None, offset: Values = None, groups: Values = None) -> Batch:
+def batch_of(
+    first_row: int,
+    X: NDArray[Any],
+    target: Values = None,
+    weights: Values = None,
+    offset: Values = None,
+    groups: Values = None,
+) -> Batch:
     """Rows from ``first_row`` on: X, (n, k), and what stands beside it, (k,) each."""
     return Batch(first_row, X, Columns(target, weights, offset, groups))

@@ -149,7 +149,8 @@ class StuckScan:
 
 
 def long_task(mark: str, seconds: float) -> str:
-    """What a stranger runs: notes in a file that it was begun, takes its time, and notes its end."""
+    """What a stranger runs: notes in a file that it was begun, takes its time, and notes its
+    end."""
     with open(mark, "a", encoding="utf-8") as file:
         file.write("begun\n")
     time.sleep(seconds)

@@ -1,6 +1,8 @@
-"""Processes that die on purpose: a server that has streamlr loaded and forks a child for each run, so that a real process can be killed in no time.
+"""Processes that die on purpose: a server that has streamlr loaded and forks a child for each run,
+so that a real process can be killed in no time.
 
-Every line on standard input is a job, every line on standard output what became of it. Run by `Mortal`, never imported by streamlr.
+Every line on standard input is a job, every line on standard output what became of it. Run by
+`Mortal`, never imported by streamlr.
 """
 
 from __future__ import annotations
@@ -42,15 +44,30 @@ class Mortal:
         self._folder = folder
 
     def __enter__(self) -> Mortal:
-        self._process = subprocess.Popen([sys.executable, __file__, str(self._folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, str(self._folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
-    def run(self, *arguments: str | Path, at: tuple[str, int] | None = None, blow: int | str = signal.SIGKILL) -> End:
+    def run(
+        self,
+        *arguments: str | Path,
+        at: tuple[str, int] | None = None,
+        blow: int | str = signal.SIGKILL,
+    ) -> End:
         """Run ``streamlr`` with these arguments.
 
         Parameters
@@ -58,14 +75,21 @@ class Mortal:
         arguments
             Of the command line.
         at
-            The moment of the blow: ``("replace", 3)`` is just before the third `os.replace`, ``("pass 2", 5)`` when the fifth chunk
-            is read in pass 2, ``("PassFinished", 4)`` when pass 4 has been told.
+            The moment of the blow: ``("replace", 3)`` is just before the third `os.replace`,
+            ``("pass 2", 5)`` when the fifth chunk is read in pass 2, ``("PassFinished", 4)`` when
+            pass 4 has been told.
         blow
-            A signal that the process then gets, ``"full"`` for no room in any file from then on, or a command that it runs.
+            A signal that the process then gets, ``"full"`` for no room in any file from then on, or
+            a command that it runs.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"arguments": [str(argument) for argument in arguments], "at": at, "blow": blow}) + "\n")
+        self._process.stdin.write(
+            json.dumps(
+                {"arguments": [str(argument) for argument in arguments], "at": at, "blow": blow}
+            )
+            + "\n"
+        )
         self._process.stdin.flush()
         return End(**json.loads(self._process.stdout.readline()))
 
@@ -79,11 +103,14 @@ def _strike(blow: int | str) -> None:
         os.kill(os.getpid(), blow)
 
 
-def _watched(counts: dict[str, int], at: tuple[str, int] | None, blow: int | str) -> Callable[[str], None]:
+def _watched(
+    counts: dict[str, int], at: tuple[str, int] | None, blow: int | str
+) -> Callable[[str], None]:
     def live(moment: str) -> None:
         counts[moment] = counts.get(moment, 0) + 1
         if at is not None and (moment, counts[moment]) == tuple(at):
             _strike(blow)
+
     return live
 
 
@@ -97,6 +124,7 @@ def _hook(live: Callable[[str], None]) -> None:
         def instead(*arguments: Any, **named: Any) -> Any:
             live(name)
             return call(*arguments, **named)
+
         return instead
 
     for name in MARKS:
@@ -143,7 +171,9 @@ def _serve(folder: Path) -> None:
     for line in sys.stdin:
         job = json.loads(line)
         (folder / "counts").write_text("{}")
-        pipes = {name: os.pipe() for name in ("out", "err")}  # not files, for which there may be no room
+        pipes = {
+            name: os.pipe() for name in ("out", "err")
+        }  # not files, for which there may be no room
         child = os.fork()
         if child == 0:
             for number, name in ((1, "out"), (2, "err")):
@@ -162,7 +192,16 @@ def _serve(folder: Path) -> None:
             os._exit(status)
         _, ended = os.waitpid(child, 0)
         texts = {name: _drained(*ends) for name, ends in pipes.items()}
-        answers.write(json.dumps({"status": os.waitstatus_to_exitcode(ended), "counts": json.loads((folder / "counts").read_text()), **texts}) + "\n")
+        answers.write(
+            json.dumps(
+                {
+                    "status": os.waitstatus_to_exitcode(ended),
+                    "counts": json.loads((folder / "counts").read_text()),
+                    **texts,
+                }
+            )
+            + "\n"
+        )
         answers.flush()
 
 

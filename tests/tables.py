@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from streamlr.cli.main import cli
+from streamlr.errors import StreamlrError, for_command_line
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def write_tables(folder: Path, tables: dict[str, Any]) -> list[Path]:
 
 
 def ingest_here(folder: Path, tables: Any, *options: str, target: str = "y") -> Ingested:
-    """Through the command, whose error is raised; ``tables`` is a mapping, or one table.
+    """Through the command, whose error is raised as it shows it; ``tables`` is a mapping, or one
+    table.
 
     A str is a CSV file and a pyarrow table a Parquet file.
     """
@@ -48,7 +50,10 @@ def ingest_here(folder: Path, tables: Any, *options: str, target: str = "y") -> 
     sources = [str(path) for path in write_tables(folder, tables)]
     store = folder / "s"
     arguments = ["ingest", *sources, str(store), "--target", target, *options]
-    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    try:
+        done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    except StreamlrError as error:
+        raise type(error)(for_command_line(error)) from error
     assert done.exit_code == 0, done.output
     group: Any = zarr.open_group(str(store), mode="r")
     names, X, y = (np.asarray(group[name][...]) for name in ("feature_names", "X", "y"))

@@ -154,7 +154,9 @@ def test_columns_are_read_through_zarr_alike(where: str, tmp_path: Path) -> None
     else:
         store = "remote://columns"
         for path in sorted(path for path in local.rglob("*") if path.is_file()):
-            fsspec.filesystem("remote").pipe(f"/columns/{path.relative_to(local)}", path.read_bytes())
+            fsspec.filesystem("remote").pipe(
+                f"/columns/{path.relative_to(local)}", path.read_bytes()
+            )
     for target in ("obs/kind", "obs/sound"):
         expected = model_of(local, target=target)
         result, _ = train(store, target=target)

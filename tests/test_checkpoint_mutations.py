@@ -1,4 +1,5 @@
-"""Whatever is changed in a checkpoint, by damage or by hand, a run goes on to the same bits, from this one or the one before, or is refused."""
+"""Whatever is changed in a checkpoint, by damage or by hand, a run goes on to the same bits, from
+this one or the one before, or is refused."""
 
 from __future__ import annotations
 
@@ -23,15 +24,26 @@ MUTATIONS = 45
 """Of each run; 300 and more were tried when the digest was made."""
 RUNS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "lbfgs": (streamlr.train, {"solver": {"name": "lbfgs"}, "model": {"class_weight": "balanced"}}),
-    "newton": (streamlr.train, {"validation": {"fraction": 0.2}, "solver": {"name": "newton", "tolerance": 1e-11}}),
-    "path": (streamlr.path, {"path": {"lambdas": [0.1, 0.01], "alpha": 0.5, "folds": 2}, "solver": {"tolerance": 1e-10}}),
+    "newton": (
+        streamlr.train,
+        {"validation": {"fraction": 0.2}, "solver": {"name": "newton", "tolerance": 1e-11}},
+    ),
+    "path": (
+        streamlr.path,
+        {
+            "path": {"lambdas": [0.1, 0.01], "alpha": 0.5, "folds": 2},
+            "solver": {"tolerance": 1e-10},
+        },
+    ),
 }
 Content = tuple[dict[str, Any], dict[str, NDArray[Any]]]
 
 
 def read(path: Path) -> Content:
     with np.load(path) as content:
-        return json.loads(str(content["header"])), {name: content[name] for name in content if name != "header"}
+        return json.loads(str(content["header"])), {
+            name: content[name] for name in content if name != "header"
+        }
 
 
 def write(path: Path, content: Content) -> None:
@@ -41,14 +53,22 @@ def write(path: Path, content: Content) -> None:
 
 def leaves(tree: Any) -> list[tuple[Any, Any]]:
     """Every place in mappings and lists, as what holds it and the key or number there."""
-    inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    inner = (
+        tree.items()
+        if isinstance(tree, dict)
+        else enumerate(tree)
+        if isinstance(tree, list)
+        else ()
+    )
     return [place for key, value in inner for place in [(tree, key), *leaves(value)]]
 
 
 def another(value: Any, rng: np.random.Generator) -> Any:
     """Something else that JSON holds, most often of the same kind."""
     if rng.random() < 0.2:
-        return copy.deepcopy([None, -1, 10**6, "x", [], {}, [0.0], True, float("nan"), 1e300][rng.integers(10)])
+        return copy.deepcopy(
+            [None, -1, 10**6, "x", [], {}, [0.0], True, float("nan"), 1e300][rng.integers(10)]
+        )
     if isinstance(value, bool):
         return not value
     if isinstance(value, int | float):
@@ -114,7 +134,9 @@ def of_an_array(path: Path, rng: np.random.Generator) -> None:
 
 
 @pytest.fixture(scope="module")
-def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, dict[str, Any], str]]:
+def interrupted(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str], tuple[Path, dict[str, Any], str]]:
     """A run that was stopped after its third pass, and what comes of it when it goes on."""
     folder = tmp_path_factory.mktemp("runs")
     write_store(folder / "s", *two_class_data(2000, 8), (100, 8))
@@ -127,7 +149,11 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tup
     def make(kind: str) -> tuple[Path, dict[str, Any], str]:
         if kind not in made:
             run, settings = RUNS[kind]
-            config = {"data": {"store": str(folder / "s")}, "cluster": {"kind": "serial"}, **settings}
+            config = {
+                "data": {"store": str(folder / "s")},
+                "cluster": {"kind": "serial"},
+                **settings,
+            }
             with pytest.raises(KeyboardInterrupt):
                 run({**config, "run": {"directory": str(folder / kind)}}, subscribers=[stop])
             made[kind] = folder / kind, config, run(config).model.coefficients_sha256
@@ -138,8 +164,12 @@ def interrupted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tup
 
 @pytest.mark.parametrize("mutate", [of_bytes, of_a_value, of_an_array])
 @pytest.mark.parametrize("kind", RUNS)
-def test_a_changed_checkpoint_leads_to_the_same_bits_or_is_refused(kind: str, mutate: Callable[[Path, np.random.Generator], None], tmp_path: Path,
-                                                                   interrupted: Callable[[str], tuple[Path, dict[str, Any], str]]) -> None:
+def test_a_changed_checkpoint_leads_to_the_same_bits_or_is_refused(
+    kind: str,
+    mutate: Callable[[Path, np.random.Generator], None],
+    tmp_path: Path,
+    interrupted: Callable[[str], tuple[Path, dict[str, Any], str]],
+) -> None:
     folder, config, sha256 = interrupted(kind)
     assert len(list((folder / "checkpoint").glob("pass-*.npz"))) == 2
     for seed in range(MUTATIONS // 3):
@@ -150,7 +180,7 @@ def test_a_changed_checkpoint_leads_to_the_same_bits_or_is_refused(kind: str, mu
         mutate(newest, rng)
         found, refusal = resumed(kind, {**config, "run": {"directory": str(run)}})
         if found is None:
-            assert "--overwrite" in refusal
+            assert "overwrite=True" in refusal
         else:
             assert found.model.coefficients_sha256 == sha256, f"seed {seed}"
             assert [line["pass"] for line in found.history] == list(range(1, found.passes + 1))
@@ -165,24 +195,34 @@ def resumed(kind: str, config: dict[str, Any]) -> tuple[Any, str]:
         return None, str(error)
 
 
-def test_a_checkpoint_of_a_version_without_digests_is_gone_on_with(tmp_path: Path,
-                                                                   interrupted: Callable[[str], tuple[Path, dict[str, Any], str]]) -> None:
+def test_a_checkpoint_of_a_version_without_digests_is_gone_on_with(
+    tmp_path: Path, interrupted: Callable[[str], tuple[Path, dict[str, Any], str]]
+) -> None:
     folder, config, sha256 = interrupted("lbfgs")
     shutil.copytree(folder, tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoint").glob("pass-*.npz"):
         header, arrays = read(path)
-        write(path, ({key: value for key, value in header.items() if not key.startswith("digest")}, arrays))
+        write(
+            path,
+            ({key: value for key, value in header.items() if not key.startswith("digest")}, arrays),
+        )
     assert load_checkpoint(tmp_path / "run" / "checkpoint", {}) is not None
     found = streamlr.train({**config, "run": {"directory": str(tmp_path / "run")}}, resume=True)
     assert found.model.coefficients_sha256 == sha256
 
 
-def test_what_is_saved_is_what_is_read(tmp_path: Path, interrupted: Callable[[str], tuple[Path, dict[str, Any], str]]) -> None:
+def test_what_is_saved_is_what_is_read(
+    tmp_path: Path, interrupted: Callable[[str], tuple[Path, dict[str, Any], str]]
+) -> None:
     for kind in RUNS:
         saved = load_checkpoint(interrupted(kind)[0] / "checkpoint", {})
         assert saved is not None
         CheckpointWriter(tmp_path / kind).save(saved)
         again = load_checkpoint(tmp_path / kind, {})
         assert again is not None
-        assert json.dumps([again.passes, again.fingerprint, again.values]) == json.dumps([saved.passes, saved.fingerprint, saved.values])
-        assert {name: array.tobytes() for name, array in again.arrays.items()} == {name: array.tobytes() for name, array in saved.arrays.items()}
+        assert json.dumps([again.passes, again.fingerprint, again.values]) == json.dumps(
+            [saved.passes, saved.fingerprint, saved.values]
+        )
+        assert {name: array.tobytes() for name, array in again.arrays.items()} == {
+            name: array.tobytes() for name, array in saved.arrays.items()
+        }

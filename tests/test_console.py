@@ -1,4 +1,5 @@
-"""What a person sees: a bar on a terminal and nowhere else, plain lines elsewhere, warnings alone when quiet."""
+"""What a person sees: a bar on a terminal and nowhere else, plain lines elsewhere, warnings alone
+when quiet."""
 
 from __future__ import annotations
 
@@ -19,8 +20,17 @@ from streamlr.events import Event, Note, PassFinished, ScanFinished, ScanStarted
 from streamlr.reporting.console import Console, RowCounter, json_text, pass_line, plain
 
 PASS = PassFinished(3, 0.25, 0.375, 1.5e-7, 1.0, 2.0, 8_000_000_000)
-SCAN: list[Event] = [ScanStarted("pass 3", 4, 4_000_000), *[SlabFinished(1_000_000)] * 4, ScanFinished()]
-RUN: list[Event] = [Note("4 rows on 1 thread"), *SCAN, PASS, Note("2 features are constant", warning=True)]
+SCAN: list[Event] = [
+    ScanStarted("pass 3", 4, 4_000_000),
+    *[SlabFinished(1_000_000)] * 4,
+    ScanFinished(),
+]
+RUN: list[Event] = [
+    Note("4 rows on 1 thread"),
+    *SCAN,
+    PASS,
+    Note("2 features are constant", warning=True),
+]
 
 
 class Terminal:
@@ -28,7 +38,9 @@ class Terminal:
 
     def __init__(self) -> None:
         self.master, slave = pty.openpty()
-        termios.tcsetwinsize(slave, (24, 100))  # a new one has no size, and a bar of no width cannot be seen
+        termios.tcsetwinsize(
+            slave, (24, 100)
+        )  # a new one has no size, and a bar of no width cannot be seen
         self.stream: TextIO = os.fdopen(slave, "w", encoding="utf-8")
         self._parts: list[bytes] = []
         self._reader = threading.Thread(target=self._read)
@@ -69,6 +81,7 @@ def told(events: list[Event], quiet: bool = False) -> Callable[[TextIO], None]:
         console = Console(quiet=quiet, stream=stream)
         for event in events:
             console(event)
+
     return write
 
 
@@ -104,7 +117,11 @@ def test_a_terminal_gets_a_bar_with_slabs_and_bytes(monkeypatch: pytest.MonkeyPa
 
 def test_the_bar_leaves_no_trace_beside_the_lines() -> None:
     left = [line for line in screen(on_terminal(told(RUN))) if line]
-    assert left == ["4 rows on 1 thread", plain(pass_line(PASS)).rstrip(), "warning: 2 features are constant"]
+    assert left == [
+        "4 rows on 1 thread",
+        plain(pass_line(PASS)).rstrip(),
+        "warning: 2 features are constant",
+    ]
 
 
 def test_a_scan_that_fails_half_way_leaves_no_bar() -> None:
@@ -117,14 +134,21 @@ def test_a_bar_whose_end_was_never_told_is_replaced_by_the_next() -> None:
 
 def test_elsewhere_there_are_plain_lines_and_no_bar() -> None:
     text = in_file(told(RUN))
-    assert text.splitlines() == ["4 rows on 1 thread", pass_line(PASS), "warning: 2 features are constant"]
+    assert text.splitlines() == [
+        "4 rows on 1 thread",
+        pass_line(PASS),
+        "warning: 2 features are constant",
+    ]
     assert "\r" not in text
     assert "\x1b" not in text
 
 
 @pytest.mark.parametrize("where", [on_terminal, in_file])
 def test_quiet_shows_warnings_alone(where: Callable[[Callable[[TextIO], None]], str]) -> None:
-    assert where(told(RUN, quiet=True)).split("\n") in (["warning: 2 features are constant\r", ""], ["warning: 2 features are constant", ""])
+    assert where(told(RUN, quiet=True)).split("\n") in (
+        ["warning: 2 features are constant\r", ""],
+        ["warning: 2 features are constant", ""],
+    )
 
 
 def test_events_it_does_not_know_are_passed_over() -> None:
@@ -154,16 +178,28 @@ def test_lines_appear_at_once() -> None:
 
 def test_the_line_of_a_pass_has_the_numbers_of_the_history() -> None:
     line = pass_line(PASS)
-    for part in ("pass   3", "loss 0.250000000", "gradient 1.50e-07", "step 1", "2.00 s", "4.00 GB/s"):
+    for part in (
+        "pass   3",
+        "loss 0.250000000",
+        "gradient 1.50e-07",
+        "step 1",
+        "2.00 s",
+        "4.00 GB/s",
+    ):
         assert part in line
 
 
-@pytest.mark.parametrize(("seconds", "value"), [(0.0, 0.25), (1.0, float("nan")), (1.0, float("inf"))])
+@pytest.mark.parametrize(
+    ("seconds", "value"), [(0.0, 0.25), (1.0, float("nan")), (1.0, float("inf"))]
+)
 def test_the_line_of_a_pass_survives_odd_numbers(seconds: float, value: float) -> None:
     assert "pass   1" in pass_line(PassFinished(1, value, value, value, value, seconds, 0))
 
 
-@pytest.mark.parametrize("character", ["\x1b", "\r", "\x07", "\x08", "\x9b", "\x7f", "\x00", "\u202e", "\u200b", "\u2028"])
+@pytest.mark.parametrize(
+    "character",
+    ["\x1b", "\r", "\x07", "\x08", "\x9b", "\x7f", "\x00", "\u202e", "\u200b", "\u2028"],
+)
 def test_no_character_that_steers_a_terminal_gets_through(character: str) -> None:
     shown = plain(f"a{character}b")
     assert character not in shown
@@ -183,6 +219,7 @@ def test_rows_are_counted_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -
             with RowCounter("synth", 4000, quiet=quiet, stream=stream) as counter:
                 for _ in range(4):
                     counter(1000)
+
         return write
 
     with no_pause_between_updates(monkeypatch):
@@ -195,6 +232,8 @@ def test_rows_are_counted_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_json_document_holds_null_in_the_place_of_what_json_cannot_hold() -> None:
     nan, inf = float("nan"), float("inf")
-    assert json.loads(json_text({"a": nan, "b": [1.5, (inf, -inf)], "c": {"d": nan, "e": "NaN"}}), parse_constant=pytest.fail) == {
-        "a": None, "b": [1.5, [None, None]], "c": {"d": None, "e": "NaN"}}
+    assert json.loads(
+        json_text({"a": nan, "b": [1.5, (inf, -inf)], "c": {"d": nan, "e": "NaN"}}),
+        parse_constant=pytest.fail,
+    ) == {"a": None, "b": [1.5, [None, None]], "c": {"d": None, "e": "NaN"}}
     assert json_text({"a": 0.5}) == '{\n  "a": 0.5\n}'

@@ -30,7 +30,7 @@ from stores import files_of, runner
 
 import streamlr
 from streamlr.cli.main import cli
-from streamlr.errors import ConfigError, RunDirectoryError, StreamlrError
+from streamlr.errors import ConfigError, RunDirectoryError, StreamlrError, for_command_line
 
 Array = NDArray[np.float64]
 
@@ -147,7 +147,7 @@ def ended(*arguments: str | Path) -> tuple[int, str, str]:
     """Exit status, standard output, and message of a command."""
     result = runner().invoke(cli, [str(argument) for argument in arguments])
     if isinstance(result.exception, StreamlrError):
-        return result.exception.exit_status, result.stdout, str(result.exception)
+        return result.exception.exit_status, result.stdout, for_command_line(result.exception)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout, result.stderr

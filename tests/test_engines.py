@@ -44,16 +44,24 @@ IN_PROCESS = ["serial", "threads"]
 def arrays(rows: int = ROWS) -> tuple[Array, NDArray[np.int64]]:
     rng = np.random.default_rng(0)
     X = rng.normal(size=(rows, FEATURES)) * np.array([1, 10, 0.1, 3, 1])
-    return X, (rng.random(rows) < 1 / (1 + np.exp(-X @ np.array([1, -0.1, 5, 0.2, 0.0]) - 0.5))).astype(np.int64)
+    return X, (
+        rng.random(rows) < 1 / (1 + np.exp(-X @ np.array([1, -0.1, 5, 0.2, 0.0]) - 0.5))
+    ).astype(np.int64)
 
 
-def write_store(path: Path, chunk: int = CHUNK, sample_axis: int = 0, bad: tuple[int, int] | None = None) -> str:
+def write_store(
+    path: Path, chunk: int = CHUNK, sample_axis: int = 0, bad: tuple[int, int] | None = None
+) -> str:
     X, y = arrays()
     if bad is not None:
         X[bad] = np.nan
     group = zarr.create_group(str(path))
     across = sample_axis == 0
-    group.create_array("X", data=np.ascontiguousarray(X if across else X.T), chunks=(chunk, FEATURES) if across else (FEATURES, chunk))
+    group.create_array(
+        "X",
+        data=np.ascontiguousarray(X if across else X.T),
+        chunks=(chunk, FEATURES) if across else (FEATURES, chunk),
+    )
     group.create_array("y", data=y, chunks=(chunk,))
     return str(path)
 
@@ -75,9 +83,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_store(tmp_path_factory.mktemp("engines") / "store.zarr")
 
 
-def fit(store: str | None, *, sample_axis: int = 0, solver: str = "lbfgs", **cluster: Any) -> TrainResult:
+def fit(
+    store: str | None, *, sample_axis: int = 0, solver: str = "lbfgs", **cluster: Any
+) -> TrainResult:
     """A solve from the store, or from the same data in memory."""
-    config = {"data": {"store": store or "", "sample_axis": sample_axis}, "solver": {"name": solver}, "cluster": cluster}
+    config = {
+        "data": {"store": store or "", "sample_axis": sample_axis},
+        "solver": {"name": solver},
+        "cluster": cluster,
+    }
     X, y = arrays() if store is None else (None, None)
     return train(config, X=X, y=y)
 
@@ -88,11 +102,18 @@ def reference(store: str) -> dict[str, str]:
     with pytest.MonkeyPatch.context() as patch:
         use_small_blocks(patch)
         patch.setattr(scanner_module, "with_slabs_for", lambda partition, *_: partition)
-        return {solver: fit(store, solver=solver, kind="serial").model.coefficients_sha256 for solver in ("lbfgs", "newton", "auto")}
+        return {
+            solver: fit(store, solver=solver, kind="serial").model.coefficients_sha256
+            for solver in ("lbfgs", "newton", "auto")
+        }
 
 
 def slabs_of(monkeypatch: pytest.MonkeyPatch, slab_blocks: int) -> None:
-    monkeypatch.setattr(scanner_module, "with_slabs_for", lambda partition, *_: replace(partition, slab_blocks=slab_blocks))
+    monkeypatch.setattr(
+        scanner_module,
+        "with_slabs_for",
+        lambda partition, *_: replace(partition, slab_blocks=slab_blocks),
+    )
 
 
 @contextmanager
@@ -102,7 +123,9 @@ def running(kind: str, workers: int = 2) -> Iterator[Engine]:
         with open_engine(ClusterConfig(kind=kind, workers=workers)) as engine:  # type: ignore[arg-type]
             yield engine
         return
-    with LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
+    with LocalCluster(
+        n_workers=workers, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    ) as cluster:
         config = ClusterConfig(kind="address", address=cluster.scheduler_address)
         with open_engine(config) as engine:
             yield engine
@@ -112,46 +135,84 @@ def blas_threads() -> list[int]:
     return [info["num_threads"] for info in threadpool_info() if info["user_api"] == "blas"]
 
 
-SCAN = GradientScan("logistic", np.array([0, 1]), np.full((2, FEATURES, 1), 0.1), np.array([[0.2], [-0.2]]), None, True)
+SCAN = GradientScan(
+    "logistic",
+    np.array([0, 1]),
+    np.full((2, FEATURES, 1), 0.1),
+    np.array([[0.2], [-0.2]]),
+    None,
+    True,
+)
 PARTITION = Partition(ROWS, CHUNK, 100)
 
 
 def bits(sums: GradientSums) -> list[bytes]:
     assert sums.hessian_sum is not None
-    return [np.asarray(part).tobytes() for part in (sums.weight_sum, sums.loss_sum, sums.coefficient_sum, sums.intercept_sum, sums.hessian_sum)]
+    return [
+        np.asarray(part).tobytes()
+        for part in (
+            sums.weight_sum,
+            sums.loss_sum,
+            sums.coefficient_sum,
+            sums.intercept_sum,
+            sums.hessian_sum,
+        )
+    ]
 
 
-# the same bits --------------------------------------------------------------------------------------------------------
+# the same bits ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("slab_blocks", [1, 2, 4, 8, 16, 64])
 @pytest.mark.parametrize("kind", IN_PROCESS)
-def test_the_slab_size_does_not_change_a_bit(kind: str, slab_blocks: int, store: str, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_slab_size_does_not_change_a_bit(
+    kind: str,
+    slab_blocks: int,
+    store: str,
+    reference: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     slabs_of(monkeypatch, slab_blocks)
     assert fit(store, kind=kind).model.coefficients_sha256 == reference["lbfgs"]
 
 
 @pytest.mark.parametrize("solver", ["lbfgs", "newton", "auto"])
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
-def test_the_number_of_threads_does_not_change_a_bit(workers: int, solver: str, store: str, reference: dict[str, str]) -> None:
-    assert fit(store, solver=solver, kind="threads", workers=workers).model.coefficients_sha256 == reference[solver]
+def test_the_number_of_threads_does_not_change_a_bit(
+    workers: int, solver: str, store: str, reference: dict[str, str]
+) -> None:
+    assert (
+        fit(store, solver=solver, kind="threads", workers=workers).model.coefficients_sha256
+        == reference[solver]
+    )
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 7])
-def test_the_number_of_worker_processes_does_not_change_a_bit(workers: int, store: str, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_worker_processes_does_not_change_a_bit(
+    workers: int, store: str, reference: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     slabs_of(monkeypatch, workers if workers in (1, 2) else 4)
-    assert fit(store, solver="auto", kind="processes", workers=workers).model.coefficients_sha256 == reference["auto"]
+    assert (
+        fit(store, solver="auto", kind="processes", workers=workers).model.coefficients_sha256
+        == reference["auto"]
+    )
 
 
-def test_a_cluster_that_is_there_already_gives_the_same_bits_for_stores_and_for_arrays(store: str, reference: dict[str, str]) -> None:
-    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None, silence_logs=50) as cluster:
+def test_a_cluster_that_is_there_already_gives_the_same_bits_for_stores_and_for_arrays(
+    store: str, reference: dict[str, str]
+) -> None:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=2, dashboard_address=None, silence_logs=50
+    ) as cluster:
         for where in (store, None):
             found = fit(where, kind="address", address=cluster.scheduler_address)
             assert found.model.coefficients_sha256 == reference["lbfgs"]
 
 
 @pytest.mark.parametrize("kind", [*IN_PROCESS, "processes"])
-def test_arrays_in_memory_have_the_bits_of_a_store_with_the_same_chunks(kind: str, reference: dict[str, str]) -> None:
+def test_arrays_in_memory_have_the_bits_of_a_store_with_the_same_chunks(
+    kind: str, reference: dict[str, str]
+) -> None:
     assert fit(None, kind=kind, workers=2).model.coefficients_sha256 == reference["lbfgs"]
 
 
@@ -164,26 +225,43 @@ def test_the_direct_path_gives_the_bits_of_zarr_s_own(kind: str, store: str) -> 
     found = []
     with running(kind) as engine:
         for direct in (True, False):
-            found.append(bits(engine.run(ZarrSource(DataConfig(store=store), direct=direct), PARTITION, SCAN, lambda slab: None)))
+            found.append(
+                bits(
+                    engine.run(
+                        ZarrSource(DataConfig(store=store), direct=direct),
+                        PARTITION,
+                        SCAN,
+                        lambda slab: None,
+                    )
+                )
+            )
     assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("sample_axis", [0, 1])
 @pytest.mark.parametrize("chunk", [37, 100, 1000, ROWS])
-def test_chunks_and_orientations_agree_to_rounding(chunk: int, sample_axis: int, store: str, tmp_path: Path) -> None:
+def test_chunks_and_orientations_agree_to_rounding(
+    chunk: int, sample_axis: int, store: str, tmp_path: Path
+) -> None:
     plain = fit(store, kind="serial").model
-    other = fit(write_store(tmp_path / "other.zarr", chunk, sample_axis), sample_axis=sample_axis, kind="serial").model
+    other = fit(
+        write_store(tmp_path / "other.zarr", chunk, sample_axis),
+        sample_axis=sample_axis,
+        kind="serial",
+    ).model
     np.testing.assert_allclose(other.coef_, plain.coef_, rtol=1e-9)
     np.testing.assert_allclose(other.intercept_, plain.intercept_, rtol=1e-9)
 
 
-# what a pass costs ----------------------------------------------------------------------------------------------------
+# what a pass costs --------------------------------------------------------------------------------
 
 
 def test_a_pass_on_threads_is_a_task_for_each_slab_and_a_shallow_tree(store: str) -> None:
     started: list[Any] = []
     with running("threads") as engine, Callback(pretask=lambda key, *_: started.append(key)):
-        engine.run(ZarrSource(DataConfig(store=store)), Partition(ROWS, 16, 16), SCAN, lambda slab: None)
+        engine.run(
+            ZarrSource(DataConfig(store=store)), Partition(ROWS, 16, 16), SCAN, lambda slab: None
+        )
     slabs = -(-ROWS // 16)
     assert slabs <= len(started) <= 1.16 * slabs
 
@@ -201,11 +279,20 @@ class TaskCounter(SchedulerPlugin):
 
 def test_a_pass_on_a_cluster_is_a_task_for_each_slab_and_a_shallow_tree(store: str) -> None:
     slabs = 240
-    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, silence_logs=50) as cluster:
+    with LocalCluster(
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None, silence_logs=50
+    ) as cluster:
         counter = TaskCounter()
         cluster.scheduler.add_plugin(counter, name="counter")
-        with open_engine(ClusterConfig(kind="address", address=cluster.scheduler_address)) as engine:
-            engine.run(ZarrSource(DataConfig(store=store)), Partition(ROWS, ROWS // slabs, 16), SCAN, lambda slab: None)
+        with open_engine(
+            ClusterConfig(kind="address", address=cluster.scheduler_address)
+        ) as engine:
+            engine.run(
+                ZarrSource(DataConfig(store=store)),
+                Partition(ROWS, ROWS // slabs, 16),
+                SCAN,
+                lambda slab: None,
+            )
     # 240 slabs, 30 + 4 + 1 sums, and the source, the partition and the scan
     assert slabs <= len(counter.finished) <= 1.17 * slabs
 
@@ -225,12 +312,14 @@ def test_every_slab_is_told_once_from_the_thread_that_asked(kind: str, store: st
     assert threads == {threading.get_ident()}
 
 
-# what an engine leaves behind -----------------------------------------------------------------------------------------
+# what an engine leaves behind ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", IN_PROCESS)
 @pytest.mark.parametrize("fails", [False, True])
-def test_blas_has_its_threads_back_afterwards(kind: str, fails: bool, store: str, tmp_path: Path) -> None:
+def test_blas_has_its_threads_back_afterwards(
+    kind: str, fails: bool, store: str, tmp_path: Path
+) -> None:
     before = blas_threads()
     if fails:
         with pytest.raises(NonFiniteError, match="non-finite"):
@@ -263,22 +352,29 @@ def test_blas_has_one_thread_while_sums_are_taken(kind: str) -> None:
 
 
 def test_the_same_engine_serves_several_sources_and_partitions() -> None:
-    """Arrays that were sent out before must not be taken for others, or for other parts of themselves."""
+    """Arrays that were sent out before must not be taken for others, or for other parts of
+    themselves."""
     X, y = arrays()
     with running("processes") as engine:
-        for source, rows in itertools.product((ArraySource(X, y), ArraySource(2 * X, y)), (CHUNK, 2 * CHUNK)):
+        for source, rows in itertools.product(
+            (ArraySource(X, y), ArraySource(2 * X, y)), (CHUNK, 2 * CHUNK)
+        ):
             partition = Partition(ROWS, rows, 100)
             expected = SerialEngine().run(source, partition, SCAN, lambda slab: None)
             assert bits(engine.run(source, partition, SCAN, lambda slab: None)) == bits(expected)
 
 
-# failures -------------------------------------------------------------------------------------------------------------
+# failures -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", [*IN_PROCESS, "processes"])
 def test_an_error_in_a_task_arrives_as_itself(kind: str, tmp_path: Path) -> None:
     path = write_store(tmp_path / "bad.zarr", bad=(1000, 2))
-    with pytest.raises(NonFiniteError, match=r"chunk 3 of X in .*bad\.zarr holds 1 non-finite value \(first: nan at row 1000, feature 2\); clean the source"):
+    with pytest.raises(
+        NonFiniteError,
+        match=r"chunk 3 of X in .*bad\.zarr holds 1 non-finite value \(first: nan at row 1000, "
+        r"feature 2\); clean the source",
+    ):
         fit(path, kind=kind, workers=2)
 
 

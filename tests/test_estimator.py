@@ -19,13 +19,19 @@ from streamlr.errors import ConfigError, LabelError, ShapeError
 
 Array = NDArray[np.float64]
 ROWS, FEATURES = 500, 6
-MULTINOMIAL = "newton-cholesky" if sklearn.__version__ >= "1.6" else "newton-cg"  # before that it fitted each class against the rest
+MULTINOMIAL = (
+    "newton-cholesky" if sklearn.__version__ >= "1.6" else "newton-cg"
+)  # before that it fitted each class against the rest
 
 
 def data(seed: int = 0) -> tuple[Array, NDArray[np.int64], Array]:
     rng = np.random.default_rng(seed)
-    X = rng.normal(size=(ROWS, FEATURES)) * np.array([1, 10, 0.1, 3, 1, 1]) + np.array([0, 5, 0, 0, -2, 0])
-    y = (rng.random(ROWS) < 1 / (1 + np.exp(-X @ np.array([1, -0.1, 5, 0.2, 0.0, -1]) + 1))).astype(np.int64)
+    X = rng.normal(size=(ROWS, FEATURES)) * np.array([1, 10, 0.1, 3, 1, 1]) + np.array(
+        [0, 5, 0, 0, -2, 0]
+    )
+    y = (rng.random(ROWS) < 1 / (1 + np.exp(-X @ np.array([1, -0.1, 5, 0.2, 0.0, -1]) + 1))).astype(
+        np.int64
+    )
     return X, y, rng.uniform(0.2, 3.0, ROWS)
 
 
@@ -33,20 +39,31 @@ def data(seed: int = 0) -> tuple[Array, NDArray[np.int64], Array]:
 @pytest.mark.parametrize("intercept", [False, True])
 @pytest.mark.parametrize("solver", ["auto", "lbfgs", "newton"])
 @pytest.mark.parametrize("C", [0.01, 1.0, 100.0, np.inf])
-def test_the_optimum_is_that_of_scikit_learn(C: float, solver: str, intercept: bool, weighted: bool) -> None:
+def test_the_optimum_is_that_of_scikit_learn(
+    C: float, solver: str, intercept: bool, weighted: bool
+) -> None:
     X, y, weights = data()
     sample_weight = weights if weighted else None
-    found = LogisticRegression(C, fit_intercept=intercept, solver=solver, tol=1e-10).fit(X, y, sample_weight)
-    oracle = Reference(C=C, fit_intercept=intercept, solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(X, y, sample_weight)
+    found = LogisticRegression(C, fit_intercept=intercept, solver=solver, tol=1e-10).fit(
+        X, y, sample_weight
+    )
+    oracle = Reference(
+        C=C, fit_intercept=intercept, solver="newton-cholesky", tol=1e-12, max_iter=1000
+    ).fit(X, y, sample_weight)
     assert found.status_ == "converged"
-    # a gradient of 1e-10 over a curvature of at least 0.02 (standardised) puts each point within 1e-8 of the optimum
+    # a gradient of 1e-10 over a curvature of at least 0.02 (standardised) puts each point within
+    # 1e-8 of the optimum
     scale = X.std(axis=0)
     np.testing.assert_allclose(found.coef_ * scale, oracle.coef_ * scale, rtol=0, atol=3e-8)
     np.testing.assert_allclose(found.intercept_, oracle.intercept_, rtol=0, atol=3e-7)
     np.testing.assert_allclose(found.predict_proba(X), oracle.predict_proba(X), rtol=0, atol=1e-7)
-    np.testing.assert_allclose(found.decision_function(X), oracle.decision_function(X), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        found.decision_function(X), oracle.decision_function(X), rtol=0, atol=1e-6
+    )
     np.testing.assert_array_equal(found.predict(X), oracle.predict(X))
-    assert found.score(X, y, sample_weight) == pytest.approx(oracle.score(X, y, sample_weight), abs=1e-12)
+    assert found.score(X, y, sample_weight) == pytest.approx(
+        oracle.score(X, y, sample_weight), abs=1e-12
+    )
 
 
 def test_what_is_fitted_has_the_shapes_and_types_of_scikit_learn() -> None:
@@ -83,7 +100,8 @@ def test_a_zarr_array_is_fitted_like_its_values() -> None:
     plain = LogisticRegression().fit(X, y)
     stored = group.create_array("X", data=X, chunks=(ROWS, FEATURES))
     assert LogisticRegression().fit(stored, y).coef_.tobytes() == plain.coef_.tobytes()
-    # other chunks are summed in another order, which is worth some rounding of a sample's optimum found to 1e-10 by Newton's method
+    # other chunks are summed in another order, which is worth some rounding of a sample's optimum
+    # found to 1e-10 by Newton's method
     in_parts = group.create_array("in parts", data=X, chunks=(100, FEATURES - 1))
     np.testing.assert_allclose(LogisticRegression().fit(in_parts, y).coef_, plain.coef_, rtol=1e-12)
 
@@ -91,7 +109,10 @@ def test_a_zarr_array_is_fitted_like_its_values() -> None:
 @pytest.mark.parametrize("kind", ["serial", "threads"])
 def test_the_cluster_section_chooses_the_engine_and_no_bit(kind: str) -> None:
     X, y, _ = data()
-    assert LogisticRegression(cluster={"kind": kind}).fit(X, y).coef_.tobytes() == LogisticRegression().fit(X, y).coef_.tobytes()
+    assert (
+        LogisticRegression(cluster={"kind": kind}).fit(X, y).coef_.tobytes()
+        == LogisticRegression().fit(X, y).coef_.tobytes()
+    )
 
 
 def test_fitting_changes_neither_the_data_nor_the_parameters() -> None:
@@ -107,17 +128,34 @@ def test_fitting_changes_neither_the_data_nor_the_parameters() -> None:
 
 def test_max_iter_bounds_the_passes_and_the_status_says_so() -> None:
     X, y, _ = data()
-    with pytest.warns(ConvergenceWarning, match=r"LogisticRegression: lbfgs failed to converge \(pass_limit\): the limit of 2 passes"):
+    with pytest.warns(
+        ConvergenceWarning,
+        match=r"LogisticRegression: lbfgs failed to converge \(pass_limit\): the limit of 2 passes",
+    ):
         found = LogisticRegression(np.inf, solver="lbfgs", max_iter=2, tol=1e-14).fit(X, y)
     assert found.status_ == "pass_limit"
     assert found.n_iter_.tolist() == [2]
 
 
-# parameters -----------------------------------------------------------------------------------------------------------
+# parameters ---------------------------------------------------------------------------------------
 
-OTHERS: dict[str, Any] = {"C": 0.25, "penalty": None, "l1_ratio": 0.25, "class_weight": "balanced", "warm_start": True, "fit_intercept": False,
-                          "tol": 1e-5, "max_iter": 7, "solver": "newton", "dual": True, "intercept_scaling": 2.0, "random_state": 0, "n_jobs": 1, "verbose": 1,
-                          "cluster": {"kind": "serial"}}
+OTHERS: dict[str, Any] = {
+    "C": 0.25,
+    "penalty": None,
+    "l1_ratio": 0.25,
+    "class_weight": "balanced",
+    "warm_start": True,
+    "fit_intercept": False,
+    "tol": 1e-5,
+    "max_iter": 7,
+    "solver": "newton",
+    "dual": True,
+    "intercept_scaling": 2.0,
+    "random_state": 0,
+    "n_jobs": 1,
+    "verbose": 1,
+    "cluster": {"kind": "serial"},
+}
 
 
 def test_parameters_are_got_as_they_were_given() -> None:
@@ -135,7 +173,9 @@ def test_each_parameter_can_be_set(name: str) -> None:
 
 def test_a_clone_has_the_parameters_and_nothing_that_was_fitted() -> None:
     X, y, _ = data()
-    model = LogisticRegression(**{**OTHERS, "max_iter": 50, "dual": False, "n_jobs": None, "C": 1.0}).fit(X, y)
+    model = LogisticRegression(
+        **{**OTHERS, "max_iter": 50, "dual": False, "n_jobs": None, "C": 1.0}
+    ).fit(X, y)
     copy = clone(model)
     assert copy is not model
     assert copy.get_params() == model.get_params()
@@ -144,7 +184,7 @@ def test_a_clone_has_the_parameters_and_nothing_that_was_fitted() -> None:
     assert copy.fit(X, y).coef_.tobytes() == model.coef_.tobytes()
 
 
-# errors ---------------------------------------------------------------------------------------------------------------
+# errors -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_proba", "decision_function"])
@@ -154,7 +194,9 @@ def test_predicting_before_fitting_is_refused(method: str) -> None:
 
 
 def test_an_unknown_parameter_is_refused_with_those_that_there_are() -> None:
-    with pytest.raises(ValueError, match=r"Invalid parameter 'learning_rate'.*'C', 'class_weight', 'cluster'"):
+    with pytest.raises(
+        ValueError, match=r"Invalid parameter 'learning_rate'.*'C', 'class_weight', 'cluster'"
+    ):
         LogisticRegression().set_params(learning_rate=1.0)
 
 
@@ -168,7 +210,10 @@ def test_a_strength_that_is_not_above_0_is_refused(C: float) -> None:
 def test_three_classes_are_fitted_together_and_one_is_refused() -> None:
     X, y, _ = data()
     three = np.array(["a", "b", "c"])[y + (X[:, 0] > 0)]
-    found, oracle = LogisticRegression(tol=1e-10).fit(X, three), Reference(solver=MULTINOMIAL, tol=1e-12).fit(X, three)
+    found, oracle = (
+        LogisticRegression(tol=1e-10).fit(X, three),
+        Reference(solver=MULTINOMIAL, tol=1e-12).fit(X, three),
+    )
     # both gradients are below 1e-10, on a Hessian whose smallest eigenvalue is the penalty, 1 / m
     np.testing.assert_allclose(found.coef_, oracle.coef_, rtol=0, atol=1e-7)
     np.testing.assert_allclose(found.predict_proba(X), oracle.predict_proba(X), rtol=0, atol=1e-7)
@@ -187,7 +232,10 @@ def test_rows_and_labels_of_different_numbers_are_refused() -> None:
 
 def test_features_of_another_number_than_were_fitted_are_refused() -> None:
     X, y, _ = data()
-    with pytest.raises(ValueError, match=r"X has 5 features, but LogisticRegression is expecting 6 features as input"):
+    with pytest.raises(
+        ValueError,
+        match=r"X has 5 features, but LogisticRegression is expecting 6 features as input",
+    ):
         LogisticRegression().fit(X, y).predict(X[:, :5])
 
 

@@ -1,4 +1,5 @@
-"""scikit-learn's own checks of the estimators, and the tools of scikit-learn that people put them in."""
+"""scikit-learn's own checks of the estimators, and the tools of scikit-learn that people put them
+in."""
 
 from __future__ import annotations
 
@@ -24,14 +25,26 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from streamlr import LinearRegression, LogisticRegression, LogisticRegressionCV, PoissonRegressor
 
-ESTIMATORS = [LogisticRegression(), LogisticRegressionCV(Cs=3, cv=2), LinearRegression(), PoissonRegressor()]
+ESTIMATORS = [
+    LogisticRegression(),
+    LogisticRegressionCV(Cs=3, cv=2),
+    LinearRegression(),
+    PoissonRegressor(),
+]
 
 
 @parametrize_with_checks(ESTIMATORS)
-def test_scikit_learns_checks_pass_without_exception(estimator: Any, check: Callable[[Any], None]) -> None:
+def test_scikit_learns_checks_pass_without_exception(
+    estimator: Any, check: Callable[[Any], None]
+) -> None:
     of_check = getattr(getattr(check, "func", check), "__name__", "")
-    if of_check == "check_sample_weights_invariance" and isinstance(estimator, LogisticRegressionCV):
-        pytest.xfail("of scikit-learn before 1.6: rows without weight move the folds; its own LogisticRegressionCV is let off too")
+    if of_check == "check_sample_weights_invariance" and isinstance(
+        estimator, LogisticRegressionCV
+    ):
+        pytest.xfail(
+            "of scikit-learn before 1.6: rows without weight move the folds; its own "
+            "LogisticRegressionCV is let off too"
+        )
     check(estimator)
 
 
@@ -49,18 +62,29 @@ def test_a_grid_over_a_pipeline_finds_what_it_finds_for_scikit_learns_own() -> N
         pipeline.steps[-1] = ("model", pipeline.steps[-1][1])
         return GridSearchCV(pipeline, grid, cv=3, scoring="neg_log_loss").fit(X, y)
 
-    found, oracle = search(LogisticRegression()), search(Reference(tol=1e-10, solver="newton-cholesky"))
+    found, oracle = (
+        search(LogisticRegression()),
+        search(Reference(tol=1e-10, solver="newton-cholesky")),
+    )
     assert found.best_params_ == oracle.best_params_
-    # both gradients are below 1e-8 on Hessians of at least 1 / (100 m), so coefficients are within 6e-4, and losses, being flat there, far nearer
-    np.testing.assert_allclose(found.cv_results_["mean_test_score"], oracle.cv_results_["mean_test_score"], rtol=1e-6)
+    # both gradients are below 1e-8 on Hessians of at least 1 / (100 m), so coefficients are within
+    # 6e-4, and losses, being flat there, far nearer
+    np.testing.assert_allclose(
+        found.cv_results_["mean_test_score"], oracle.cv_results_["mean_test_score"], rtol=1e-6
+    )
 
 
 def test_probabilities_are_calibrated_like_scikit_learns_own() -> None:
     X, y = cancer()
     X = StandardScaler().fit_transform(X)
     found = CalibratedClassifierCV(LogisticRegression(), cv=3).fit(X, y).predict_proba(X)
-    oracle = CalibratedClassifierCV(Reference(tol=1e-10, solver="newton-cholesky"), cv=3).fit(X, y).predict_proba(X)
-    # both are within 1e-8 / (1 / m) of the optimum, and the calibration fits two numbers more to a tolerance of its own
+    oracle = (
+        CalibratedClassifierCV(Reference(tol=1e-10, solver="newton-cholesky"), cv=3)
+        .fit(X, y)
+        .predict_proba(X)
+    )
+    # both are within 1e-8 / (1 / m) of the optimum, and the calibration fits two numbers more to a
+    # tolerance of its own
     np.testing.assert_allclose(found, oracle, rtol=0, atol=1e-4)
 
 
@@ -69,21 +93,47 @@ def test_weights_are_routed_to_fits_and_scores() -> None:
     X = StandardScaler().fit_transform(X)
     weights = np.random.default_rng(0).uniform(0.1, 3.0, len(y))
     with sklearn.config_context(enable_metadata_routing=True):
-        asked = LogisticRegression().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
-        declined = LogisticRegression().set_fit_request(sample_weight=False).set_score_request(sample_weight=True)
+        asked = (
+            LogisticRegression()
+            .set_fit_request(sample_weight=True)
+            .set_score_request(sample_weight=True)
+        )
+        declined = (
+            LogisticRegression()
+            .set_fit_request(sample_weight=False)
+            .set_score_request(sample_weight=True)
+        )
         routed = GridSearchCV(asked, {"C": [1.0]}, cv=3).fit(X, y, sample_weight=weights)
         fitted_without = GridSearchCV(declined, {"C": [1.0]}, cv=3).fit(X, y, sample_weight=weights)
-    assert routed.best_estimator_.coef_.tobytes() == LogisticRegression().fit(X, y, weights).coef_.tobytes()
-    assert fitted_without.best_estimator_.coef_.tobytes() == LogisticRegression().fit(X, y).coef_.tobytes()
+    assert (
+        routed.best_estimator_.coef_.tobytes()
+        == LogisticRegression().fit(X, y, weights).coef_.tobytes()
+    )
+    assert (
+        fitted_without.best_estimator_.coef_.tobytes()
+        == LogisticRegression().fit(X, y).coef_.tobytes()
+    )
 
 
 @pytest.mark.parametrize("parameters", [{"penalty": "l1"}, {"l1_ratio": 1.0}, {}])
 def test_features_are_selected_as_by_scikit_learns_own(parameters: dict[str, Any]) -> None:
     X, y = cancer()
     X = StandardScaler().fit_transform(X)
-    threshold = 1e-5 if "l1_ratio" in parameters else None  # by itself older scikit-learn takes the mean where the penalty has another name
-    found = SelectFromModel(LogisticRegression(C=0.05, **parameters), threshold=threshold).fit(X, y).get_support()
-    oracle = SelectFromModel(Reference(C=0.05, tol=1e-8, **(parameters and {"penalty": "l1", "solver": "saga", "max_iter": 20_000})))
+    threshold = (
+        1e-5 if "l1_ratio" in parameters else None
+    )  # by itself older scikit-learn takes the mean where the penalty has another name
+    found = (
+        SelectFromModel(LogisticRegression(C=0.05, **parameters), threshold=threshold)
+        .fit(X, y)
+        .get_support()
+    )
+    oracle = SelectFromModel(
+        Reference(
+            C=0.05,
+            tol=1e-8,
+            **(parameters and {"penalty": "l1", "solver": "saga", "max_iter": 20_000}),
+        )
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of penalty, which scikit-learn 1.8 has begun to leave
         support = oracle.fit(X, y).get_support()
@@ -98,7 +148,9 @@ def test_tools_that_fit_many_take_it(y: np.ndarray) -> None:
     found, oracle = many(LogisticRegression()).fit(X, y), many(Reference(tol=1e-10)).fit(X, y)
     np.testing.assert_array_equal(found.predict(X), oracle.predict(X))
     # gradients of 1e-8 over curvatures of at least 1 / m
-    np.testing.assert_allclose(np.asarray(found.predict_proba(X)), np.asarray(oracle.predict_proba(X)), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(found.predict_proba(X)), np.asarray(oracle.predict_proba(X)), rtol=0, atol=1e-5
+    )
 
 
 _WITHOUT = """
@@ -114,13 +166,20 @@ except ImportError as error:
 
 
 def test_streamlr_trains_without_scikit_learn_and_its_estimators_say_that_they_need_it() -> None:
-    run = subprocess.run([sys.executable, "-c", _WITHOUT], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", _WITHOUT], capture_output=True, text=True, check=True
+    )
     assert run.stdout.splitlines()[0] == "converged"
     assert "pip install 'streamlr[sklearn]'" in run.stdout
 
 
 def test_importing_streamlr_imports_no_scikit_learn() -> None:
-    run = subprocess.run([sys.executable, "-c", "import sys, streamlr; print('sklearn' in sys.modules)"], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", "import sys, streamlr; print('sklearn' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert run.stdout.strip() == "False"
 
 

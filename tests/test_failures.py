@@ -1,4 +1,5 @@
-"""What errors of reading mean, whichever library they come from, and what becomes of reads that never end."""
+"""What errors of reading mean, whichever library they come from, and what becomes of reads that
+never end."""
 
 from __future__ import annotations
 
@@ -17,13 +18,29 @@ from typing import Any
 
 import pytest
 
-from streamlr.data.chunks.failures import Failure, RequestError, failure_of, is_unknown_host, reason, requested_key
-from streamlr.data.chunks.retries import Retries, StoppedError, UnreadableError, retried, stop_with, take_read_retries
+from streamlr.data.chunks.failures import (
+    Failure,
+    RequestError,
+    failure_of,
+    is_unknown_host,
+    reason,
+    requested_key,
+)
+from streamlr.data.chunks.retries import (
+    Retries,
+    StoppedError,
+    UnreadableError,
+    retried,
+    stop_with,
+    take_read_retries,
+)
 
 TESTS = Path(__file__).parent
 
 
-def of_library(name: str, text: str = "what it says", base: type[Exception] = Exception, **attributes: Any) -> Exception:
+def of_library(
+    name: str, text: str = "what it says", base: type[Exception] = Exception, **attributes: Any
+) -> Exception:
     """An error of a library that need not be here."""
     module, _, kind = name.partition(".")
     error = type(kind, (base,), {"__module__": module})(text)
@@ -33,7 +50,10 @@ def of_library(name: str, text: str = "what it says", base: type[Exception] = Ex
 
 
 def of_amazon(code: str, status: int) -> Exception:
-    return of_library("botocore.ClientError", response={"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}})
+    return of_library(
+        "botocore.ClientError",
+        response={"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}},
+    )
 
 
 def led_to(cause: BaseException, error: BaseException) -> BaseException:
@@ -45,46 +65,84 @@ def of_status(status: int) -> Exception:
     return of_library("aiohttp.ClientResponseError", status=status)
 
 
-@pytest.mark.parametrize(("error", "expected"), [
-    *((of_status(status), Failure.PASSING) for status in (408, 425, 429, 500, 502, 503, 504, 507, 522, 599)),
-    *((of_status(status), Failure.REFUSED) for status in (401, 403)),
-    *((of_status(status), Failure.ABSENT) for status in (404, 410)),
-    *((of_status(status), Failure.OTHER) for status in (400, 405, 416, 501)),
-    (of_amazon("SlowDown", 503), Failure.PASSING),
-    (of_amazon("InternalError", 500), Failure.PASSING),
-    (of_amazon("RequestTimeout", 400), Failure.PASSING),
-    (of_amazon("ExpiredToken", 400), Failure.REFUSED),
-    (of_amazon("InvalidAccessKeyId", 403), Failure.REFUSED),
-    (of_amazon("RequestTimeTooSkewed", 403), Failure.REFUSED),
-    (of_amazon("NoSuchBucket", 404), Failure.ABSENT),
-    (of_library("aiohttp.ClientPayloadError"), Failure.PASSING),
-    (of_library("aiohttp.ServerDisconnectedError"), Failure.PASSING),
-    (of_library("botocore.ReadTimeoutError", base=type("HTTPClientError", (Exception,), {"__module__": "botocore.exceptions"})), Failure.PASSING),
-    (led_to(ConnectionRefusedError(errno.ECONNREFUSED, "refused"), of_library("aiohttp.ClientConnectorError")), Failure.NOBODY),
-    (led_to(of_amazon("AccessDenied", 403), OSError(errno.EIO, "what s3fs makes of it")), Failure.REFUSED),
-    (of_library("obstore.GenericError", "Server returned non-2xx status code: 503 Service Unavailable"), Failure.PASSING),
-    (of_library("obstore.GenericError", "Generic HTTP error: error sending request"), Failure.PASSING),
-    (of_library("obstore.GenericError", "tcp connect error: Connection refused (os error 111)"), Failure.NOBODY),
-    (of_library("obstore.GenericError", "what nobody knows"), Failure.OTHER),
-    (of_library("obstore.PermissionDeniedError"), Failure.REFUSED),
-    (of_library("gcsfs.HttpError", code=503), Failure.PASSING),
-    (of_library("azure.HttpResponseError", status_code=503), Failure.PASSING),
-    (ConnectionResetError(errno.ECONNRESET, "reset"), Failure.PASSING),
-    (TimeoutError(), Failure.PASSING),
-    (OSError(errno.EIO, "of a disk"), Failure.PASSING),
-    (OSError(errno.ESTALE, "of NFS"), Failure.PASSING),
-    (socket.gaierror(-2, "Name or service not known"), Failure.NOBODY),
-    (OSError(errno.EHOSTUNREACH, "no route"), Failure.NOBODY),
-    (FileNotFoundError(errno.ENOENT, "gone"), Failure.ABSENT),
-    (PermissionError(errno.EACCES, "no"), Failure.REFUSED),
-    (ssl.SSLCertVerificationError("self-signed"), Failure.OTHER),
-    (OSError(errno.ENOMEM, "Cannot allocate memory"), Failure.MEMORY),
-    (MemoryError(), Failure.MEMORY),
-    (RuntimeError("can't start new thread"), Failure.MEMORY),
-    (led_to(MemoryError(), ValueError("of a codec")), Failure.MEMORY),
-    (ValueError("of a codec"), Failure.OTHER),
-    (ExceptionGroup("of several", [of_status(503)]), Failure.PASSING),
-], ids=lambda value: value.name if isinstance(value, Failure) else f"{type(value).__name__} {value}")
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        *(
+            (of_status(status), Failure.PASSING)
+            for status in (408, 425, 429, 500, 502, 503, 504, 507, 522, 599)
+        ),
+        *((of_status(status), Failure.REFUSED) for status in (401, 403)),
+        *((of_status(status), Failure.ABSENT) for status in (404, 410)),
+        *((of_status(status), Failure.OTHER) for status in (400, 405, 416, 501)),
+        (of_amazon("SlowDown", 503), Failure.PASSING),
+        (of_amazon("InternalError", 500), Failure.PASSING),
+        (of_amazon("RequestTimeout", 400), Failure.PASSING),
+        (of_amazon("ExpiredToken", 400), Failure.REFUSED),
+        (of_amazon("InvalidAccessKeyId", 403), Failure.REFUSED),
+        (of_amazon("RequestTimeTooSkewed", 403), Failure.REFUSED),
+        (of_amazon("NoSuchBucket", 404), Failure.ABSENT),
+        (of_library("aiohttp.ClientPayloadError"), Failure.PASSING),
+        (of_library("aiohttp.ServerDisconnectedError"), Failure.PASSING),
+        (
+            of_library(
+                "botocore.ReadTimeoutError",
+                base=type("HTTPClientError", (Exception,), {"__module__": "botocore.exceptions"}),
+            ),
+            Failure.PASSING,
+        ),
+        (
+            led_to(
+                ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
+                of_library("aiohttp.ClientConnectorError"),
+            ),
+            Failure.NOBODY,
+        ),
+        (
+            led_to(of_amazon("AccessDenied", 403), OSError(errno.EIO, "what s3fs makes of it")),
+            Failure.REFUSED,
+        ),
+        (
+            of_library(
+                "obstore.GenericError",
+                "Server returned non-2xx status code: 503 Service Unavailable",
+            ),
+            Failure.PASSING,
+        ),
+        (
+            of_library("obstore.GenericError", "Generic HTTP error: error sending request"),
+            Failure.PASSING,
+        ),
+        (
+            of_library(
+                "obstore.GenericError", "tcp connect error: Connection refused (os error 111)"
+            ),
+            Failure.NOBODY,
+        ),
+        (of_library("obstore.GenericError", "what nobody knows"), Failure.OTHER),
+        (of_library("obstore.PermissionDeniedError"), Failure.REFUSED),
+        (of_library("gcsfs.HttpError", code=503), Failure.PASSING),
+        (of_library("azure.HttpResponseError", status_code=503), Failure.PASSING),
+        (ConnectionResetError(errno.ECONNRESET, "reset"), Failure.PASSING),
+        (TimeoutError(), Failure.PASSING),
+        (OSError(errno.EIO, "of a disk"), Failure.PASSING),
+        (OSError(errno.ESTALE, "of NFS"), Failure.PASSING),
+        (socket.gaierror(-2, "Name or service not known"), Failure.NOBODY),
+        (OSError(errno.EHOSTUNREACH, "no route"), Failure.NOBODY),
+        (FileNotFoundError(errno.ENOENT, "gone"), Failure.ABSENT),
+        (PermissionError(errno.EACCES, "no"), Failure.REFUSED),
+        (ssl.SSLCertVerificationError("self-signed"), Failure.OTHER),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), Failure.MEMORY),
+        (MemoryError(), Failure.MEMORY),
+        (RuntimeError("can't start new thread"), Failure.MEMORY),
+        (led_to(MemoryError(), ValueError("of a codec")), Failure.MEMORY),
+        (ValueError("of a codec"), Failure.OTHER),
+        (ExceptionGroup("of several", [of_status(503)]), Failure.PASSING),
+    ],
+    ids=lambda value: (
+        value.name if isinstance(value, Failure) else f"{type(value).__name__} {value}"
+    ),
+)
 def test_what_passes_is_told_from_what_does_not(error: BaseException, expected: Failure) -> None:
     assert failure_of(error) is expected
     assert failure_of(led_to(error, RequestError("X/c/0"))) is expected
@@ -96,22 +154,45 @@ def test_an_error_without_a_number_is_a_codecs_unless_it_comes_from_a_request() 
     assert failure_of(led_to(error, RequestError("X/c/0"))) is Failure.PASSING
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("403 Forbidden for s.zarr", Failure.REFUSED), ("HTTP/1.1 404 Not Found", Failure.ABSENT), ("503 Slow Down", Failure.PASSING),
-    ("400 Bad Request", Failure.OTHER), ("403.5 bytes", Failure.PASSING), ("1 of 403 files", Failure.PASSING)])
-def test_a_status_in_front_of_a_text_without_a_number_is_what_was_answered(text: str, expected: Failure) -> None:
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("403 Forbidden for s.zarr", Failure.REFUSED),
+        ("HTTP/1.1 404 Not Found", Failure.ABSENT),
+        ("503 Slow Down", Failure.PASSING),
+        ("400 Bad Request", Failure.OTHER),
+        ("403.5 bytes", Failure.PASSING),
+        ("1 of 403 files", Failure.PASSING),
+    ],
+)
+def test_a_status_in_front_of_a_text_without_a_number_is_what_was_answered(
+    text: str, expected: Failure
+) -> None:
     assert failure_of(OSError(text)) is Failure.OTHER
     assert failure_of(led_to(OSError(text), RequestError("X/c/0"))) is expected
 
 
 def test_a_reason_is_one_line_that_names_the_last_cause() -> None:
-    error = led_to(OSError(errno.ECONNREFUSED, "Connect call failed"), of_library("botocore.EndpointConnectionError", "Could not connect\nand more"))
-    assert reason(led_to(error, RequestError("X/c/0"))) == "Could not connect ([Errno 111] Connect call failed)"
-    assert requested_key(led_to(RequestError("X/c/0"), UnreadableError(1, 0.0, Failure.PASSING, "why"))) == "X/c/0"
-    assert is_unknown_host(led_to(socket.gaierror(-2, "Name or service not known"), OSError("of a client")))
+    error = led_to(
+        OSError(errno.ECONNREFUSED, "Connect call failed"),
+        of_library("botocore.EndpointConnectionError", "Could not connect\nand more"),
+    )
+    assert (
+        reason(led_to(error, RequestError("X/c/0")))
+        == "Could not connect ([Errno 111] Connect call failed)"
+    )
+    assert (
+        requested_key(
+            led_to(RequestError("X/c/0"), UnreadableError(1, 0.0, Failure.PASSING, "why"))
+        )
+        == "X/c/0"
+    )
+    assert is_unknown_host(
+        led_to(socket.gaierror(-2, "Name or service not known"), OSError("of a client"))
+    )
 
 
-# how long ---------------------------------------------------------------------------------------------------------------
+# how long -----------------------------------------------------------------------------------------
 
 
 def failing(times: int, error: BaseException) -> Any:
@@ -141,10 +222,19 @@ def test_what_is_new_to_an_outage_is_not_tried_as_long_again() -> None:
         retried(failing(10**9, ConnectionResetError("reset")), lambda: "another", how)
     assert take_read_retries() == 0, "one attempt was enough"
     assert retried(failing(0, ConnectionResetError()), lambda: "it", how) == "read"
-    assert retried(failing(2, ConnectionResetError()), lambda: "it", how) == "read", "the outage is over"
+    assert retried(failing(2, ConnectionResetError()), lambda: "it", how) == "read", (
+        "the outage is over"
+    )
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "gone"), PermissionError(errno.EACCES, "no"), ValueError("of a codec")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "gone"),
+        PermissionError(errno.EACCES, "no"),
+        ValueError("of a codec"),
+    ],
+)
 def test_what_does_not_pass_is_read_once(error: Exception) -> None:
     with pytest.raises(type(error)) as raised:
         retried(failing(1, error), lambda: "it", Retries(60.0))
@@ -153,7 +243,9 @@ def test_what_does_not_pass_is_read_once(error: Exception) -> None:
 
 def test_what_came_from_afar_and_cannot_be_decoded_is_fetched_anew() -> None:
     far = Retries(60.0, far=True)
-    assert retried(failing(2, ValueError("of a codec")), lambda: "it", far, fetch_again=True) == "read"
+    assert (
+        retried(failing(2, ValueError("of a codec")), lambda: "it", far, fetch_again=True) == "read"
+    )
     with pytest.raises(ValueError, match="of a codec"):
         retried(failing(3, ValueError("of a codec")), lambda: "it", far, fetch_again=True)
     with pytest.raises(ValueError, match="of a codec"):
@@ -212,11 +304,15 @@ def silent(tmp_path: Path, kind: str, seconds: float) -> subprocess.Popen[str]:
     """A run on a file system that never answers, and whose threads cannot be stopped."""
     command = [sys.executable, "-c", textwrap.dedent(SILENT), str(tmp_path), kind, str(seconds)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
 
 
 @pytest.mark.parametrize("kind", ["serial", "threads"])
-def test_a_file_system_that_never_answers_is_an_error_after_the_time_for_it(tmp_path: Path, kind: str) -> None:
+def test_a_file_system_that_never_answers_is_an_error_after_the_time_for_it(
+    tmp_path: Path, kind: str
+) -> None:
     process = silent(tmp_path, kind, 1.0)
     _, told = process.communicate()
     assert process.returncode == 3, told
@@ -226,7 +322,9 @@ def test_a_file_system_that_never_answers_is_an_error_after_the_time_for_it(tmp_
 
 @pytest.mark.parametrize("kind", ["serial", "threads"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_run_whose_file_system_never_answers(tmp_path: Path, kind: str, number: int) -> None:
+def test_a_signal_ends_a_run_whose_file_system_never_answers(
+    tmp_path: Path, kind: str, number: int
+) -> None:
     process = silent(tmp_path, kind, 10**6)
     assert process.stdout is not None
     assert process.stdout.readline() == "asked\n"

@@ -34,7 +34,11 @@ def web(root: Path) -> Iterator[Web]:
 
 def train(endpoint: str, store: str = "s3://data/set/a.zarr", **data: Any) -> dict[str, Any]:
     options = {**KEYS, "endpoint_url": endpoint}
-    told = {"data": {"store": store, "storage_options": options, **data}, "cluster": {"kind": "serial"}, "solver": {"name": "lbfgs"}}
+    told = {
+        "data": {"store": store, "storage_options": options, **data},
+        "cluster": {"kind": "serial"},
+        "solver": {"name": "lbfgs"},
+    }
     return streamlr.train(told).summary
 
 
@@ -51,14 +55,19 @@ def of_chunks(fault: Fault, times: int) -> Callable[[str], Fault]:
 @pytest.mark.parametrize("fault", [429, 500, 503, "reset", "cut", "garbage"])
 def test_what_passes_is_tried_again_and_costs_no_bit(root: Path, web: Web, fault: Fault) -> None:
     web.fault = of_chunks(fault, 2)
-    here = streamlr.train({"data": {"store": str(root / "data/set/a.zarr")}, "solver": {"name": "lbfgs"}})
+    here = streamlr.train(
+        {"data": {"store": str(root / "data/set/a.zarr")}, "solver": {"name": "lbfgs"}}
+    )
     assert train(web.url)["coefficients_sha256"] == here.summary["coefficients_sha256"]
 
 
 @pytest.mark.parametrize("fault", [429, 503, "reset", "silent"])
 def test_what_goes_on_failing_is_told_with_resume_and_not_as_damage(web: Web, fault: Fault) -> None:
     web.fault = of_chunks(fault, 10**9)
-    with pytest.raises(ChunkError, match=r"chunk 3 of X .* cannot be read, in \d+ attempts? within \d+ s.*--resume") as raised:
+    with pytest.raises(
+        ChunkError,
+        match=r"chunk 3 of X .* cannot be read, in \d+ attempts? within \d+ s.*resume=True",
+    ) as raised:
         train(web.url, retry_seconds=2.0)
     assert "decoded" not in str(raised.value)
 
@@ -67,20 +76,29 @@ def test_a_dead_endpoint_is_told_as_that(root: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("streamlr.data.sources.store.NOBODY_SECONDS", 3.0)
     with serving(root) as web:
         url = web.url
-    with pytest.raises(StoreUnreachableError, match=r"nobody answers at 's3://data/set/a.zarr', in \d+ attempts.*endpoint in data.storage_options"):
+    with pytest.raises(
+        StoreUnreachableError,
+        match=r"nobody answers at 's3://data/set/a.zarr', in \d+ attempts.*endpoint in "
+        r"data.storage_options",
+    ):
         train(url)
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_wrong_credentials_are_told_as_that(web: Web, status: int) -> None:
     web.fault = lambda path: status
-    with pytest.raises(StoreUnreachableError, match=r"access to 's3://data/set/a.zarr' is refused .*check the credentials"):
+    with pytest.raises(
+        StoreUnreachableError,
+        match=r"access to 's3://data/set/a.zarr' is refused .*check the credentials",
+    ):
         train(web.url)
 
 
 def test_credentials_that_end_in_mid_run_are_told_as_that(web: Web) -> None:
     web.fault = of_chunks(403, 10**9)
-    with pytest.raises(ChunkError, match=r"chunk 3 of X .*access is refused .*renew the credentials.*--resume"):
+    with pytest.raises(
+        ChunkError, match=r"chunk 3 of X .*access is refused .*renew the credentials.*resume=True"
+    ):
         train(web.url)
 
 
@@ -95,22 +113,50 @@ def bucket(root: Path) -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", aws_access_key_id="k", aws_secret_access_key="s")
+    client = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name="us-east-1",
+        aws_access_key_id="k",
+        aws_secret_access_key="s",
+    )
     client.create_bucket(Bucket="data")
     for file in root.rglob("*"):
         if file.is_file():
-            client.put_object(Bucket="data", Key=str(file.relative_to(root / "data")), Body=file.read_bytes())
+            client.put_object(
+                Bucket="data", Key=str(file.relative_to(root / "data")), Body=file.read_bytes()
+            )
     yield endpoint
     server.stop()
 
 
-@pytest.mark.parametrize(("store", "data", "message"), [
-    ("s3://nodata/set/a.zarr", {}, "there is no bucket 'nodata'.*check its name in data.store"),
-    ("s3://data/set/b.zarr", {}, r"the bucket 'data' exists, and holds none at 'set/b.zarr' \(the nearest folder that does exist is 'data/set', with a.zarr\)"),
-    ("s3://data/sat/a.zarr", {}, r"the bucket 'data' exists, and holds none at 'sat/a.zarr' \(the nearest folder that does exist is 'data', with set\)"),
-    ("s3://data/set/a.zarr/X", {}, "is a Zarr array; data.store must be the group"),
-    ("s3://data/set/a.zarr", {"target": "z"}, r"has no array 'z' \(data.target\); it holds X, y"),
-], ids=["bucket", "key", "folder", "array", "name"])
-def test_each_thing_that_is_missing_has_its_own_message(bucket: str, store: str, data: dict[str, str], message: str) -> None:
+@pytest.mark.parametrize(
+    ("store", "data", "message"),
+    [
+        ("s3://nodata/set/a.zarr", {}, "there is no bucket 'nodata'.*check its name in data.store"),
+        (
+            "s3://data/set/b.zarr",
+            {},
+            r"the bucket 'data' exists, and holds none at 'set/b.zarr' \(the nearest folder that "
+            r"does exist is 'data/set', with a.zarr\)",
+        ),
+        (
+            "s3://data/sat/a.zarr",
+            {},
+            r"the bucket 'data' exists, and holds none at 'sat/a.zarr' \(the nearest folder that "
+            r"does exist is 'data', with set\)",
+        ),
+        ("s3://data/set/a.zarr/X", {}, "is a Zarr array; data.store must be the group"),
+        (
+            "s3://data/set/a.zarr",
+            {"target": "z"},
+            r"has no array 'z' \(data.target\); it holds X, y",
+        ),
+    ],
+    ids=["bucket", "key", "folder", "array", "name"],
+)
+def test_each_thing_that_is_missing_has_its_own_message(
+    bucket: str, store: str, data: dict[str, str], message: str
+) -> None:
     with pytest.raises(StoreNotFoundError, match=message):
         train(bucket, store, **data)

@@ -404,7 +404,8 @@ def test_names_that_are_too_few_are_refused(convention: str, tmp_path: Path) -> 
     config = CONVENTIONS[convention](tmp_path / "s", *data(), GENES[:4])
     with pytest.raises(
         ShapeError,
-        match=r"has 5 features but 4 (feature_names|names in (var/_index|gene|variant_id)); they must agree",
+        match=r"has 5 features but 4 (feature_names|names in (var/_index|gene|variant_id)); they "
+        r"must agree",
     ):
         streamlr.train(settings(config))
 
@@ -489,7 +490,8 @@ def test_a_name_that_two_features_have_is_no_key(tmp_path: Path) -> None:
     config = listed(tmp_path / "s", *data(), ["a", "b", "a", "c", "d"])
     with pytest.raises(
         ConfigError,
-        match=r"model\.bounds\.lower: 2 features are named 'a' \(numbers 0, 2\); give their numbers",
+        match=r"model\.bounds\.lower: 2 features are named 'a' \(numbers 0, 2\); give their "
+        r"numbers",
     ):
         streamlr.train(settings(config, bounds={"lower": {"a": 0}}))
     streamlr.train(settings(config, bounds={"lower": {"b": 0, 0: 0}}))
@@ -564,7 +566,8 @@ def test_missing_features_are_named_with_the_nearest_there_are(
     other = anndata(tmp_path / "other", X, y, ["tp53", "EGFR", "Myc", "KRAS", "zzz"])
     with pytest.raises(
         ShapeError,
-        match=r"lacks 3 of the 5 features of the model in .*run'.*: 'TP53', 'MYC', 'BRCA1'; it has 5, .*nearest .*'Myc'",
+        match=r"lacks 3 of the 5 features of the model in .*run'.*: 'TP53', 'MYC', 'BRCA1'; it "
+        r"has 5, .*nearest .*'Myc'",
     ):
         call(trained[0], other.store)
 
@@ -760,7 +763,8 @@ def test_names_are_read_from_any_store(kind: str, index: str, tmp_path: Path) ->
     elif kind == "remote":
         files = {
             f"/names {index}/{path.relative_to(tmp_path / 's')}": path.read_bytes()
-            for path in (tmp_path / "s").rglob("*") if path.is_file()
+            for path in (tmp_path / "s").rglob("*")
+            if path.is_file()
         }
         fsspec.filesystem("remote").pipe(files)
         config = replace(config, store=f"remote://names {index}")
@@ -776,4 +780,7 @@ def test_a_run_does_not_go_on_with_a_store_whose_columns_were_moved(tmp_path: Pa
     streamlr.train({**settings(ours, tmp_path / "run"), **short})
     anndata(tmp_path / "s", X[:, ORDER], y, np.array(GENES)[ORDER])
     with pytest.raises(RunDirectoryError, match="made with data of fingerprint"):
-        streamlr.train(settings(ours, tmp_path / "run", family="logistic") | {"solver": {"name": "lbfgs"}}, resume=True)
+        streamlr.train(
+            settings(ours, tmp_path / "run", family="logistic") | {"solver": {"name": "lbfgs"}},
+            resume=True,
+        )

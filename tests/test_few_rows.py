@@ -1,4 +1,5 @@
-"""Least squares of few rows with so many features that their products are never summed: the rows themselves give the shortest optimum."""
+"""Least squares of few rows with so many features that their products are never summed: the rows
+themselves give the shortest optimum."""
 
 from __future__ import annotations
 
@@ -24,7 +25,9 @@ MANY = 4500
 def drawn(rows: int = 60, features: int = MANY, dtype: str = "float64") -> tuple[Any, Array]:
     """Features in units of their own, at places of their own."""
     rng = np.random.default_rng(rows + features)
-    X = rng.normal(size=(rows, features)) * rng.uniform(0.1, 10, features) + rng.normal(size=features)
+    X = rng.normal(size=(rows, features)) * rng.uniform(0.1, 10, features) + rng.normal(
+        size=features
+    )
     return X.astype(dtype), rng.normal(size=rows) + 3.0
 
 
@@ -147,7 +150,8 @@ def test_as_many_features_as_are_too_many_by_one_are_like_one_fewer() -> None:
 
 
 def test_features_far_from_0() -> None:
-    """Rounding of their means is 1e-8 of their spreads, and passed for a direction that the data tell of."""
+    """Rounding of their means is 1e-8 of their spreads, and passed for a direction that the data
+    tell of."""
     X, y = drawn()
     X = np.round(X, 6) + 2.0**33
     X -= 2.0**33  # what is left has been rounded as it was far away
@@ -183,12 +187,14 @@ def test_every_engine_has_the_same_bits(rows: int, tmp_path: Path) -> None:
     bits = set()
     for kind in ("serial", "threads", "processes"):
         for limit in (None, "2GB"):  # with room for the rows they stay in memory
-            result = train({
-                "data": {"store": str(tmp_path / "data.zarr")},
-                "model": {"family": "linear"},
-                "cluster": {"kind": kind, "memory_limit": limit},
-                "run": {"directory": str(tmp_path / f"{kind}-{limit}")},
-            })
+            result = train(
+                {
+                    "data": {"store": str(tmp_path / "data.zarr")},
+                    "model": {"family": "linear"},
+                    "cluster": {"kind": kind, "memory_limit": limit},
+                    "run": {"directory": str(tmp_path / f"{kind}-{limit}")},
+                }
+            )
             bits.add(result.summary["coefficients_sha256"])
     assert len(bits) == 1
     assert_shortest(result, *shortest(X, y))
@@ -231,13 +237,17 @@ def test_a_run_that_is_broken_off_goes_on_to_the_bit(
 
 
 def test_a_limit_that_has_no_room_for_all_rows_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.planning.workforce.process_bytes", lambda: 2**27)  # whatever ran here before
+    monkeypatch.setattr(
+        "streamlr.planning.workforce.process_bytes", lambda: 2**27
+    )  # whatever ran here before
     X, y = drawn(rows=900, dtype="float32")
     events: list[Event] = []
     cluster = {"kind": "serial", "memory_limit": "250MB"}
     result = train(
         {"model": {"family": "linear"}, "solver": {"max_passes": 3}, "cluster": cluster},
-        X=X, y=y, subscribers=[events.append],
+        X=X,
+        y=y,
+        subscribers=[events.append],
     )
     assert result.summary["solver"] == "lbfgs"
     assert "not all rows at once" in " ".join(e.text for e in events if isinstance(e, Note))
@@ -250,7 +260,8 @@ def test_a_limit_that_has_no_room_for_all_rows_says_so(monkeypatch: pytest.Monke
 def by_dual(
     X: Any, y: Array, l2: Array, *, intercept: bool = True, weights: Array | None = None
 ) -> tuple[Array, float]:
-    """The optimum of a ridge of strengths ``l2``, (n,), by the singular values of (X - mean) / l2^½."""
+    """The optimum of a ridge of strengths ``l2``, (n,), by the singular values of (X - mean) /
+    l2^½."""
     share = np.full(len(y), 1.0 / len(y)) if weights is None else weights / weights.sum()
     X, center, target = X.astype(np.float64), np.zeros(X.shape[1]), 0.0
     if intercept:
@@ -300,8 +311,6 @@ def test_what_a_penalty_of_some_features_holds_is_left_to_the_methods_of_many_ro
     for penalty in ({"l2": 0.1, "factors": [0.0] + [1.0] * (MANY - 1)}, {"l1": 0.1}):
         events: list[Event] = []
         model, solver = {"family": "linear", "penalty": penalty}, {"max_passes": 2}
-        result = train(
-            {"model": model, "solver": solver}, X=X, y=y, subscribers=[events.append]
-        )
+        result = train({"model": model, "solver": solver}, X=X, y=y, subscribers=[events.append])
         assert result.summary["solver"] != "least_squares"
         assert "many optima" not in " ".join(warnings_of(events))

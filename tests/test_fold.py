@@ -19,7 +19,8 @@ from streamlr.kernels.fold import fold
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A member of the free magma: its text shows every pair of brackets, so two equal texts were added in the same order."""
+    """A member of the free magma: its text shows every pair of brackets, so two equal texts were
+    added in the same order."""
 
     text: str
 
@@ -32,7 +33,8 @@ def terms(count: int) -> list[Term]:
 
 
 def tree(nodes: list[Term], first: int, width: int) -> Term:
-    """The definition, top down: node [first, first + width) is its left half plus its right half, if there is one."""
+    """The definition, top down: node [first, first + width) is its left half plus its right half,
+    if there is one."""
     if width == 1:
         return nodes[first]
     half = width // 2
@@ -54,20 +56,29 @@ def test_the_fold_is_the_binary_tree_over_the_block_numbers(count: int) -> None:
 
 
 @given(count=st.integers(1, 300), exponents=st.lists(st.integers(0, 9), max_size=4))
-def test_groups_of_aligned_powers_of_two_nested_in_any_way_add_in_the_same_order(count: int, exponents: list[int]) -> None:
+def test_groups_of_aligned_powers_of_two_nested_in_any_way_add_in_the_same_order(
+    count: int, exponents: list[int]
+) -> None:
     nodes = terms(count)
     for k in exponents:
         nodes = grouped(nodes, 2**k)
     assert fold(nodes) == whole(terms(count))
 
 
-@given(values=st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=200), k=st.integers(0, 9))
+@given(
+    values=st.lists(
+        st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=200
+    ),
+    k=st.integers(0, 9),
+)
 def test_sums_of_floats_have_the_same_bits_for_every_slab_size(values: list[float], k: int) -> None:
     nodes = [np.float64(value) for value in values]
     assert fold(grouped(nodes, 2**k)).tobytes() == fold(nodes).tobytes()
 
 
-def compute(tasks: dict[Hashable, tuple[Any, ...]], key: Hashable, leaves: dict[Hashable, Term]) -> Term:
+def compute(
+    tasks: dict[Hashable, tuple[Any, ...]], key: Hashable, leaves: dict[Hashable, Term]
+) -> Term:
     if key in leaves:
         return leaves[key]
     call, keys = tasks[key]
@@ -79,7 +90,9 @@ def compute(tasks: dict[Hashable, tuple[Any, ...]], key: Hashable, leaves: dict[
 def test_the_shallow_tree_of_tasks_adds_slabs_in_the_order_of_the_fold(count: int, k: int) -> None:
     slabs = grouped(terms(count), 2**k)
     shallow = sum_tree([("slab", i) for i in range(len(slabs))], "name")
-    assert compute(shallow.tasks, shallow.root, {("slab", i): slab for i, slab in enumerate(slabs)}) == whole(terms(count))
+    assert compute(
+        shallow.tasks, shallow.root, {("slab", i): slab for i, slab in enumerate(slabs)}
+    ) == whole(terms(count))
 
 
 @pytest.mark.parametrize("slabs", [1, 7, 8, 9, 64, 1000, 4097])
@@ -114,13 +127,15 @@ def test_at_most_one_partial_sum_for_each_level_is_held(count: int) -> None:
             return Counted()
 
     fold(Counted() for _ in range(count))
-    # log2(count) + 1 partial sums, the node that has just come in, the sum of two, and the generator's own
+    # log2(count) + 1 partial sums, the node that has just come in, the sum of two, and the
+    # generator's own
     assert most <= count.bit_length() + 4
 
 
 @pytest.mark.parametrize("leaves", [1, 2, 7])
 def test_the_leaves_of_a_block_are_added_from_first_to_last_and_let_go_of(leaves: int) -> None:
-    """A Hessian may take gigabytes, so what lives beside the sum so far is one leaf's, or the sum with it."""
+    """A Hessian may take gigabytes, so what lives beside the sum so far is one leaf's, or the sum
+    with it."""
     living = 0
     most: list[int] = []
 

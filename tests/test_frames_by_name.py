@@ -262,7 +262,8 @@ def test_an_estimator_knows_labels_that_are_no_text_too(make: Any) -> None:
     for wrong in (table[[2, 0, 1]], table.rename(columns={0: 7})):
         with pytest.raises(
             ShapeError,
-            match=r"feature names should match those that were passed during fit.*\('(2|7)' stands where '0' did",
+            match=r"feature names should match those that were passed during fit.*\('(2|7)' "
+            r"stands where '0' did",
         ):
             estimator.predict(wrong)
     estimator.fit(X, Y)

@@ -25,12 +25,25 @@ from streamlr.kernels.metrics.classification import ClassSums
 from streamlr.kernels.scans.gradient import GradientScan, GradientSums
 from streamlr.kernels.scans.labels import LabelScan, LabelSums, indicator
 from streamlr.kernels.scans.metrics import MetricScan
-from streamlr.kernels.scans.moments import SurveyScan, SurveySums, locate_non_finite, row_is_drawn
+from streamlr.kernels.scans.moments import MomentScan, MomentSums, locate_non_finite, row_is_drawn
 
 Array = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
 CLASSES = np.array([0, 1])
-DTYPES = ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"]
+DTYPES = [
+    "float16",
+    "float32",
+    "float64",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "bool",
+]
 WEIGHTED = [False, True]
 ORDERS = ["rows", "columns"]
 m, n, K = 53, 4, 3
@@ -43,7 +56,13 @@ def features(dtype: str, order: str, rng: np.random.Generator) -> NDArray[Any]:
     return rows.T if order == "rows" else np.ascontiguousarray(rows.T)
 
 
-def batch_of(dtype: str = "float64", order: str = "rows", weighted: bool = True, seed: int = 0, first_row: int = 0) -> Batch:
+def batch_of(
+    dtype: str = "float64",
+    order: str = "rows",
+    weighted: bool = True,
+    seed: int = 0,
+    first_row: int = 0,
+) -> Batch:
     rng = np.random.default_rng(seed)
     weights = rng.uniform(0.1, 3, m) if weighted else None
     return block_of(first_row, features(dtype, order, rng), rng.integers(0, 2, m), weights)
@@ -84,16 +103,33 @@ def double_loop(batch: Batch, W: Array, b: Array, shift: Array | None) -> dict[s
     loss, A = zip(*(plain_loss(z[i], y[i]) for i in range(len(X))), strict=True)
     dz = [weights[i] * (A[i] - y[i]) for i in range(len(X))]
     d = [weights[i] * A[i] * (1 - A[i]) for i in range(len(X))]
-    H = [[math.fsum(d[i] * p * q for i, (p, q) in enumerate(zip((*x_j,), (*x_k,), strict=True)))
-          for x_k in zip(*X, strict=True)] for x_j in zip(*X, strict=True)]
+    H = [
+        [
+            math.fsum(d[i] * p * q for i, (p, q) in enumerate(zip((*x_j,), (*x_k,), strict=True)))
+            for x_k in zip(*X, strict=True)
+        ]
+        for x_j in zip(*X, strict=True)
+    ]
     edge = [math.fsum(d[i] * X[i][j] for i in range(len(X))) for j in range(n)]
-    hessian = np.block([[np.array(H), np.array(edge)[:, None]], [np.array(edge)[None, :], np.array([[math.fsum(d)]])]])
-    return {"weight": math.fsum(weights), "loss": math.fsum(w * v for w, v in zip(weights, loss, strict=True)), "loss_max": max(loss),
-            "W": [math.fsum(dz[i] * X[i][j] for i in range(len(X))) for j in range(n)], "b": math.fsum(dz), "hessian": hessian}
+    hessian = np.block(
+        [
+            [np.array(H), np.array(edge)[:, None]],
+            [np.array(edge)[None, :], np.array([[math.fsum(d)]])],
+        ]
+    )
+    return {
+        "weight": math.fsum(weights),
+        "loss": math.fsum(w * v for w, v in zip(weights, loss, strict=True)),
+        "loss_max": max(loss),
+        "W": [math.fsum(dz[i] * X[i][j] for i in range(len(X))) for j in range(n)],
+        "b": math.fsum(dz),
+        "hessian": hessian,
+    }
 
 
 def assert_sums_are(sums: GradientSums, batch: Batch, scan: GradientScan) -> None:
-    # a sum of m products is off by at most m eps times the sum of their sizes, which is below m * 3 (weight) * 20 (feature)
+    # a sum of m products is off by at most m eps times the sum of their sizes, which is below m * 3
+    # (weight) * 20 (feature)
     atol = m * EPS * m * 3 * 20
     for k in range(len(scan.coefficients)):
         expected = double_loop(batch, scan.coefficients[k], scan.intercepts[k], scan.shift)
@@ -102,8 +138,13 @@ def assert_sums_are(sums: GradientSums, batch: Batch, scan: GradientScan) -> Non
         np.testing.assert_allclose(sums.coefficient_sum[k, :, 0], expected["W"], rtol=0, atol=atol)
         np.testing.assert_allclose(sums.intercept_sum[k, 0], expected["b"], rtol=0, atol=atol)
         if k == 0 and sums.hessian_sum is not None:
-            np.testing.assert_allclose(sums.hessian_sum, expected["hessian"], rtol=0, atol=20 * atol)
-    assert sums.weight_sum == pytest.approx(double_loop(batch, scan.coefficients[0], scan.intercepts[0], scan.shift)["weight"], rel=m * EPS)
+            np.testing.assert_allclose(
+                sums.hessian_sum, expected["hessian"], rtol=0, atol=20 * atol
+            )
+    assert sums.weight_sum == pytest.approx(
+        double_loop(batch, scan.coefficients[0], scan.intercepts[0], scan.shift)["weight"],
+        rel=m * EPS,
+    )
     assert sums.n_rows == m
 
 
@@ -134,16 +175,22 @@ def test_leaves_of_any_size_agree_to_rounding(leaf_rows: int) -> None:
 def test_the_two_memory_orders_agree_to_rounding() -> None:
     scan = scan_of()
     one, other = (scan.sums(batch_of(order=order), 16, Workspace()) for order in ORDERS)
-    np.testing.assert_allclose(one.coefficient_sum, other.coefficient_sum, rtol=0, atol=m * m * 60 * EPS)
+    np.testing.assert_allclose(
+        one.coefficient_sum, other.coefficient_sum, rtol=0, atol=m * m * 60 * EPS
+    )
 
 
 def test_a_candidate_has_the_same_sums_in_company_as_alone() -> None:
     batch, scan = batch_of(), scan_of()
     together = scan.sums(batch, m, Workspace())
     for k in range(K):
-        alone = replace(scan, coefficients=scan.coefficients[k : k + 1], intercepts=scan.intercepts[k : k + 1]).sums(batch, m, Workspace())
+        alone = replace(
+            scan, coefficients=scan.coefficients[k : k + 1], intercepts=scan.intercepts[k : k + 1]
+        ).sums(batch, m, Workspace())
         # a GEMV and a column of a GEMM differ in their last bits
-        np.testing.assert_allclose(together.coefficient_sum[k], alone.coefficient_sum[0], rtol=0, atol=m * m * 60 * EPS)
+        np.testing.assert_allclose(
+            together.coefficient_sum[k], alone.coefficient_sum[0], rtol=0, atol=m * m * 60 * EPS
+        )
         np.testing.assert_allclose(together.loss_sum[k], alone.loss_sum[0], rtol=m * EPS)
 
 
@@ -153,11 +200,16 @@ def test_the_hessian_is_the_derivative_of_the_gradient(weighted: bool) -> None:
     W, b = candidates()
 
     def gradient(theta: Array) -> Array:
-        sums = GradientScan("logistic", CLASSES, theta[None, :n, None], theta[None, n:]).sums(batch, m, Workspace())
+        sums = GradientScan("logistic", CLASSES, theta[None, :n, None], theta[None, n:]).sums(
+            batch, m, Workspace()
+        )
         return np.append(sums.coefficient_sum[0, :, 0], sums.intercept_sum[0, 0])
 
     theta = np.append(W[0, :, 0], b[0])
-    slopes = np.stack([(gradient(theta + h * e) - gradient(theta - h * e)) / (2 * h) for e in np.eye(n + 1)], axis=1)
+    slopes = np.stack(
+        [(gradient(theta + h * e) - gradient(theta - h * e)) / (2 * h) for e in np.eye(n + 1)],
+        axis=1,
+    )
     sums = GradientScan("logistic", CLASSES, W[:1], b[:1], None, True).sums(batch, m, Workspace())
     assert sums.hessian_sum is not None
     # truncation h²/6 * sum(ω |x|³) * 0.1 = 1e-6 at most for |x| up to 14, rounding 1e-12 / h = 1e-7
@@ -173,7 +225,7 @@ def frozen(batch: Batch) -> Batch:
 
 SCANS: dict[str, Any] = {
     "gradient": lambda: scan_of(hessian=True, shift=np.ones(n)),
-    "survey": lambda: SurveyScan(CLASSES, 0.5, 0),
+    "survey": lambda: MomentScan(CLASSES, 0.5, 0),
     "labels": lambda: LabelScan(),
     "metrics": lambda: MetricScan("logistic", CLASSES, candidates()[0][0], candidates()[1][0]),
 }
@@ -202,7 +254,10 @@ def bits(record: Any) -> Any:
 def test_a_used_workspace_gives_the_bits_of_a_fresh_one(name: str) -> None:
     used = Workspace()
     SCANS[name]().sums(batch_of(seed=5), m, used)
-    one, other = SCANS[name]().sums(batch_of(), 8, used), SCANS[name]().sums(batch_of(), 8, Workspace())
+    one, other = (
+        SCANS[name]().sums(batch_of(), 8, used),
+        SCANS[name]().sums(batch_of(), 8, Workspace()),
+    )
     assert bits(one) == bits(other)
 
 
@@ -215,17 +270,26 @@ def test_adding_leaves_both_terms_as_they_were(name: str) -> None:
     assert (bits(one), bits(other)) == before
 
 
-# survey ---------------------------------------------------------------------------------------------------------------
+# survey -------------------------------------------------------------------------------------------
 
 
 def pieces(batch: Batch, block: int) -> list[Batch]:
     assert batch.target is not None
-    return [block_of(batch.first_row + at, batch.X[:, at : at + block], batch.target[at : at + block],
-                  None if batch.weights is None else batch.weights[at : at + block]) for at in range(0, batch.X.shape[1], block)]
+    return [
+        block_of(
+            batch.first_row + at,
+            batch.X[:, at : at + block],
+            batch.target[at : at + block],
+            None if batch.weights is None else batch.weights[at : at + block],
+        )
+        for at in range(0, batch.X.shape[1], block)
+    ]
 
 
-def survey(batch: Batch, block: int = 1000, leaf_rows: int = 16, fraction: float = 0.0, seed: int = 0) -> SurveySums:
-    scan = SurveyScan(CLASSES, fraction, seed)
+def survey(
+    batch: Batch, block: int = 1000, leaf_rows: int = 16, fraction: float = 0.0, seed: int = 0
+) -> MomentSums:
+    scan = MomentScan(CLASSES, fraction, seed)
     return fold([scan.sums(part, leaf_rows, Workspace()) for part in pieces(batch, block)])
 
 
@@ -236,9 +300,20 @@ def moments_by_fsum(batch: Batch) -> dict[str, Array]:
     X = [[float(v) for v in row] for row in batch.X]
     mean = [math.fsum(a * b for a, b in zip(w, x, strict=True)) / total for x in X]
     y_mean = math.fsum(a * b for a, b in zip(w, y, strict=True)) / total
-    square = [math.fsum(a * (v - c) ** 2 for a, v in zip(w, x, strict=True)) for x, c in zip(X, mean, strict=True)]
-    comoment = [math.fsum(a * (v - c) * (t - y_mean) for a, v, t in zip(w, x, y, strict=True)) for x, c in zip(X, mean, strict=True)]
-    return {"mean": np.array(mean), "square": np.array(square), "target": np.array([y_mean]), "comoment": np.array(comoment)}
+    square = [
+        math.fsum(a * (v - c) ** 2 for a, v in zip(w, x, strict=True))
+        for x, c in zip(X, mean, strict=True)
+    ]
+    comoment = [
+        math.fsum(a * (v - c) * (t - y_mean) for a, v, t in zip(w, x, y, strict=True))
+        for x, c in zip(X, mean, strict=True)
+    ]
+    return {
+        "mean": np.array(mean),
+        "square": np.array(square),
+        "target": np.array([y_mean]),
+        "comoment": np.array(comoment),
+    }
 
 
 @pytest.mark.parametrize("block", [1, 7, 16, 1000])
@@ -250,7 +325,9 @@ def test_moments_are_those_of_a_double_loop(dtype: str, weighted: bool, block: i
     np.testing.assert_allclose(found.mean, expected["mean"], rtol=m * EPS, atol=m * EPS * 20)
     np.testing.assert_allclose(found.square_sum, expected["square"], rtol=8 * m * EPS)
     np.testing.assert_allclose(found.target_mean, expected["target"], rtol=m * EPS)
-    np.testing.assert_allclose(found.comoment[:, 0], expected["comoment"], rtol=0, atol=m * EPS * m * 60)
+    np.testing.assert_allclose(
+        found.comoment[:, 0], expected["comoment"], rtol=0, atol=m * EPS * m * 60
+    )
     assert found.n_rows == m
 
 
@@ -262,12 +339,14 @@ def far_batch(weighted: bool) -> Batch:
 
 @pytest.mark.parametrize("block", [1, 8, 1000])
 @pytest.mark.parametrize("weighted", WEIGHTED)
-def test_a_mean_far_larger_than_the_spread_costs_no_digits_of_the_spread(weighted: bool, block: int) -> None:
+def test_a_mean_far_larger_than_the_spread_costs_no_digits_of_the_spread(
+    weighted: bool, block: int
+) -> None:
     batch = far_batch(weighted)
     found, expected = survey(batch, block), moments_by_fsum(batch)
     np.testing.assert_allclose(found.mean, expected["mean"], rtol=8 * EPS, atol=m * EPS)
-    # a mean of 1e9 is rounded to 1e-7, and a join of two sets puts that beside differences of about 1; the textbook
-    # sum(x²) - m mean² would be off by 1e18 m eps = 1e4
+    # a mean of 1e9 is rounded to 1e-7, and a join of two sets puts that beside differences of about
+    # 1; the textbook sum(x²) - m mean² would be off by 1e18 m eps = 1e4
     np.testing.assert_allclose(found.square_sum, expected["square"], rtol=1e-6)
     np.testing.assert_allclose(found.comoment[:, 0], expected["comoment"], rtol=0, atol=1e-6 * m)
 
@@ -275,7 +354,9 @@ def test_a_mean_far_larger_than_the_spread_costs_no_digits_of_the_spread(weighte
 @pytest.mark.parametrize("block", [1, 5, 1000])
 @pytest.mark.parametrize("weighted", WEIGHTED)
 @pytest.mark.parametrize("value", [0.1, -1e9 / 3, 1e-200, 0.0])
-def test_a_constant_column_has_a_spread_of_exactly_zero_and_its_own_mean(value: float, weighted: bool, block: int) -> None:
+def test_a_constant_column_has_a_spread_of_exactly_zero_and_its_own_mean(
+    value: float, weighted: bool, block: int
+) -> None:
     batch = batch_of(weighted=weighted)
     X = batch.X.copy()
     X[1] = value
@@ -300,10 +381,19 @@ def without_rows(batch: Batch, at: slice) -> Batch:
     return block_of(0, batch.X[:, kept], batch.target[kept], batch.weights[kept])
 
 
-IDLE_PLACES = {"within a leaf": slice(3, 9), "first of a leaf": slice(0, 2), "whole leaves": slice(16, 48), "the first block": slice(0, 16)}
+IDLE_PLACES = {
+    "within a leaf": slice(3, 9),
+    "first of a leaf": slice(0, 2),
+    "whole leaves": slice(16, 48),
+    "the first block": slice(0, 16),
+}
+
+
 @pytest.mark.parametrize("value", [5.0, 1e20])
 @pytest.mark.parametrize("place", ["first of a leaf", "the first block"])
-def test_rows_of_weight_zero_do_not_touch_the_moments_wherever_they_stand(place: str, value: float) -> None:
+def test_rows_of_weight_zero_do_not_touch_the_moments_wherever_they_stand(
+    place: str, value: float
+) -> None:
     at = IDLE_PLACES[place]
     batch = with_idle_rows(batch_of(), value, at)
     found, expected = survey(batch, 16), moments_by_fsum(without_rows(batch, at))
@@ -318,7 +408,9 @@ def test_rows_of_weight_zero_do_not_touch_the_moments(place: str) -> None:
     found, expected = survey(batch, 16), moments_by_fsum(without_rows(batch, at))
     np.testing.assert_allclose(found.mean, expected["mean"], rtol=m * EPS)
     np.testing.assert_allclose(found.square_sum, expected["square"], rtol=8 * m * EPS)
-    np.testing.assert_allclose(found.comoment[:, 0], expected["comoment"], rtol=0, atol=m * EPS * m * 60)
+    np.testing.assert_allclose(
+        found.comoment[:, 0], expected["comoment"], rtol=0, atol=m * EPS * m * 60
+    )
     assert found.n_rows == m
 
 
@@ -335,10 +427,15 @@ def test_the_gradient_at_a_constant_activation_is_minus_the_comoment() -> None:
     found = survey(batch)
     b = FAMILIES["logistic"].link(np.array([0.3]))
     scan = GradientScan("logistic", CLASSES, np.zeros((1, n, 1)), b[None, :], found.mean)
-    np.testing.assert_allclose(scan.sums(batch, m, Workspace()).coefficient_sum[0], -found.comoment, rtol=0, atol=m * EPS * m * 60)
+    np.testing.assert_allclose(
+        scan.sums(batch, m, Workspace()).coefficient_sum[0],
+        -found.comoment,
+        rtol=0,
+        atol=m * EPS * m * 60,
+    )
 
 
-# the sample of rows ---------------------------------------------------------------------------------------------------
+# the sample of rows -------------------------------------------------------------------------------
 
 
 def numbered(n_rows: int, first_row: int = 0) -> Batch:
@@ -356,21 +453,34 @@ def test_sums_of_non_finite_features_tell_of_them_without_a_warning(value: float
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = survey(replace(batch, X=X), 20)
-    assert np.isfinite(found.probe).tolist() == [True, False, False, *[True] * (len(found.probe) - 3)]
+    assert np.isfinite(found.finite_check).tolist() == [
+        True,
+        False,
+        False,
+        *[True] * (len(found.finite_check) - 3),
+    ]
 
 
-def drawn_rows(sums: SurveySums) -> NDArray[np.int64]:
+def drawn_rows(sums: MomentSums) -> NDArray[np.int64]:
     return np.concatenate([part.X[:, 0] for part in sums.sample]).astype(np.int64)
 
 
 @pytest.mark.parametrize(("block", "leaf_rows"), [(1, 1), (7, 3), (64, 64), (1000, 10)])
-def test_the_sample_depends_on_the_number_of_the_row_and_the_seed_alone(block: int, leaf_rows: int) -> None:
+def test_the_sample_depends_on_the_number_of_the_row_and_the_seed_alone(
+    block: int, leaf_rows: int
+) -> None:
     found = survey(numbered(500, first_row=123), block, leaf_rows, fraction=0.3, seed=9)
     rows = drawn_rows(found)
     np.testing.assert_array_equal(rows, 123 + np.flatnonzero(row_is_drawn(123, 500, 0.3, 9)))
-    np.testing.assert_array_equal(row_is_drawn(123, 500, 0.3, 9), row_is_drawn(0, 1000, 0.3, 9)[123:623])
-    np.testing.assert_array_equal(np.concatenate([part.columns.target for part in found.sample]), rows % 2)
-    np.testing.assert_array_equal(np.concatenate([part.weights for part in found.sample if part.weights is not None]), rows)
+    np.testing.assert_array_equal(
+        row_is_drawn(123, 500, 0.3, 9), row_is_drawn(0, 1000, 0.3, 9)[123:623]
+    )
+    np.testing.assert_array_equal(
+        np.concatenate([part.columns.target for part in found.sample]), rows % 2
+    )
+    np.testing.assert_array_equal(
+        np.concatenate([part.weights for part in found.sample if part.weights is not None]), rows
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -384,15 +494,20 @@ def test_the_sample_keeps_the_type_and_the_values_of_the_data(dtype: str) -> Non
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 12345, 2**40])
 @pytest.mark.parametrize("fraction", [1 / 64, 0.1, 0.5, 0.9])
-def test_the_sample_has_its_fraction_of_the_rows_and_no_liking_for_any(seed: int, fraction: float) -> None:
+def test_the_sample_has_its_fraction_of_the_rows_and_no_liking_for_any(
+    seed: int, fraction: float
+) -> None:
     n_rows = 2**16
     drawn = row_is_drawn(10**12, n_rows, fraction, seed)
     deviation = math.sqrt(n_rows * fraction * (1 - fraction))
     assert abs(int(drawn.sum()) - n_rows * fraction) < 5 * deviation
-    # 64 bins by place, and 64 by the last digits of the number: each a chi-square with 63 degrees of freedom
+    # 64 bins by place, and 64 by the last digits of the number: each a chi-square with 63 degrees
+    # of freedom
     for counts in (drawn.reshape(64, -1).sum(axis=1), drawn.reshape(-1, 64).sum(axis=0)):
         expected = n_rows / 64
-        chi_square = float((((counts - expected * fraction) ** 2) / (expected * fraction * (1 - fraction))).sum())
+        chi_square = float(
+            (((counts - expected * fraction) ** 2) / (expected * fraction * (1 - fraction))).sum()
+        )
         assert 1e-6 < stats.chi2.sf(chi_square, 64) < 1 - 1e-6
 
 
@@ -400,7 +515,11 @@ def test_neighbouring_rows_and_seeds_are_drawn_independently() -> None:
     n_rows, fraction = 2**16, 0.25
     one = row_is_drawn(0, n_rows, fraction, 0)
     deviation = math.sqrt(n_rows * fraction**2 * (1 - fraction**2))
-    others = [np.roll(one, 1), np.roll(one, 2), *(row_is_drawn(0, n_rows, fraction, seed) for seed in (1, 2, 3))]
+    others = [
+        np.roll(one, 1),
+        np.roll(one, 2),
+        *(row_is_drawn(0, n_rows, fraction, seed) for seed in (1, 2, 3)),
+    ]
     for other in others:
         assert abs(int((one & other).sum()) - n_rows * fraction**2) < 5 * deviation
 
@@ -415,7 +534,9 @@ def test_where_no_row_or_every_row_is_drawn_none_is_hashed(fraction: float) -> N
     tracemalloc.start()
     try:
         row_is_drawn(5, 10**5, fraction, 0)
-        assert tracemalloc.get_traced_memory()[1] < 2 * 10**5  # a byte a row; a hash alone has eight
+        assert (
+            tracemalloc.get_traced_memory()[1] < 2 * 10**5
+        )  # a byte a row; a hash alone has eight
     finally:
         tracemalloc.stop()
 
@@ -435,12 +556,19 @@ def test_only_floats_can_be_non_finite(dtype: str) -> None:
         assert locate_non_finite(X) == (3, 7, 2)
 
 
-# labels ---------------------------------------------------------------------------------------------------------------
+# labels -------------------------------------------------------------------------------------------
 
 
 def labels_of(target: NDArray[Any], weights: Array | None = None, block: int = 4) -> LabelSums:
-    parts = [block_of(at, np.empty((0, len(target[at : at + block]))), target[at : at + block], None if weights is None else weights[at : at + block])
-             for at in range(0, len(target), block)]
+    parts = [
+        block_of(
+            at,
+            np.empty((0, len(target[at : at + block]))),
+            target[at : at + block],
+            None if weights is None else weights[at : at + block],
+        )
+        for at in range(0, len(target), block)
+    ]
     return fold([LabelScan().sums(part, 100, Workspace()) for part in parts])
 
 
@@ -452,20 +580,33 @@ def test_labels_are_listed_with_their_rows_and_weights(labels: list[Any], weight
     weights = rng.uniform(0, 2, 50) if weighted else None
     found = labels_of(target, weights)
     np.testing.assert_array_equal(found.labels, sorted(labels))
-    np.testing.assert_array_equal(found.row_counts, [np.count_nonzero(target == label) for label in sorted(labels)])
+    np.testing.assert_array_equal(
+        found.row_counts, [np.count_nonzero(target == label) for label in sorted(labels)]
+    )
     share = np.ones(50) if weights is None else weights
-    np.testing.assert_allclose(found.weight_sums, [math.fsum(share[target == label]) for label in sorted(labels)], rtol=50 * EPS)
+    np.testing.assert_allclose(
+        found.weight_sums,
+        [math.fsum(share[target == label]) for label in sorted(labels)],
+        rtol=50 * EPS,
+    )
 
 
 def test_too_many_labels_are_refused_within_a_block_and_across_blocks() -> None:
     for block in (2000, 600):
-        with pytest.raises(LabelError, match=r"more than 1000 distinct values .*is data.target a continuous quantity"):
+        with pytest.raises(
+            LabelError,
+            match=r"more than 1000 distinct values .*is data.target a continuous quantity",
+        ):
             labels_of(np.arange(1200), block=block)
 
 
 def test_a_label_that_is_no_number_is_refused_with_its_row() -> None:
     target = np.array([0.0, 1.0, 1.0, 0.0, 1.0, np.nan, np.inf])
-    with pytest.raises(NonFiniteError, match=r"y holds 2 non-finite labels in the rows from 4 on \(first at row 5\); drop or label"):
+    with pytest.raises(
+        NonFiniteError,
+        match=r"y holds 2 non-finite labels in the rows from 4 on \(first at row 5\); drop or "
+        r"label",
+    ):
         labels_of(target)
 
 
@@ -473,16 +614,22 @@ def test_a_label_that_is_no_number_is_refused_with_its_row() -> None:
 def test_a_weight_that_is_negative_or_not_finite_is_refused_with_its_row(bad: float) -> None:
     weights = np.ones(8)
     weights[6] = bad
-    with pytest.raises(NonFiniteError, match=rf"weights holds 1 weights .*rows from 4 on \(first: {bad} at row 6\); weights must be finite and 0"):
+    with pytest.raises(
+        NonFiniteError,
+        match=rf"weights holds 1 weights .*rows from 4 on \(first: {bad} at row 6\); weights must "
+        rf"be finite and 0",
+    ):
         labels_of(np.arange(8) % 2, weights)
 
 
 def test_a_label_that_was_not_listed_is_refused_with_its_row() -> None:
-    with pytest.raises(LabelError, match=r"row 102 has the label .*7.*neither of the classes .*0.* and .*1"):
+    with pytest.raises(
+        LabelError, match=r"row 102 has the label .*7.*neither of the classes .*0.* and .*1"
+    ):
         indicator(np.array([0, 1, 7]), CLASSES, 100)
 
 
-# metrics --------------------------------------------------------------------------------------------------------------
+# metrics ------------------------------------------------------------------------------------------
 
 
 def scored(weighted: bool, ties: bool, rows: int = 400) -> Batch:
@@ -521,10 +668,18 @@ def test_metrics_are_those_of_scikit_learn(weighted: bool, ties: bool, block: in
     sums, p, y = metric_sums(batch, block), probabilities(batch), batch.target
     given: dict[str, Any] = {"sample_weight": batch.weights}
     tolerance = 400 * EPS * 10  # sums of 400 terms, of at most 10 each
-    assert sums.log_loss_sum / sums.weight_sum == pytest.approx(sk.log_loss(y, p, **given), abs=tolerance)
-    assert sums.brier_sum / sums.weight_sum == pytest.approx(sk.brier_score_loss(y, p, **given), abs=tolerance)
-    assert float(np.trace(sums.confusion_sum)) / sums.weight_sum == pytest.approx(sk.accuracy_score(y, p > 0.5, **given), abs=tolerance)
-    np.testing.assert_allclose(sums.confusion_sum, sk.confusion_matrix(y, p > 0.5, **given), atol=tolerance * 400)
+    assert sums.log_loss_sum / sums.weight_sum == pytest.approx(
+        sk.log_loss(y, p, **given), abs=tolerance
+    )
+    assert sums.brier_sum / sums.weight_sum == pytest.approx(
+        sk.brier_score_loss(y, p, **given), abs=tolerance
+    )
+    assert float(np.trace(sums.confusion_sum)) / sums.weight_sum == pytest.approx(
+        sk.accuracy_score(y, p > 0.5, **given), abs=tolerance
+    )
+    np.testing.assert_allclose(
+        sums.confusion_sum, sk.confusion_matrix(y, p > 0.5, **given), atol=tolerance * 400
+    )
     area, bound = area_of(sums)
     assert area == pytest.approx(sk.roc_auc_score(y, p, **given), abs=tolerance)
     assert bound == 0.0
@@ -536,12 +691,22 @@ def test_pairs_with_equal_scores_count_half() -> None:
 
 
 def test_there_is_no_area_where_a_class_has_no_weight() -> None:
-    assert metric_sums(block_of(0, np.ones((2, 3)), np.ones(3, dtype=int), None)).scores.of(0).area() is None
-    assert metric_sums(block_of(0, np.ones((2, 2)), np.array([0, 1]), np.array([0.0, 1.0]))).scores.of(0).area() is None
+    assert (
+        metric_sums(block_of(0, np.ones((2, 3)), np.ones(3, dtype=int), None)).scores.of(0).area()
+        is None
+    )
+    assert (
+        metric_sums(block_of(0, np.ones((2, 2)), np.array([0, 1]), np.array([0.0, 1.0])))
+        .scores.of(0)
+        .area()
+        is None
+    )
 
 
 @pytest.mark.parametrize("weighted", WEIGHTED)
-def test_the_area_is_exact_up_to_the_number_of_distinct_scores_that_are_kept(monkeypatch: pytest.MonkeyPatch, weighted: bool) -> None:
+def test_the_area_is_exact_up_to_the_number_of_distinct_scores_that_are_kept(
+    monkeypatch: pytest.MonkeyPatch, weighted: bool
+) -> None:
     batch = scored(weighted, ties=False)
     exact = sk.roc_auc_score(batch.target, probabilities(batch), sample_weight=batch.weights)
     distinct = len(np.unique(probabilities(batch)[np.array(omega(batch)) > 0]))
@@ -554,7 +719,9 @@ def test_the_area_is_exact_up_to_the_number_of_distinct_scores_that_are_kept(mon
 @pytest.mark.parametrize("kept", [2, 8, 32, 128])
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("weighted", WEIGHTED)
-def test_the_area_of_joined_scores_is_within_the_bound_that_is_told(monkeypatch: pytest.MonkeyPatch, weighted: bool, ties: bool, kept: int) -> None:
+def test_the_area_of_joined_scores_is_within_the_bound_that_is_told(
+    monkeypatch: pytest.MonkeyPatch, weighted: bool, ties: bool, kept: int
+) -> None:
     batch = scored(weighted, ties, rows=1500)
     exact = sk.roc_auc_score(batch.target, probabilities(batch), sample_weight=batch.weights)
     monkeypatch.setattr(scores, "SCORES_KEPT", kept)
@@ -567,8 +734,13 @@ def test_the_area_of_joined_scores_is_within_the_bound_that_is_told(monkeypatch:
 
 
 @pytest.mark.parametrize("slab_blocks", [2, 8, 64])
-def test_the_area_has_the_same_bits_for_every_slab_size(monkeypatch: pytest.MonkeyPatch, slab_blocks: int) -> None:
+def test_the_area_has_the_same_bits_for_every_slab_size(
+    monkeypatch: pytest.MonkeyPatch, slab_blocks: int
+) -> None:
     monkeypatch.setattr(scores, "SCORES_KEPT", 32)
-    nodes = [METRIC_SCAN.sums(part, 16, Workspace()) for part in pieces(scored(True, False, rows=1500), 25)]
+    nodes = [
+        METRIC_SCAN.sums(part, 16, Workspace())
+        for part in pieces(scored(True, False, rows=1500), 25)
+    ]
     slabs = [fold(nodes[at : at + slab_blocks]) for at in range(0, len(nodes), slab_blocks)]
     assert bits(fold(slabs)) == bits(fold(nodes))

@@ -1,4 +1,5 @@
-"""Least squares at the default settings: as exact as the data allow, in at most three reads, and of many optima the shortest."""
+"""Least squares at the default settings: as exact as the data allow, in at most three reads, and of
+many optima the shortest."""
 
 from __future__ import annotations
 
@@ -23,7 +24,14 @@ Array = NDArray[np.float64]
 ULP = float(np.finfo(np.float64).eps)
 
 
-def exactly(X: Array, y: Array, *, intercept: bool = True, weights: Array | None = None, l2: Array | None = None) -> tuple[Array, float]:
+def exactly(
+    X: Array,
+    y: Array,
+    *,
+    intercept: bool = True,
+    weights: Array | None = None,
+    l2: Array | None = None,
+) -> tuple[Array, float]:
     """Coefficients and intercept of least squares, by the normal equations in 120 digits.
 
     ``l2`` is the strength of half the square of each coefficient beside the mean loss, (n,).
@@ -49,16 +57,34 @@ def exactly(X: Array, y: Array, *, intercept: bool = True, weights: Array | None
 
 def by_qr(data: Dataset) -> Array:
     """Digits of Householder's QR of the centred and scaled data, in float64."""
-    center, target = (data.X.mean(axis=0), data.y.mean()) if data.intercept else (np.zeros(data.X.shape[1]), 0.0)
+    center, target = (
+        (data.X.mean(axis=0), data.y.mean()) if data.intercept else (np.zeros(data.X.shape[1]), 0.0)
+    )
     scale = (data.X - center).std(axis=0)
     Q, R = np.linalg.qr((data.X - center) / scale)
     W = np.linalg.solve(R, Q.T @ (data.y - target)) / scale
     return data.digits(W, float(target - center @ W))
 
 
-def fit(X: Any, y: Any, events: list[Event] | None = None, *, solver: dict[str, Any] | None = None, cluster: str = "serial", **model: Any) -> TrainResult:
-    given = {name: model.pop(name) for name in ("sample_weight", "offset", "validation", "start") if name in model}
-    config = {"model": {"family": "linear", **model}, "solver": solver or {}, "cluster": {"kind": cluster}}
+def fit(
+    X: Any,
+    y: Any,
+    events: list[Event] | None = None,
+    *,
+    solver: dict[str, Any] | None = None,
+    cluster: str = "serial",
+    **model: Any,
+) -> TrainResult:
+    given = {
+        name: model.pop(name)
+        for name in ("sample_weight", "offset", "validation", "start")
+        if name in model
+    }
+    config = {
+        "model": {"family": "linear", **model},
+        "solver": solver or {},
+        "cluster": {"kind": cluster},
+    }
     return train(config, X=X, y=y, subscribers=[] if events is None else [events.append], **given)
 
 
@@ -75,9 +101,12 @@ def assert_exact(result: TrainResult, W: Array, b: float, ulps: float = 2.0) -> 
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_the_data_are_those_that_nist_certifies(name: str) -> None:
-    """Their exact solution has the digits that rounding of the data to float64 leaves: a slip of the pen would leave two or three."""
+    """Their exact solution has the digits that rounding of the data to float64 leaves: a slip of
+    the pen would leave two or three."""
     data = DATASETS[name]
-    assert data.digits(*exactly(data.X, data.y, intercept=data.intercept)).min() > (7 if name == "Filip" else 13)
+    assert data.digits(*exactly(data.X, data.y, intercept=data.intercept)).min() > (
+        7 if name == "Filip" else 13
+    )
 
 
 @pytest.mark.parametrize("solver", ["auto", "newton"])
@@ -105,14 +134,18 @@ def test_a_quasi_newton_method_does_not_say_that_it_converged_far_from_the_optim
     result = fit(data.X, data.y, events, solver={"name": solver}, fit_intercept=data.intercept)
     assert result.status == "converged"
     found = data.digits(result.model.coef_[0], float(result.model.intercept_[0]))
-    assert found.min() >= min(by_qr(data).min(), 13.0)  # combinations of features stand in the place of some of Filip's
+    assert found.min() >= min(
+        by_qr(data).min(), 13.0
+    )  # combinations of features stand in the place of some of Filip's
     assert ("condition number" in " ".join(warnings_of(events))) == (name == "Filip")
 
 
 def unix_seconds(spread: float, rows: int = 400) -> tuple[Array, Array]:
     """A time in seconds beside features near 0."""
     rng = np.random.default_rng(1)
-    X = np.column_stack([1.7e9 + np.round(spread * rng.random(rows), 3), rng.normal(size=(rows, 3))])
+    X = np.column_stack(
+        [1.7e9 + np.round(spread * rng.random(rows), 3), rng.normal(size=(rows, 3))]
+    )
     return X, 3.0 * (X[:, 0] - 1.7e9) / spread + X[:, 1] - X[:, 2] + rng.normal(size=rows)
 
 
@@ -129,10 +162,14 @@ def test_a_tighter_tolerance_never_gives_a_worse_answer(spread: float, tolerance
 
 
 CASES: dict[str, dict[str, Any]] = {
-    "plain": {}, "no intercept": {"fit_intercept": False}, "ridge": {"penalty": {"l2": 0.3}},
+    "plain": {},
+    "no intercept": {"fit_intercept": False},
+    "ridge": {"penalty": {"l2": 0.3}},
     "a feature without a penalty": {"penalty": {"l2": 0.3, "factors": [0.0, 1.0, 2.0, 1.0, 0.5]}},
-    "standardize": {"standardize": True, "penalty": {"l2": 0.3}}, "a tiny ridge": {"penalty": {"l2": 1e-14}},
-    "ridge without an intercept": {"fit_intercept": False, "penalty": {"l2": 2.0}}}
+    "standardize": {"standardize": True, "penalty": {"l2": 0.3}},
+    "a tiny ridge": {"penalty": {"l2": 1e-14}},
+    "ridge without an intercept": {"fit_intercept": False, "penalty": {"l2": 2.0}},
+}
 
 
 def drawn(rows: int = 300) -> tuple[Array, Array]:
@@ -148,22 +185,33 @@ def drawn(rows: int = 300) -> tuple[Array, Array]:
 def test_weights_and_penalties_are_solved_to_the_last_digit(case: str, weighted: bool) -> None:
     X, y = drawn()
     model = CASES[case]
-    weights = np.random.default_rng(0).random(len(y)) * (np.arange(len(y)) % 7 > 0) if weighted else None
+    weights = (
+        np.random.default_rng(0).random(len(y)) * (np.arange(len(y)) % 7 > 0) if weighted else None
+    )
     result = fit(X, y, sample_weight=weights, **model)
     l2 = None
     if "penalty" in model:
         l2 = model["penalty"]["l2"] * np.array(model["penalty"].get("factors", np.ones(5)))
         if model.get("standardize"):
-            l2 = l2 * np.cov(X.T, aweights=np.ones(len(y)) if weights is None else weights, ddof=0).diagonal()
+            l2 = (
+                l2
+                * np.cov(
+                    X.T, aweights=np.ones(len(y)) if weights is None else weights, ddof=0
+                ).diagonal()
+            )
     W, b = exactly(X, y, intercept=model.get("fit_intercept", True), weights=weights, l2=l2)
-    assert_exact(result, W, b, ulps=1e4 if model.get("standardize") else 8)  # the spreads in the penalty are float64's, and so is the sum of weights
+    assert_exact(
+        result, W, b, ulps=1e4 if model.get("standardize") else 8
+    )  # the spreads in the penalty are float64's, and so is the sum of weights
 
 
 def test_an_offset_is_taken_from_the_target() -> None:
     X, y = drawn()
     offset = 1e3 * np.sin(np.arange(len(y)))
     with mpmath.workdps(60):
-        less = [mpmath.mpf(a) - mpmath.mpf(b) for a, b in zip(y.tolist(), offset.tolist(), strict=True)]
+        less = [
+            mpmath.mpf(a) - mpmath.mpf(b) for a, b in zip(y.tolist(), offset.tolist(), strict=True)
+        ]
     assert_exact(fit(X, y, offset=offset), *exactly(X, np.array(less, dtype=object)))
 
 
@@ -215,21 +263,33 @@ def _wide() -> tuple[Array, Array]:
     return rng.normal(size=(20, 50)) * rng.uniform(0.1, 10, 50) + 3, rng.normal(size=20)
 
 
-DEFICIENT = {"repeated": _repeated(), "20 x 50": _wide(), "100 x 100": _square(100), "200 x 200": _square(200), "more than 512": (
-    np.random.default_rng(4).normal(size=(90, 600)), np.random.default_rng(5).normal(size=90))}
+DEFICIENT = {
+    "repeated": _repeated(),
+    "20 x 50": _wide(),
+    "100 x 100": _square(100),
+    "200 x 200": _square(200),
+    "more than 512": (
+        np.random.default_rng(4).normal(size=(90, 600)),
+        np.random.default_rng(5).normal(size=90),
+    ),
+}
 
 
 @pytest.mark.parametrize("solver", ["auto", "newton", "lbfgs"])
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("name", DEFICIENT)
-def test_of_many_optima_the_shortest_in_the_units_of_the_data_is_taken_and_said_once(name: str, intercept: bool, solver: str) -> None:
+def test_of_many_optima_the_shortest_in_the_units_of_the_data_is_taken_and_said_once(
+    name: str, intercept: bool, solver: str
+) -> None:
     X, y = DEFICIENT[name]
     if solver == "lbfgs" and (name in ("100 x 100", "200 x 200") or len(X[0]) > 512):
         pytest.skip("a method of gradients takes hundreds of passes there")
     events: list[Event] = []
     result = fit(X, y, events, solver={"name": solver}, fit_intercept=intercept)
     W, b = shortest(X, y, intercept=intercept)
-    tolerance = 1e-5 if solver == "lbfgs" else 1e-10  # what LAPACK's own rounding comes to at a condition of 1e4
+    tolerance = (
+        1e-5 if solver == "lbfgs" else 1e-10
+    )  # what LAPACK's own rounding comes to at a condition of 1e4
     np.testing.assert_allclose(result.model.coef_[0], W, rtol=0, atol=tolerance * np.abs(W).max())
     assert result.model.intercept_[0] == pytest.approx(b, abs=tolerance * (1 + abs(b)))
     assert result.status == "converged"
@@ -249,16 +309,26 @@ def test_a_constant_feature_beside_repeated_ones() -> None:
 
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("noise", ["float32", 1e-6, 1e-8, 1e-10])
-def test_columns_that_nearly_repeat_each_other_have_their_optimum(noise: Any, intercept: bool) -> None:
+def test_columns_that_nearly_repeat_each_other_have_their_optimum(
+    noise: Any, intercept: bool
+) -> None:
     rng = np.random.default_rng(6)
     X = rng.normal(size=(250, 3))
-    last = (X[:, 0] + X[:, 1]).astype(np.float32) if noise == "float32" else X[:, 0] + noise * rng.normal(size=250)
+    last = (
+        (X[:, 0] + X[:, 1]).astype(np.float32)
+        if noise == "float32"
+        else X[:, 0] + noise * rng.normal(size=250)
+    )
     X = np.column_stack([X, last])
     y = X[:, 0] - X[:, 2] + rng.normal(size=250)
     events: list[Event] = []
-    result = fit(X, y, events, fit_intercept=intercept, solver={"tolerance": 1e-6})  # coefficients are so large that their rounding shows in the gradient
+    result = fit(
+        X, y, events, fit_intercept=intercept, solver={"tolerance": 1e-6}
+    )  # coefficients are so large that their rounding shows in the gradient
     assert_exact(result, *exactly(X, y, intercept=intercept))
-    assert ("condition number" in " ".join(warnings_of(events))) == (noise not in (1e-6, "float32") or (noise == "float32" and intercept is None))
+    assert ("condition number" in " ".join(warnings_of(events))) == (
+        noise not in (1e-6, "float32") or (noise == "float32" and intercept is None)
+    )
 
 
 def test_so_many_features_that_no_pairs_are_summed_are_told_of() -> None:
@@ -284,7 +354,9 @@ def large(rows: int = 30_000) -> tuple[Array, Array]:
     return X, X @ rng.normal(size=12) + rng.normal(size=rows)
 
 
-def test_what_is_large_and_well_conditioned_pays_for_no_more_digits_than_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_large_and_well_conditioned_pays_for_no_more_digits_than_it_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     X, y = large()
     monkeypatch.setattr(squares, "_SMALL", 0)
     monkeypatch.setattr(squares, "_CONDITION", 1e4)
@@ -299,7 +371,10 @@ def test_what_is_large_and_well_conditioned_pays_for_no_more_digits_than_it_need
 @pytest.mark.parametrize("name", ["plain", "repeated"])
 def test_every_engine_has_the_same_bits(name: str) -> None:
     X, y = large(4000) if name == "plain" else _repeated(4000)
-    bits = {fit(X, y, cluster=kind, penalty={"l2": 0.0}).summary["coefficients_sha256"] for kind in ("serial", "threads", "processes")}
+    bits = {
+        fit(X, y, cluster=kind, penalty={"l2": 0.0}).summary["coefficients_sha256"]
+        for kind in ("serial", "threads", "processes")
+    }
     assert len(bits) == 1
 
 
@@ -324,8 +399,12 @@ def test_the_limit_holds(passes: int, counting: None) -> None:
     assert result.status == "pass_limit"
 
 
-@pytest.mark.parametrize(("name", "passes"), list(itertools.product(["Filip", "Wampler1", "Longley"], [1, 2])))
-def test_a_run_that_is_broken_off_goes_on_to_the_bit(name: str, passes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "passes"), list(itertools.product(["Filip", "Wampler1", "Longley"], [1, 2]))
+)
+def test_a_run_that_is_broken_off_goes_on_to_the_bit(
+    name: str, passes: int, tmp_path: Path
+) -> None:
     data = DATASETS[name]
 
     class BrokenOffError(Exception):
@@ -335,7 +414,10 @@ def test_a_run_that_is_broken_off_goes_on_to_the_bit(name: str, passes: int, tmp
         if isinstance(event, PassFinished) and event.number == passes:
             raise BrokenOffError
 
-    config: dict[str, Any] = {"model": {"family": "linear"}, "run": {"directory": str(tmp_path / "run")}}
+    config: dict[str, Any] = {
+        "model": {"family": "linear"},
+        "run": {"directory": str(tmp_path / "run")},
+    }
     whole = fit(data.X, data.y)
     try:
         train(config, X=data.X, y=data.y, subscribers=[cut])
@@ -348,11 +430,16 @@ def test_a_run_that_is_broken_off_goes_on_to_the_bit(name: str, passes: int, tmp
 @pytest.mark.parametrize("name", list(DATASETS))
 @pytest.mark.parametrize("first", [1, 2])
 @pytest.mark.parametrize("offset", [False, True])
-def test_a_run_that_ends_at_its_limit_goes_on_to_the_bit_under_another(name: str, first: int, offset: bool, tmp_path: Path) -> None:
+def test_a_run_that_ends_at_its_limit_goes_on_to_the_bit_under_another(
+    name: str, first: int, offset: bool, tmp_path: Path
+) -> None:
     """Also where the pass that it had no room for was to sum the products as pairs."""
     data = DATASETS[name]
     given = {"X": data.X, "y": data.y, **({"offset": 0.1 * data.X[:, 0]} if offset else {})}
-    config: dict[str, Any] = {"model": {"family": "linear"}, "run": {"directory": str(tmp_path / "run")}}
+    config: dict[str, Any] = {
+        "model": {"family": "linear"},
+        "run": {"directory": str(tmp_path / "run")},
+    }
     whole = train({"model": {"family": "linear"}}, **given)
     train({**config, "solver": {"max_passes": first}}, **given)
     resumed = train(config, **given, resume=True)
@@ -360,13 +447,22 @@ def test_a_run_that_ends_at_its_limit_goes_on_to_the_bit_under_another(name: str
     assert (resumed.status, resumed.passes) == (whole.status, len(resumed.history))
 
 
-def test_a_limit_that_has_no_room_for_the_products_leaves_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamlr.planning.workforce.process_bytes", lambda: 2**27)  # whatever ran here before
+def test_a_limit_that_has_no_room_for_the_products_leaves_the_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "streamlr.planning.workforce.process_bytes", lambda: 2**27
+    )  # whatever ran here before
     rng = np.random.default_rng(9)
     X = rng.normal(size=(3000, 3000)).astype(np.float32)
     y = X[:, 0] + rng.normal(size=3000)
     events: list[Event] = []
-    config = {"model": {"family": "linear", "penalty": {"l2": 1.0}}, "cluster": {"kind": "serial", "memory_limit": "420MB"}}
+    config = {
+        "model": {"family": "linear", "penalty": {"l2": 1.0}},
+        "cluster": {"kind": "serial", "memory_limit": "420MB"},
+    }
     result = train(config, X=X, y=y, subscribers=[events.append])
     assert result.summary["solver"] == "lbfgs"
-    assert "no products of the features" in " ".join(event.text for event in events if isinstance(event, Note))
+    assert "no products of the features" in " ".join(
+        event.text for event in events if isinstance(event, Note)
+    )

@@ -83,9 +83,7 @@ def test_so_it_is_with_masks(column: int, tmp_path: Path) -> None:
         put(group, "variant_id", np.asarray(genes), dimension_names=["variants"])
     put(group, "X_mask", mask, dimension_names=["samples", "variants"])
     run = str(tmp_path / "run")
-    streamlr.train(
-        {**SERIAL, "data": {"store": str(tmp_path / "s")}, "run": {"directory": run}}
-    )
+    streamlr.train({**SERIAL, "data": {"store": str(tmp_path / "s")}, "run": {"directory": run}})
     if column == 0:
         found = streamlr.evaluate(run, str(tmp_path / "wider"))
         assert found == streamlr.evaluate(run, str(tmp_path / "s"))

@@ -86,7 +86,7 @@ def coefficients(result: Any) -> bytes:
     return np.asarray(result.model.coef_).tobytes()
 
 
-# fill values of Zarr 2 --------------------------------------------------------------------------
+# fill values of Zarr 2 ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["serial", "threads"])
@@ -217,7 +217,7 @@ def test_text_that_is_the_fill_value_is_missing(tmp_path: Path) -> None:
     names(refusal(tmp_path / "s"), "y in", "2 missing values ('unknown'; first: row 3, in chunk 0)")
 
 
-# attributes -------------------------------------------------------------------------------------
+# attributes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
@@ -299,7 +299,7 @@ def test_several_marks_are_counted_apart(tmp_path: Path) -> None:
     )
 
 
-# every command, every engine --------------------------------------------------------------------
+# every command, every engine ----------------------------------------------------------------------
 
 
 def run_and_spoil(tmp_path: Path, spoil: Callable[[Path], None]) -> tuple[Path, Path]:
@@ -378,7 +378,7 @@ def test_an_interrupted_run_is_resumed_whatever_is_said_of_fill_values(tmp_path:
     assert streamlr.train(tree, resume=True).status == "converged"
 
 
-# arrays that are handed over --------------------------------------------------------------------
+# arrays that are handed over ----------------------------------------------------------------------
 
 
 def test_zarr_arrays_that_are_handed_over_are_looked_through(tmp_path: Path) -> None:
@@ -430,7 +430,7 @@ def test_an_estimator_refuses_them_too(tmp_path: Path) -> None:
             other.fit(X, y).score(X, group["y"])
 
 
-# what it costs ----------------------------------------------------------------------------------
+# what it costs ------------------------------------------------------------------------------------
 
 
 def test_marks_are_looked_for_in_the_first_pass_alone(
@@ -453,7 +453,7 @@ def test_marks_are_looked_for_in_the_first_pass_alone(
     assert len(asked) == len(set(asked)) > 0
 
 
-# the tools themselves ---------------------------------------------------------------------------
+# the tools themselves -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])

@@ -1,4 +1,5 @@
-"""Names in stores that anndata and xarray wrote themselves; test_feature_names.py has the same by hand."""
+"""Names in stores that anndata and xarray wrote themselves; test_feature_names.py has the same by
+hand."""
 
 from __future__ import annotations
 
@@ -45,17 +46,26 @@ def test_anndata(features: str, index: str, zarr_format: int, tmp_path: Path) ->
     whole.layers["counts"] = X
     whole.var.index = genes
     stores = {}
-    with anndata.settings.override(zarr_write_format=zarr_format, allow_write_nullable_strings=True):
+    with anndata.settings.override(
+        zarr_write_format=zarr_format, allow_write_nullable_strings=True
+    ):
         for name, part in (("ours", whole), ("other", whole[:, ORDER].copy())):
             part.raw = part.copy()
             part.write_zarr(tmp_path / name)
-            stores[name] = {"store": str(tmp_path / name), "features": features, "target": "obs/ill"}
+            stores[name] = {
+                "store": str(tmp_path / name),
+                "features": features,
+                "target": "obs/ill",
+            }
     same_scores(stores["ours"], stores["other"], tmp_path / "run")
 
 
 COORDINATES: dict[str, Any] = {
-    "text": ["TP53", "EGFR", "MYC", "KRAS"], "index": np.arange(4), "wavelengths": np.array([400.1, 0.5, 7, 1e-3], "f4"),
-    "dates": pd.to_datetime(["2020-01-01", "2020-03-01", "2021-01-01", "2019-12-31"]), "lags": pd.to_timedelta([1, 2, 3, 7], unit="D"),
+    "text": ["TP53", "EGFR", "MYC", "KRAS"],
+    "index": np.arange(4),
+    "wavelengths": np.array([400.1, 0.5, 7, 1e-3], "f4"),
+    "dates": pd.to_datetime(["2020-01-01", "2020-03-01", "2021-01-01", "2019-12-31"]),
+    "lags": pd.to_timedelta([1, 2, 3, 7], unit="D"),
 }
 
 
@@ -65,7 +75,10 @@ COORDINATES: dict[str, Any] = {
 def test_xarray(coordinate: str, sample_axis: int, zarr_format: int, tmp_path: Path) -> None:
     """Dates too, which xarray counts from the first of them: another one in another order."""
     xarray = pytest.importorskip("xarray")
-    data = xarray.Dataset({"X": (("row", "feature"), X), "y": (("row",), Y)}, coords={"feature": COORDINATES[coordinate]})
+    data = xarray.Dataset(
+        {"X": (("row", "feature"), X), "y": (("row",), Y)},
+        coords={"feature": COORDINATES[coordinate]},
+    )
     stores = {}
     for name, part in (("ours", data), ("other", data.isel(feature=ORDER))):
         turned = part.transpose("feature", "row") if sample_axis else part

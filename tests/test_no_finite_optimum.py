@@ -1,4 +1,5 @@
-"""That there is no finite optimum is said where there is none, and only there; a linear program tells."""
+"""That there is no finite optimum is said where there is none, and only there; a linear program
+tells."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ SOLVERS = ("auto", "newton", "lbfgs", "proximal")
 
 
 def margins(A: Array, y: NDArray[Any], family: str) -> tuple[Array, Array]:
-    """Rows of which the products with a direction must be at least 0, and be 0, where the loss never grows along it."""
+    """Rows of which the products with a direction must be at least 0, and be 0, where the loss
+    never grows along it."""
     if family == "poisson":
         return -A[y == 0], A[y > 0]
     if family == "logistic":
@@ -35,7 +37,14 @@ def margins(A: Array, y: NDArray[Any], family: str) -> tuple[Array, Array]:
 def recedes(X: NDArray[Any], y: NDArray[Any], family: str) -> bool:
     """Whether the loss falls for ever along some direction, of features that are whole numbers."""
     least, still = margins(np.column_stack([X, np.ones(len(X))]), y, family)
-    found = linprog(-least.sum(axis=0), A_ub=-least, b_ub=np.zeros(len(least)), A_eq=still, b_eq=np.zeros(len(still)), bounds=(-1, 1))
+    found = linprog(
+        -least.sum(axis=0),
+        A_ub=-least,
+        b_ub=np.zeros(len(least)),
+        A_eq=still,
+        b_eq=np.zeros(len(still)),
+        bounds=(-1, 1),
+    )
     assert found.status == 0
     return bool(found.fun < -1e-6)
 
@@ -44,8 +53,17 @@ def examples(seed: int, rare: bool, family: str) -> tuple[Array, NDArray[Any]] |
     """Few, of features in units of their own; None where the target does not vary."""
     rng = np.random.default_rng(seed)
     m, n = int(rng.integers(8, 250 if rare else 60)), int(rng.integers(1, 5))
-    X = (rng.random((m, n)) < 0.15).astype(float) if rare else rng.integers(-1, 3, (m, n)).astype(float)
-    eta = (X - X.mean(axis=0)) / np.where(X.std(axis=0) > 0, X.std(axis=0), 1.0) @ rng.normal(size=n) * 2
+    X = (
+        (rng.random((m, n)) < 0.15).astype(float)
+        if rare
+        else rng.integers(-1, 3, (m, n)).astype(float)
+    )
+    eta = (
+        (X - X.mean(axis=0))
+        / np.where(X.std(axis=0) > 0, X.std(axis=0), 1.0)
+        @ rng.normal(size=n)
+        * 2
+    )
     if family == "poisson":
         y = rng.poisson(np.exp(np.clip(eta - 2, -20, 4)))
         return (X, y) if y.any() else None
@@ -56,16 +74,27 @@ def examples(seed: int, rare: bool, family: str) -> tuple[Array, NDArray[Any]] |
     return (X, y) if len(set(y)) == (2 if family == "logistic" else 3) else None
 
 
-def fit(X: Any, y: Any, family: str, solver: str, kind: str = "serial", weights: Array | None = None) -> TrainResult:
+def fit(
+    X: Any, y: Any, family: str, solver: str, kind: str = "serial", weights: Array | None = None
+) -> TrainResult:
     return streamlr.train(
-        {"model": {"family": "poisson" if family == "poisson" else "logistic"}, "solver": {"name": solver, "max_passes": 300}, "cluster": {"kind": kind}},
-        X=X, y=y, sample_weight=weights)
+        {
+            "model": {"family": "poisson" if family == "poisson" else "logistic"},
+            "solver": {"name": solver, "max_passes": 300},
+            "cluster": {"kind": kind},
+        },
+        X=X,
+        y=y,
+        sample_weight=weights,
+    )
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("rare", [False, True])
 @pytest.mark.parametrize("family", ["logistic", "poisson", "softmax"])
-def test_it_is_told_where_there_is_none_and_only_there(family: str, rare: bool, solver: str) -> None:
+def test_it_is_told_where_there_is_none_and_only_there(
+    family: str, rare: bool, solver: str
+) -> None:
     told = []
     for seed in range(30):
         given = examples(seed, rare, family)
@@ -80,15 +109,22 @@ def test_it_is_told_where_there_is_none_and_only_there(family: str, rare: bool, 
     assert set(told) == {False, True}
 
 
-@pytest.mark.parametrize(("family", "solver"), list(itertools.product(["logistic", "poisson", "softmax"], SOLVERS)))
+@pytest.mark.parametrize(
+    ("family", "solver"), list(itertools.product(["logistic", "poisson", "softmax"], SOLVERS))
+)
 def test_a_far_optimum_is_no_proof(family: str, solver: str) -> None:
     """Three normals and the float32 of a sum: the largest coefficient is some 10⁵."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2000, 3))
     X = np.column_stack([x, (x[:, 0] + x[:, 1]).astype(np.float32)])
     eta = x @ [0.5, -0.3, 0.2]
-    y = {"logistic": (rng.random(2000) < 1 / (1 + np.exp(-eta))).astype(int), "poisson": rng.poisson(np.exp(eta)),
-         "softmax": np.argmax(np.column_stack([eta, -eta, 0.3 * eta]) + rng.gumbel(size=(2000, 3)), axis=1)}[family]
+    y = {
+        "logistic": (rng.random(2000) < 1 / (1 + np.exp(-eta))).astype(int),
+        "poisson": rng.poisson(np.exp(eta)),
+        "softmax": np.argmax(
+            np.column_stack([eta, -eta, 0.3 * eta]) + rng.gumbel(size=(2000, 3)), axis=1
+        ),
+    }[family]
     result = fit(X, y, family, solver)
     assert result.status == "converged", result.reason
     assert np.abs(result.model.coef_).max() > 1e4
@@ -104,14 +140,29 @@ def test_a_few_examples_on_the_wrong_side_make_an_optimum(solver: str) -> None:
     y[0], weights[0] = 1, 1e-3
     result = fit(x[:, None], y, "logistic", solver, weights=weights)
     assert result.status == "converged", result.reason
-    w, b = float(np.asarray(result.model.coef_)[0, 0]), float(np.asarray(result.model.intercept_)[0])
+    w, b = (
+        float(np.asarray(result.model.coef_)[0, 0]),
+        float(np.asarray(result.model.intercept_)[0]),
+    )
     left = (1 / (1 + np.exp(-(w * x + b))) - y) * weights / weights.sum()
     assert np.abs([left.sum(), left @ x]).max() <= 3e-8
 
 
 def test_every_engine_says_the_same() -> None:
-    given = next(found for seed in range(30) if (found := examples(seed, False, "softmax")) is not None and recedes(*found, "softmax"))
-    first, *others = [fit(*given, "softmax", "auto", kind) for kind in ("serial", "threads", "processes")]
+    given = next(
+        found
+        for seed in range(30)
+        if (found := examples(seed, False, "softmax")) is not None and recedes(*found, "softmax")
+    )
+    first, *others = [
+        fit(*given, "softmax", "auto", kind) for kind in ("serial", "threads", "processes")
+    ]
     assert first.status == "diverged"
-    assert all((other.status, other.passes, other.reason) == (first.status, first.passes, first.reason) for other in others)
-    assert all(np.asarray(other.model.coef_).tobytes() == np.asarray(first.model.coef_).tobytes() for other in others)
+    assert all(
+        (other.status, other.passes, other.reason) == (first.status, first.passes, first.reason)
+        for other in others
+    )
+    assert all(
+        np.asarray(other.model.coef_).tobytes() == np.asarray(first.model.coef_).tobytes()
+        for other in others
+    )

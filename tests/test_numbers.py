@@ -1,4 +1,5 @@
-"""Targets that are numbers, offsets and exposures, and weights of classes: whole solves against closed forms and scikit-learn."""
+"""Targets that are numbers, offsets and exposures, and weights of classes: whole solves against
+closed forms and scikit-learn."""
 
 from __future__ import annotations
 
@@ -38,7 +39,11 @@ def counts(seed: int = 0, scale: Array | float = 1.0) -> tuple[Array, NDArray[np
 
 
 def config(family: str, solver: str = "auto", l2: float = 0.0, **model: Any) -> dict[str, Any]:
-    return {"model": {"family": family, "penalty": {"l2": l2}, **model}, "solver": {"name": solver, "tolerance": 1e-10}, "cluster": {"kind": "serial"}}
+    return {
+        "model": {"family": family, "penalty": {"l2": l2}, **model},
+        "solver": {"name": solver, "tolerance": 1e-10},
+        "cluster": {"kind": "serial"},
+    }
 
 
 def assert_optimum(result: TrainResult, W: Array, b: Any, atol: float = 1e-8) -> None:
@@ -53,18 +58,24 @@ def assert_optimum(result: TrainResult, W: Array, b: Any, atol: float = 1e-8) ->
 def test_least_squares_have_their_closed_form(l2: float, intercept: bool, solver: str) -> None:
     X, mean, omega = draw()
     y = mean + np.random.default_rng(2).normal(size=rows)
-    result = train(config("linear", solver, l2, fit_intercept=intercept), X=X, y=y, sample_weight=omega)
+    result = train(
+        config("linear", solver, l2, fit_intercept=intercept), X=X, y=y, sample_weight=omega
+    )
     whole = np.column_stack([X, np.ones(rows)]) if intercept else X
     penalty = np.diag(np.append(np.full(n, l2), [0.0] * intercept)) * omega.sum()
     expected = np.linalg.solve((whole.T * omega) @ whole + penalty, (whole.T * omega) @ y)
     assert_optimum(result, expected[:n], expected[n] if intercept else 0.0)
     residual = y - whole @ expected
-    assert result.summary["loss"] == pytest.approx(float(omega @ residual**2 / omega.sum() / 2), rel=1e-12)
+    assert result.summary["loss"] == pytest.approx(
+        float(omega @ residual**2 / omega.sum() / 2), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("unit", [1e-12, 1e12])
 @second_order
-def test_the_unit_of_the_target_changes_nothing_but_the_unit_of_the_coefficients(unit: float, solver: str) -> None:
+def test_the_unit_of_the_target_changes_nothing_but_the_unit_of_the_coefficients(
+    unit: float, solver: str
+) -> None:
     X, mean, _ = draw()
     plain, scaled = (train(config("linear", solver), X=X, y=mean * u) for u in (1.0, unit))
     assert scaled.status == "converged", scaled.reason
@@ -75,11 +86,19 @@ def test_the_unit_of_the_target_changes_nothing_but_the_unit_of_the_coefficients
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
 def test_counts_have_the_optimum_of_scikit_learn(alpha: float, weighted: bool, solver: str) -> None:
-    """Its objective is half the mean deviance, which differs from the loss by what does not depend on the parameters."""
+    """Its objective is half the mean deviance, which differs from the loss by what does not depend
+    on the parameters."""
     X, y, omega = counts()
     weights = omega if weighted else None
-    oracle = PoissonRegressor(alpha=alpha, solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(X, y, weights)
-    assert_optimum(train(config("poisson", solver, alpha), X=X, y=y, sample_weight=weights), oracle.coef_, oracle.intercept_, 1e-7)
+    oracle = PoissonRegressor(alpha=alpha, solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(
+        X, y, weights
+    )
+    assert_optimum(
+        train(config("poisson", solver, alpha), X=X, y=y, sample_weight=weights),
+        oracle.coef_,
+        oracle.intercept_,
+        1e-7,
+    )
 
 
 def newton(X: Array, y: NDArray[Any], offset: Array, family: str) -> Array:
@@ -101,12 +120,18 @@ def test_an_offset_is_added_to_z(family: str, solver: str) -> None:
     X, y, _ = counts(scale=np.exp(offset))
     y = (y > 0).astype(int) if family == "logistic" else y
     result = train(config(family, solver), X=X, y=y, offset=offset)
-    expected = np.linalg.lstsq(np.column_stack([X, np.ones(rows)]), y - offset, rcond=None)[0] if family == "linear" else newton(X, y, offset, family)
+    expected = (
+        np.linalg.lstsq(np.column_stack([X, np.ones(rows)]), y - offset, rcond=None)[0]
+        if family == "linear"
+        else newton(X, y, offset, family)
+    )
     assert_optimum(result, expected[:n], expected[n], 1e-7)
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
-def test_offsets_and_exposures_of_a_store_are_read_beside_the_weights(kind: str, tmp_path: Path) -> None:
+def test_offsets_and_exposures_of_a_store_are_read_beside_the_weights(
+    kind: str, tmp_path: Path
+) -> None:
     exposure = np.random.default_rng(5).uniform(0.1, 9, rows)
     X, y, omega = counts(scale=exposure)
     write_store(tmp_path / "s", X, y, (100, n), weights=omega)
@@ -115,24 +140,49 @@ def test_offsets_and_exposures_of_a_store_are_read_beside_the_weights(kind: str,
     put(group, "log_years", np.log(exposure), (50,))
     memory = train(config("poisson"), X=X, y=y, sample_weight=omega, offset=np.log(exposure))
     for key, name in (("exposure", "years"), ("offset", "log_years")):
-        settings = {**config("poisson"), "data": {"store": str(tmp_path / "s"), "weights": "weights", key: name},
-                    "cluster": {"kind": kind, "workers": 2}, "run": {"directory": str(tmp_path / key)}}
+        settings = {
+            **config("poisson"),
+            "data": {"store": str(tmp_path / "s"), "weights": "weights", key: name},
+            "cluster": {"kind": kind, "workers": 2},
+            "run": {"directory": str(tmp_path / key)},
+        }
         result = train(settings)
         np.testing.assert_allclose(result.model.coef_, memory.model.coef_, rtol=0, atol=1e-9)
     predict(tmp_path / "offset", str(tmp_path / "s"), tmp_path / "out")
     out: Any = zarr.open_array(str(tmp_path / "out"), mode="r")
-    np.testing.assert_allclose(out[:], np.exp(X @ result.model.coef_[0] + result.model.intercept_[0]) * exposure, rtol=1e-12)
+    np.testing.assert_allclose(
+        out[:],
+        np.exp(X @ result.model.coef_[0] + result.model.intercept_[0]) * exposure,
+        rtol=1e-12,
+    )
     again = load_model(tmp_path / "offset")
-    assert (again.family, again.classes_.tolist(), again.coef_.tobytes()) == ("poisson", [], result.model.coef_.tobytes())
+    assert (again.family, again.classes_.tolist(), again.coef_.tobytes()) == (
+        "poisson",
+        [],
+        result.model.coef_.tobytes(),
+    )
 
 
-@pytest.mark.parametrize(("with_offset", "expected"), [(False, ["pass 1", "pass 2"]), (True, ["pass 1", "pass 2", "pass 3"])])
-def test_numbers_need_no_list_of_labels_and_an_offset_one_pass_more(with_offset: bool, expected: list[str]) -> None:
-    """Also where the offset is far from 0, which the intercept of the start takes off, and the sample knows of it."""
+@pytest.mark.parametrize(
+    ("with_offset", "expected"),
+    [(False, ["pass 1", "pass 2"]), (True, ["pass 1", "pass 2", "pass 3"])],
+)
+def test_numbers_need_no_list_of_labels_and_an_offset_one_pass_more(
+    with_offset: bool, expected: list[str]
+) -> None:
+    """Also where the offset is far from 0, which the intercept of the start takes off, and the
+    sample knows of it."""
     X, y, _ = counts()
     titles: list[str] = []
-    result = train(config("poisson"), X=X, y=y, offset=300 + np.random.default_rng(3).normal(size=rows) if with_offset else None,
-                   subscribers=[lambda event: titles.append(event.title) if isinstance(event, ScanStarted) else None])
+    result = train(
+        config("poisson"),
+        X=X,
+        y=y,
+        offset=300 + np.random.default_rng(3).normal(size=rows) if with_offset else None,
+        subscribers=[
+            lambda event: titles.append(event.title) if isinstance(event, ScanStarted) else None
+        ],
+    )
     assert titles == expected
     assert [line["pass"] for line in result.history] == list(range(1, len(expected) + 1))
 
@@ -152,9 +202,16 @@ def test_steps_that_overflow_are_not_taken(solver: str) -> None:
     assert residual @ (X[:, 0] - X.mean()) / (200 * X.std()) == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.parametrize(("family", "row", "value", "error", "message"), [
-    ("poisson", 123, -1.0, LabelError, "row 123 has the target -1;"), ("linear", 7, np.nan, NonFiniteError, "row 7 has the target nan")])
-def test_bad_targets_are_refused_by_row(family: str, row: int, value: float, error: type[Exception], message: str) -> None:
+@pytest.mark.parametrize(
+    ("family", "row", "value", "error", "message"),
+    [
+        ("poisson", 123, -1.0, LabelError, "row 123 has the target -1;"),
+        ("linear", 7, np.nan, NonFiniteError, "row 7 has the target nan"),
+    ],
+)
+def test_bad_targets_are_refused_by_row(
+    family: str, row: int, value: float, error: type[Exception], message: str
+) -> None:
     X, y, _ = counts()
     bad = y.astype(float)
     bad[row] = value
@@ -168,7 +225,11 @@ def test_bad_exposures_are_refused_by_row_and_counts_of_nothing_too(tmp_path: Pa
     exposure[[5, 17]] = 0, -1
     write_store(tmp_path / "s", X, y, (100, n))
     put(zarr.open_group(str(tmp_path / "s"), mode="r+"), "e", exposure, (rows,))
-    with pytest.raises(NonFiniteError, match=r"e in .* holds 2 exposures that are not above 0 and finite in the rows from 0 on \(first: 0.0 at row 5\)"):
+    with pytest.raises(
+        NonFiniteError,
+        match=r"e in .* holds 2 exposures that are not above 0 and finite in the rows from 0 on "
+        r"\(first: 0.0 at row 5\)",
+    ):
         train({**config("poisson"), "data": {"store": str(tmp_path / "s"), "exposure": "e"}})
     with pytest.raises(NonFiniteError, match="offset holds 1 values that are not finite"):
         train(config("poisson"), X=X, y=y, offset=np.append(np.ones(rows - 1), np.inf))
@@ -176,31 +237,59 @@ def test_bad_exposures_are_refused_by_row_and_counts_of_nothing_too(tmp_path: Pa
         train(config("poisson"), X=X, y=np.zeros(rows))
 
 
-# weights of classes ---------------------------------------------------------------------------------------------------
+# weights of classes -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("class_weight", ["balanced", {0: 3.0, 2: 0.25}])
 @pytest.mark.parametrize("classes", [2, 3])
-def test_weights_of_classes_are_those_of_scikit_learn(classes: int, class_weight: Any, weighted: bool, tmp_path: Path) -> None:
-    """They multiply the sample weights; C does not change, so l2 is one over C times the sum of the products."""
+def test_weights_of_classes_are_those_of_scikit_learn(
+    classes: int, class_weight: Any, weighted: bool, tmp_path: Path
+) -> None:
+    """They multiply the sample weights; C does not change, so l2 is one over C times the sum of the
+    products."""
     X, y = load_iris(return_X_y=True)
     y = np.minimum(y[10:], classes - 1)
     X = X[10:]
-    class_weight = class_weight if class_weight == "balanced" else {label: w for label, w in class_weight.items() if label < classes}
+    class_weight = (
+        class_weight
+        if class_weight == "balanced"
+        else {label: w for label, w in class_weight.items() if label < classes}
+    )
     omega = np.random.default_rng(0).uniform(0.2, 2, len(y)) if weighted else None
-    oracle = LogisticRegression(C=0.5, class_weight=class_weight, solver="newton-cholesky", tol=1e-12, max_iter=1000).fit(X, y, omega)
+    oracle = LogisticRegression(
+        C=0.5, class_weight=class_weight, solver="newton-cholesky", tol=1e-12, max_iter=1000
+    ).fit(X, y, omega)
     weight = np.ones(len(y)) if omega is None else omega
     sums = np.bincount(y, weight)
-    factors = sums.sum() / (classes * sums) if class_weight == "balanced" else np.array([class_weight.get(label, 1.0) for label in range(classes)])
-    settings = config("logistic", l2=1 / (0.5 * float((factors[y] * weight).sum())), class_weight=class_weight)
+    factors = (
+        sums.sum() / (classes * sums)
+        if class_weight == "balanced"
+        else np.array([class_weight.get(label, 1.0) for label in range(classes)])
+    )
+    settings = config(
+        "logistic", l2=1 / (0.5 * float((factors[y] * weight).sum())), class_weight=class_weight
+    )
     result = train(settings, X=X, y=y, sample_weight=omega)
-    assert_optimum(result, oracle.coef_, oracle.intercept_ - (oracle.intercept_.mean() if classes > 2 else 0), 1e-6)
+    assert_optimum(
+        result,
+        oracle.coef_,
+        oracle.intercept_ - (oracle.intercept_.mean() if classes > 2 else 0),
+        1e-6,
+    )
     store = write_store(tmp_path / "s", X, y, (16, 4), weights=omega, y_chunk=50)
     stored = {**settings, "data": {"store": store.store, "weights": store.weights}}
-    found = {train({**stored, "cluster": {"kind": kind, "workers": 2}}).summary["coefficients_sha256"] for kind in ("serial", "threads")}
+    found = {
+        train({**stored, "cluster": {"kind": kind, "workers": 2}}).summary["coefficients_sha256"]
+        for kind in ("serial", "threads")
+    }
     assert len(found) == 1
-    assert_optimum(train(stored), oracle.coef_, oracle.intercept_ - (oracle.intercept_.mean() if classes > 2 else 0), 1e-6)
+    assert_optimum(
+        train(stored),
+        oracle.coef_,
+        oracle.intercept_ - (oracle.intercept_.mean() if classes > 2 else 0),
+        1e-6,
+    )
 
 
 def test_a_weight_of_an_unknown_class_is_refused() -> None:

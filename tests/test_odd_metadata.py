@@ -1,4 +1,5 @@
-"""Metadata that hold something else than they may are told in a line, whatever stands in them; they never end in a traceback."""
+"""Metadata that hold something else than they may are told in a line, whatever stands in them; they
+never end in a traceback."""
 
 from __future__ import annotations
 
@@ -29,17 +30,26 @@ def with_attributes(folder: Path, zarr_format: int, where: str, attributes: Any)
         path.write_text(json.dumps({**json.loads(path.read_text()), "attributes": attributes}))
     else:
         (folder / "s" / where / ".zattrs").write_text(json.dumps(attributes))
-    return {"data": {"store": str(folder / "s"), "weights": "weights"}, "solver": {"max_passes": 2}, "cluster": {"kind": "serial"}}
+    return {
+        "data": {"store": str(folder / "s"), "weights": "weights"},
+        "solver": {"max_passes": 2},
+        "cluster": {"kind": "serial"},
+    }
 
 
 @pytest.mark.parametrize("attributes", NO_MAPPINGS, ids=repr)
 @pytest.mark.parametrize("where", ["", "X", "y", "weights", "feature_names"])
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_attributes_that_are_no_mapping_are_refused(zarr_format: int, where: str, attributes: Any, tmp_path: Path) -> None:
+def test_attributes_that_are_no_mapping_are_refused(
+    zarr_format: int, where: str, attributes: Any, tmp_path: Path
+) -> None:
     config = with_attributes(tmp_path, zarr_format, where, attributes)
     message = "no Zarr group at .*Expected dict"
     if where:
-        message = rf"the attributes of '{where}' \(.*\) in '.*s' are a {type(attributes).__name__} .*must be a mapping of names .*zarr\.json or \.zattrs"
+        message = (
+            rf"the attributes of '{where}' \(.*\) in '.*s' are a "
+            rf"{type(attributes).__name__} .*must be a mapping of names .*zarr\.json or \.zattrs"
+        )
     with pytest.raises(DataError, match=message):
         streamlr.train(config)
     done = runner().invoke(cli, ["info", str(tmp_path / "s"), "--set", "data.weights=weights"])
@@ -47,17 +57,35 @@ def test_attributes_that_are_no_mapping_are_refused(zarr_format: int, where: str
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_no_attributes_at_all_and_such_as_mean_nothing_are_fine(zarr_format: int, tmp_path: Path) -> None:
-    for where, attributes in (("X", {}), ("y", {"a": [1, None]}), ("", {}), ("feature_names", {}), *([("X", None)] if zarr_format == 3 else [])):
-        assert streamlr.train(with_attributes(tmp_path, zarr_format, where, attributes)).summary["rows"] == 400
+def test_no_attributes_at_all_and_such_as_mean_nothing_are_fine(
+    zarr_format: int, tmp_path: Path
+) -> None:
+    for where, attributes in (
+        ("X", {}),
+        ("y", {"a": [1, None]}),
+        ("", {}),
+        ("feature_names", {}),
+        *([("X", None)] if zarr_format == 3 else []),
+    ):
+        assert (
+            streamlr.train(with_attributes(tmp_path, zarr_format, where, attributes)).summary[
+                "rows"
+            ]
+            == 400
+        )
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])
-def test_an_array_that_is_brought_by_hand_is_looked_at_too(zarr_format: int, tmp_path: Path) -> None:
+def test_an_array_that_is_brought_by_hand_is_looked_at_too(
+    zarr_format: int, tmp_path: Path
+) -> None:
     with_attributes(tmp_path, zarr_format, "X", [1])
     array = zarr.open_array(str(tmp_path / "s" / "X"), mode="r")
     for fit in (streamlr.LogisticRegression().fit, lambda X, y: streamlr.train({}, X=X, y=y)):
-        with pytest.raises(DtypeError, match=r"the attributes of the array are a list \(\[1\]\), and must be a mapping"):
+        with pytest.raises(
+            DtypeError,
+            match=r"the attributes of the array are a list \(\[1\]\), and must be a mapping",
+        ):
             fit(array, two_class_data()[1])
 
 
@@ -73,9 +101,15 @@ def test_a_model_with_such_metadata_is_told(tmp_path: Path) -> None:
     for where in ("", "coef"):
         for attributes in NO_MAPPINGS:
             model.save(tmp_path / "model.zarr")
-            damaged(lambda content, attributes=attributes: content.update(attributes=attributes), tmp_path / "model.zarr" / where / "zarr.json")  # type: ignore[misc]
+            damaged(
+                lambda content, attributes=attributes: content.update(attributes=attributes),
+                tmp_path / "model.zarr" / where / "zarr.json",
+            )  # type: ignore[misc]
             if where == "coef":  # whose attributes nobody reads
-                assert streamlr.load_model(tmp_path / "model.zarr").content_sha256 == model.content_sha256
+                assert (
+                    streamlr.load_model(tmp_path / "model.zarr").content_sha256
+                    == model.content_sha256
+                )
             else:
                 with pytest.raises(streamlr.errors.StreamlrError, match="no model at"):
                     streamlr.load_model(tmp_path / "model.zarr")

@@ -14,7 +14,7 @@ from stores import put, write_store
 
 import streamlr
 from streamlr.cli.main import cli
-from streamlr.errors import ConfigError, DataError, NonFiniteError, ShapeError
+from streamlr.errors import ConfigError, DataError, NonFiniteError, ShapeError, for_command_line
 from streamlr.model import Model
 
 rng = np.random.default_rng(3)
@@ -64,7 +64,8 @@ def test_every_prediction_asks_for_the_offset(method: str, family: str) -> None:
     assert model.fitted_with == "offset"
     with pytest.raises(
         ConfigError,
-        match=r"was fitted with an offset, and none was given; give offset=.*, or offset=0 for none",
+        match=r"was fitted with an offset, and none was given; give offset=.*, or offset=0 for "
+        r"none",
     ):
         getattr(model, method)(X)
     with pytest.raises(ConfigError, match="was fitted with an offset"):
@@ -218,7 +219,8 @@ def test_scoring_a_store_without_one_is_refused(
     for call in calls:
         with pytest.raises(
             ConfigError,
-            match=rf"was fitted with an {key}, and .* is read without one; name its array with --set data\.{key}=NAME",
+            match=rf"was fitted with an {key}, and .* is read without one; name its array with "
+            rf"overrides=\['data\.{key}=NAME'\]",
         ):
             call([f"data.{key}=null"])
     calls[1]([])
@@ -240,7 +242,7 @@ def test_a_run_whose_offset_was_in_memory_asks_for_an_array(store: str, tmp_path
     streamlr.train(settings("poisson", run), X=X, y=COUNTS, offset=np.log(EXPOSURE))
     shown = CliRunner().invoke(cli, ["evaluate", str(run), store])
     assert isinstance(shown.exception, ConfigError)
-    assert "--set data.offset=NAME" in str(shown.exception)
+    assert "--set data.offset=NAME" in for_command_line(shown.exception)
     assert (
         CliRunner()
         .invoke(cli, ["evaluate", str(run), store, "--set", "data.offset=log_years"])

@@ -1,4 +1,5 @@
-"""Whole solves against closed forms, published values and scikit-learn's newton-cholesky; and data that have no optimum."""
+"""Whole solves against closed forms, published values and scikit-learn's newton-cholesky; and data
+that have no optimum."""
 
 from __future__ import annotations
 
@@ -24,37 +25,68 @@ EVERY_SOLVER = [*SECOND_ORDER, "gradient_descent"]
 second_order = pytest.mark.parametrize("solver", SECOND_ORDER)
 
 
-def fit(X: Array, y: NDArray[Any], solver: str = "auto", *, l2: float = 0.0, weights: Array | None = None, standardize: bool = False,
-        intercept: bool = True, tolerance: float = 1e-10, max_passes: int = 300, learning_rate: float = 1.0) -> TrainResult:
+def fit(
+    X: Array,
+    y: NDArray[Any],
+    solver: str = "auto",
+    *,
+    l2: float = 0.0,
+    weights: Array | None = None,
+    standardize: bool = False,
+    intercept: bool = True,
+    tolerance: float = 1e-10,
+    max_passes: int = 300,
+    learning_rate: float = 1.0,
+) -> TrainResult:
     config = {
         "model": {"penalty": {"l2": l2}, "standardize": standardize, "fit_intercept": intercept},
-        "solver": {"name": solver, "tolerance": tolerance, "max_passes": max_passes, "learning_rate": learning_rate},
-        "cluster": {"kind": "serial"}}
+        "solver": {
+            "name": solver,
+            "tolerance": tolerance,
+            "max_passes": max_passes,
+            "learning_rate": learning_rate,
+        },
+        "cluster": {"kind": "serial"},
+    }
     return train(config, X=X, y=y, sample_weight=weights)
 
 
-def assert_coefficients(result: TrainResult, coefficients: Any, intercept: float, relative: float = 1e-6) -> None:
-    """Each to ``relative`` of the largest of them, as a coefficient near 0 has no relative error of its own."""
+def assert_coefficients(
+    result: TrainResult, coefficients: Any, intercept: float, relative: float = 1e-6
+) -> None:
+    """Each to ``relative`` of the largest of them, as a coefficient near 0 has no relative error of
+    its own."""
     assert result.status == "converged", result.reason
     coefficients = np.asarray(coefficients).ravel()
     size = float(np.abs(coefficients).max())
-    np.testing.assert_allclose(result.model.coef_[0], coefficients, rtol=relative, atol=relative * size)
+    np.testing.assert_allclose(
+        result.model.coef_[0], coefficients, rtol=relative, atol=relative * size
+    )
     assert result.model.intercept_[0] == pytest.approx(intercept, rel=relative, abs=relative * size)
 
 
-def log_likelihood(result: TrainResult, X: Array, y: NDArray[Any], weights: Array | None = None) -> float:
+def log_likelihood(
+    result: TrainResult, X: Array, y: NDArray[Any], weights: Array | None = None
+) -> float:
     z = result.model.decision_function(X)
-    return -float(np.sum((np.ones(len(y)) if weights is None else weights) * (np.logaddexp(0, z) - y * z)))
+    return -float(
+        np.sum((np.ones(len(y)) if weights is None else weights) * (np.logaddexp(0, z) - y * z))
+    )
 
 
-# closed forms and published values ------------------------------------------------------------------------------------
+# closed forms and published values ----------------------------------------------------------------
 
 
 @second_order
 @pytest.mark.parametrize("by_weights", [False, True])
 def test_a_two_by_two_table_has_its_closed_form(solver: str, by_weights: bool) -> None:
-    """Hosmer and Lemeshow: below 55 years 22 cases and 51 controls, from 55 on 21 cases and 6 controls."""
-    X, y, counts = np.array([[0.0], [0.0], [1.0], [1.0]]), np.array([1, 0, 1, 0]), np.array([22.0, 51.0, 21.0, 6.0])
+    """Hosmer and Lemeshow: below 55 years 22 cases and 51 controls, from 55 on 21 cases and 6
+    controls."""
+    X, y, counts = (
+        np.array([[0.0], [0.0], [1.0], [1.0]]),
+        np.array([1, 0, 1, 0]),
+        np.array([22.0, 51.0, 21.0, 6.0]),
+    )
     if by_weights:
         result = fit(X, y, solver, weights=counts)
         likelihood = log_likelihood(result, X, y, counts)
@@ -73,9 +105,14 @@ def test_a_two_by_two_table_has_its_closed_form(solver: str, by_weights: bool) -
 def test_four_points_of_two_features_have_their_known_optimum(solver: str) -> None:
     X, y = np.array([[1.0, 2], [1, 3], [2, 1], [3, 1]]), np.array([1, 1, 0, 0])
     result = fit(X, y, solver, l2=1 / 4, learning_rate=0.5, max_passes=2000)  # C = 1 and four rows
-    # by symmetry W = (-a, a) and b = 0, and the derivative of J by a is 0 where a = σ(-a) + 2 σ(-2a)
+    # by symmetry W = (-a, a) and b = 0, and the derivative of J by a is 0 where a = σ(-a) + 2
+    # σ(-2a)
     with mpmath.workdps(30):
-        a = float(mpmath.findroot(lambda t: t - 1 / (1 + mpmath.exp(t)) - 2 / (1 + mpmath.exp(2 * t)), 0.7))
+        a = float(
+            mpmath.findroot(
+                lambda t: t - 1 / (1 + mpmath.exp(t)) - 2 / (1 + mpmath.exp(2 * t)), 0.7
+            )
+        )
     assert a == pytest.approx(0.71483314, abs=1e-8)
     assert result.status == "converged"
     np.testing.assert_allclose(result.model.coef_[0], [-a, a], rtol=0, atol=1e-8)
@@ -92,18 +129,25 @@ def iris_pair() -> Table:
 def test_unpenalised_iris_has_its_published_optimum(solver: str, tolerance: float) -> None:
     X, y = iris_pair()
     result = fit(X, y, solver, tolerance=tolerance)
-    assert_coefficients(result, [-2.4652201951866641, -6.6808870140785497, 9.4293851539266421, 18.2861368878509855], -42.637803813021989)
+    assert_coefficients(
+        result,
+        [-2.4652201951866641, -6.6808870140785497, 9.4293851539266421, 18.2861368878509855],
+        -42.637803813021989,
+    )
     assert log_likelihood(result, X, y) == pytest.approx(-5.94927339567942, abs=1e-9)
 
 
 @second_order
 def test_penalised_iris_has_its_published_optimum(solver: str) -> None:
     X, y = iris_pair()
-    assert_coefficients(fit(X, y, solver, l2=1 / 100), [-0.39443347857205945, -0.51327740442843437, 2.9307513838533587, 2.4170321883370082],
-                        -14.4307581801686765)
+    assert_coefficients(
+        fit(X, y, solver, l2=1 / 100),
+        [-0.39443347857205945, -0.51327740442843437, 2.9307513838533587, 2.4170321883370082],
+        -14.4307581801686765,
+    )
 
 
-# scikit-learn on real tables ------------------------------------------------------------------------------------------
+# scikit-learn on real tables ----------------------------------------------------------------------
 
 
 def pair(load: Callable[..., Any], first: int, second: int) -> Table:
@@ -129,15 +173,20 @@ def table(name: str) -> Table:
 
 
 @functools.cache
-def reference(name: str, C: float, weighted: bool, intercept: bool, scaled: bool) -> tuple[Array, float]:
+def reference(
+    name: str, C: float, weighted: bool, intercept: bool, scaled: bool
+) -> tuple[Array, float]:
     """Coefficients and intercept by scikit-learn, in the units of the data.
 
-    It is given features in units in which its Newton steps are well conditioned only where that leaves the penalty as it is.
+    It is given features in units in which its Newton steps are well conditioned only where that
+    leaves the penalty as it is.
     """
     X, y = table(name)
     weights = weights_of(name) if weighted else None
     scale = spreads(X, weights) if scaled else np.ones(X.shape[1])
-    model = LogisticRegression(C=C, solver="newton-cholesky", tol=1e-12, max_iter=1000, fit_intercept=intercept)
+    model = LogisticRegression(
+        C=C, solver="newton-cholesky", tol=1e-12, max_iter=1000, fit_intercept=intercept
+    )
     model.fit(X / scale, y, sample_weight=weights)
     return model.coef_[0] / scale, float(model.intercept_[0]) if intercept else 0.0
 
@@ -153,23 +202,40 @@ def spreads(X: Array, weights: Array | None) -> Array:
     return spread
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # rounding may keep its gradient above 1e-12
+@pytest.mark.filterwarnings(
+    "ignore::sklearn.exceptions.ConvergenceWarning"
+)  # rounding may keep its gradient above 1e-12
 @second_order
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("intercept", [True, False])
 @pytest.mark.parametrize("weighted", [False, True])
 @tables
-def test_penalised_optima_are_those_of_scikit_learn(name: str, weighted: bool, intercept: bool, scaled: bool, solver: str) -> None:
+def test_penalised_optima_are_those_of_scikit_learn(
+    name: str, weighted: bool, intercept: bool, scaled: bool, solver: str
+) -> None:
     if solver == "lbfgs" and not scaled and (name == "breast_cancer" or not intercept):
-        pytest.skip("without a sample's Hessian the plain method needs thousands of passes where units differ by 1e5")
+        pytest.skip(
+            "without a sample's Hessian the plain method needs thousands of passes where units "
+            "differ by 1e5"
+        )
     C = 0.5
     X, y = table(name)
     weights = weights_of(name) if weighted else None
     l2 = 1 / (C * (len(y) if weights is None else weights.sum()))
     expected = reference(name, C, weighted, intercept, scaled)
-    # the plain method crawls over its last digits on these data; 1e-9 already leaves less than 3e-7 in the coefficients
+    # the plain method crawls over its last digits on these data; 1e-9 already leaves less than 3e-7
+    # in the coefficients
     tolerance = 1e-9 if solver == "lbfgs" else 1e-10
-    result = fit(X, y, solver, l2=l2, weights=weights, standardize=scaled, intercept=intercept, tolerance=tolerance)
+    result = fit(
+        X,
+        y,
+        solver,
+        l2=l2,
+        weights=weights,
+        standardize=scaled,
+        intercept=intercept,
+        tolerance=tolerance,
+    )
     assert_coefficients(result, *expected)
 
 
@@ -178,7 +244,9 @@ def test_penalised_optima_are_those_of_scikit_learn(name: str, weighted: bool, i
 def test_weights_are_repeated_rows(name: str, solver: str) -> None:
     X, y = table(name)
     counts = np.random.default_rng(4).integers(0, 4, len(y))
-    repeated = fit(np.repeat(X, counts, axis=0), np.repeat(y, counts), solver, l2=0.01, standardize=True)
+    repeated = fit(
+        np.repeat(X, counts, axis=0), np.repeat(y, counts), solver, l2=0.01, standardize=True
+    )
     weighted = fit(X, y, solver, l2=0.01, standardize=True, weights=counts.astype(np.float64))
     assert_coefficients(weighted, repeated.model.coef_, float(repeated.model.intercept_[0]))
 
@@ -195,11 +263,17 @@ def test_doubling_all_weights_changes_nothing(solver: str) -> None:
 def test_rows_of_weight_zero_change_nothing_whatever_they_hold(value: float, solver: str) -> None:
     X, y = iris_pair()
     plain = fit(X, y, solver, l2=0.01)
-    idle = fit(np.vstack([np.full((3, 4), value), X]), np.append([0, 1, 0], y), solver, l2=0.01, weights=np.append(np.zeros(3), np.ones(len(y))))
+    idle = fit(
+        np.vstack([np.full((3, 4), value), X]),
+        np.append([0, 1, 0], y),
+        solver,
+        l2=0.01,
+        weights=np.append(np.zeros(3), np.ones(len(y))),
+    )
     assert_coefficients(idle, plain.model.coef_, float(plain.model.intercept_[0]))
 
 
-# data that have no optimum --------------------------------------------------------------------------------------------
+# data that have no optimum ------------------------------------------------------------------------
 
 
 def against_rest(load: Callable[..., Any], label: int) -> Table:
@@ -220,7 +294,9 @@ SEPARABLE: dict[str, Callable[[], Table]] = {
 @pytest.mark.parametrize("intercept", [True, False])
 @second_order
 @pytest.mark.parametrize("name", list(SEPARABLE))
-def test_separable_data_are_told_to_have_no_optimum(name: str, solver: str, intercept: bool) -> None:
+def test_separable_data_are_told_to_have_no_optimum(
+    name: str, solver: str, intercept: bool
+) -> None:
     if (name, solver) == ("breast_cancer", "lbfgs"):
         pytest.skip("the plain method may use up its passes before it separates the last example")
     X, y = SEPARABLE[name]()
@@ -236,12 +312,20 @@ def test_separable_data_are_told_to_have_no_optimum(name: str, solver: str, inte
 @pytest.mark.parametrize("learning_rate", [1000.0, 1e6])
 def test_gradient_descent_does_not_claim_an_optimum_of_separable_data(learning_rate: float) -> None:
     X, y = np.array([[-2.0], [-1.0], [1.0], [2.0]]), np.array([0, 0, 1, 1])
-    assert fit(X, y, "gradient_descent", learning_rate=learning_rate, tolerance=1e-4, max_passes=50).status != "converged"
+    assert (
+        fit(
+            X, y, "gradient_descent", learning_rate=learning_rate, tolerance=1e-4, max_passes=50
+        ).status
+        != "converged"
+    )
 
 
 @pytest.mark.parametrize("solver", SECOND_ORDER)
 def test_rows_of_weight_zero_do_not_hide_that_the_others_are_separable(solver: str) -> None:
-    X, y = np.array([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0], [10.0]]), np.array([0, 0, 0, 1, 1, 1, 0])
+    X, y = (
+        np.array([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0], [10.0]]),
+        np.array([0, 0, 0, 1, 1, 1, 0]),
+    )
     result = fit(X, y, solver, weights=np.array([1.0] * 6 + [0.0]), tolerance=1e-8)
     assert result.status == "diverged"
     assert "perfectly separable" in result.reason
@@ -281,7 +365,7 @@ def test_with_a_penalty_there_always_is_an_optimum(name: str, solver: str) -> No
     assert result.status == "converged", result.reason
 
 
-# awkward features -----------------------------------------------------------------------------------------------------
+# awkward features ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("solver", ["auto", "newton", "lbfgs"])
@@ -307,7 +391,9 @@ def test_a_penalty_shares_equally_between_two_copies(solver: str) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -1e9 / 3])
 @pytest.mark.parametrize("solver", SECOND_ORDER)
-def test_a_constant_feature_beside_an_intercept_keeps_a_coefficient_of_zero(solver: str, value: float) -> None:
+def test_a_constant_feature_beside_an_intercept_keeps_a_coefficient_of_zero(
+    solver: str, value: float
+) -> None:
     X, y = iris_pair()
     plain = fit(X, y, solver)
     result = fit(np.column_stack([X, np.full(len(X), value)]), y, solver)
@@ -321,15 +407,22 @@ def test_a_constant_feature_without_an_intercept_serves_as_one(value: float, sol
     X, y = iris_pair()
     plain = fit(X, y, solver)
     result = fit(np.column_stack([X, np.full(len(X), value)]), y, solver, intercept=False)
-    assert_coefficients(result, np.append(plain.model.coef_, plain.model.intercept_[0] / value), 0.0)
+    assert_coefficients(
+        result, np.append(plain.model.coef_, plain.model.intercept_[0] / value), 0.0
+    )
 
 
 @second_order
 @pytest.mark.parametrize("intercept", [True, False])
-def test_the_units_of_the_features_do_not_matter_without_a_penalty(intercept: bool, solver: str) -> None:
+def test_the_units_of_the_features_do_not_matter_without_a_penalty(
+    intercept: bool, solver: str
+) -> None:
     X, y = iris_pair()
     units = np.array([1e-6, 1e-3, 1e3, 1e6])
-    plain, scaled = fit(X, y, solver, intercept=intercept), fit(X * units, y, solver, intercept=intercept)
+    plain, scaled = (
+        fit(X, y, solver, intercept=intercept),
+        fit(X * units, y, solver, intercept=intercept),
+    )
     assert_coefficients(plain, plain.model.coef_, float(plain.model.intercept_[0]))
     assert scaled.status == "converged", scaled.reason
     assert abs(scaled.passes - plain.passes) <= 1
@@ -337,7 +430,9 @@ def test_the_units_of_the_features_do_not_matter_without_a_penalty(intercept: bo
 
 
 @second_order
-def test_the_units_of_the_features_do_not_matter_with_a_penalty_on_standardised_coefficients(solver: str) -> None:
+def test_the_units_of_the_features_do_not_matter_with_a_penalty_on_standardised_coefficients(
+    solver: str,
+) -> None:
     X, y = table("breast_cancer")
     units = 10.0 ** np.linspace(-6, 6, X.shape[1])
     plain, scaled = (fit(data, y, solver, l2=0.01, standardize=True) for data in (X, X * units))
@@ -360,7 +455,9 @@ def test_rows_sorted_by_label_give_the_same_model(name: str, solver: str) -> Non
     X, y = table(name)
     order = np.argsort(y, kind="stable")
     shuffled = np.random.default_rng(0).permutation(len(y))
-    one, other = (fit(X[rows], y[rows], solver, l2=0.01, standardize=True) for rows in (order, shuffled))
+    one, other = (
+        fit(X[rows], y[rows], solver, l2=0.01, standardize=True) for rows in (order, shuffled)
+    )
     assert_coefficients(one, other.model.coef_, float(other.model.intercept_[0]))
 
 

@@ -1,4 +1,5 @@
-"""Results are written to local files alone: an address of another system is refused before anything is read or written, and never becomes a folder."""
+"""Results are written to local files alone: an address of another system is refused before anything
+is read or written, and never becomes a folder."""
 
 from __future__ import annotations
 
@@ -21,8 +22,18 @@ from streamlr.data.ingest.table import Columns
 from streamlr.data.synth import SynthSpec, synthesize
 from streamlr.errors import ConfigError, RunDirectoryError
 
-URLS = ["s3://bucket/out", "gs://bucket/out", "memory://out", "http://host/out", "https://host/out?sig=secret", "s3:/bucket/out", "abfs://c@host/out",
-        "simplecache::s3://bucket/out", "S3://bucket/out", "file+x://host/out"]
+URLS = [
+    "s3://bucket/out",
+    "gs://bucket/out",
+    "memory://out",
+    "http://host/out",
+    "https://host/out?sig=secret",
+    "s3:/bucket/out",
+    "abfs://c@host/out",
+    "simplecache::s3://bucket/out",
+    "S3://bucket/out",
+    "file+x://host/out",
+]
 NOWHERE = "nowhere/at/all"
 """What is not read cannot be found to be missing."""
 
@@ -69,14 +80,21 @@ def test_no_command_writes_to_an_address(command: str, url: str, tmp_path: Path)
 @pytest.mark.parametrize("kind", [str, Path])
 @pytest.mark.parametrize("url", URLS)
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_no_function_writes_to_an_address(function: str, url: str, kind: type, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is an address, and results are written to local files alone; give a local path"):
+def test_no_function_writes_to_an_address(
+    function: str, url: str, kind: type, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ConfigError,
+        match="is an address, and results are written to local files alone; give a local path",
+    ):
         FUNCTIONS[function](kind(url))
     assert os.listdir(tmp_path) == ["c.yaml"]
 
 
 def test_the_run_directory_of_a_file_is_refused_too(tmp_path: Path) -> None:
-    Path("c.yaml").write_text(f"data: {{store: {NOWHERE}}}\nrun: {{directory: 's3://bucket/runs/a'}}\n")
+    Path("c.yaml").write_text(
+        f"data: {{store: {NOWHERE}}}\nrun: {{directory: 's3://bucket/runs/a'}}\n"
+    )
     for command in (["train"], ["path"], ["plan"]):
         done = runner().invoke(cli, [*command, "--config", "c.yaml"])
         assert isinstance(done.exception, ConfigError)
@@ -98,21 +116,50 @@ def test_names_with_colons_are_local() -> None:
 
 
 def test_a_file_address_is_a_local_path() -> None:
-    for address, path in (("file:///a/b", "/a/b"), ("file:/a/b", "/a/b"), ("file://localhost/a/b", "/a/b"), ("file://a/b", "a/b"), ("FILE:///a", "/a"),
-                          ("/a/b", "/a/b"), ("a", "a")):
+    for address, path in (
+        ("file:///a/b", "/a/b"),
+        ("file:/a/b", "/a/b"),
+        ("file://localhost/a/b", "/a/b"),
+        ("file://a/b", "a/b"),
+        ("FILE:///a", "/a"),
+        ("/a/b", "/a/b"),
+        ("a", "a"),
+    ):
         assert local_path(address) == path
         assert local_output(address, "OUT") == Path(path)
     with pytest.raises(ConfigError, match="is an address"):
         local_output("file://", "OUT")
 
 
-def test_whatever_is_written_by_a_file_address_stands_at_its_path_and_is_read_by_it(tmp_path: Path) -> None:
+def test_whatever_is_written_by_a_file_address_stands_at_its_path_and_is_read_by_it(
+    tmp_path: Path,
+) -> None:
     X, y = two_class_data()
-    Path("t.csv").write_text("a,b,y\n" + "".join(f"{row[0]},{row[1]},{label}\n" for row, label in zip(X.tolist(), y.tolist(), strict=True)))
+    Path("t.csv").write_text(
+        "a,b,y\n"
+        + "".join(
+            f"{row[0]},{row[1]},{label}\n"
+            for row, label in zip(X.tolist(), y.tolist(), strict=True)
+        )
+    )
     at = f"file://{tmp_path}"
-    for arguments in (["synth", f"{at}/synth.zarr", "--rows", "50", "--features", "2"], ["ingest", "t.csv", f"{at}/s.zarr", "--target", "y"],
-                      ["train", "--config", "c.yaml", "--set", f"data.store={at}/s.zarr", "--set", "model.penalty.l2=0.1", "--run-dir", f"{at}/run"],
-                      ["evaluate", f"{at}/run", f"{at}/s.zarr", "--plot", f"{at}/plot.png"], ["predict", f"{at}/run", f"{at}/s.zarr", f"{at}/p.zarr"]):
+    for arguments in (
+        ["synth", f"{at}/synth.zarr", "--rows", "50", "--features", "2"],
+        ["ingest", "t.csv", f"{at}/s.zarr", "--target", "y"],
+        [
+            "train",
+            "--config",
+            "c.yaml",
+            "--set",
+            f"data.store={at}/s.zarr",
+            "--set",
+            "model.penalty.l2=0.1",
+            "--run-dir",
+            f"{at}/run",
+        ],
+        ["evaluate", f"{at}/run", f"{at}/s.zarr", "--plot", f"{at}/plot.png"],
+        ["predict", f"{at}/run", f"{at}/s.zarr", f"{at}/p.zarr"],
+    ):
         done = runner().invoke(cli, arguments)
         assert done.exit_code == 0, (arguments, done.output, done.exception)
     assert {"synth.zarr", "s.zarr", "run", "plot.png", "p.zarr"} <= set(os.listdir(tmp_path))
@@ -122,13 +169,25 @@ def test_whatever_is_written_by_a_file_address_stands_at_its_path_and_is_read_by
     model = streamlr.load_model(f"{at}/run")
     model.save(f"{at}/copy.zarr")
     assert streamlr.load_model(tmp_path / "copy.zarr").content_sha256 == model.content_sha256
-    run = streamlr.train({"data": {"store": str(tmp_path / "s.zarr")}, "run": {"directory": f"{at}/plain"}})
-    assert streamlr.summary(f"{at}/plain").to_dict() == streamlr.summary(tmp_path / "plain").to_dict()
+    run = streamlr.train(
+        {"data": {"store": str(tmp_path / "s.zarr")}, "run": {"directory": f"{at}/plain"}}
+    )
+    assert (
+        streamlr.summary(f"{at}/plain").to_dict() == streamlr.summary(tmp_path / "plain").to_dict()
+    )
     assert run.status == "converged"
 
 
 def test_a_run_is_not_looked_for_at_an_address(tmp_path: Path) -> None:
     write_store(tmp_path / "s", *two_class_data(), (100, 6))
-    for read in (streamlr.load_model, streamlr.summary, lambda run: streamlr.evaluate(run, "s"), lambda run: streamlr.predict(run, "s", "out")):
-        with pytest.raises(RunDirectoryError, match=r"'s3://\*\*\*@bucket/run'.* is read from local files; copy it here first"):
+    for read in (
+        streamlr.load_model,
+        streamlr.summary,
+        lambda run: streamlr.evaluate(run, "s"),
+        lambda run: streamlr.predict(run, "s", "out"),
+    ):
+        with pytest.raises(
+            RunDirectoryError,
+            match=r"'s3://\*\*\*@bucket/run'.* is read from local files; copy it here first",
+        ):
             read("s3://key:secret@bucket/run")

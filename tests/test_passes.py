@@ -20,7 +20,7 @@ from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
 from streamlr.kernels.columns import Columns
 from streamlr.kernels.scans.labels import LabelScan
-from streamlr.kernels.scans.moments import SurveyScan
+from streamlr.kernels.scans.moments import MomentScan
 from streamlr.pilot import size as pilot_size
 from streamlr.training.train import TrainResult
 
@@ -57,7 +57,8 @@ class CountingSource(ArraySource):
 
 @pytest.fixture(autouse=True)
 def counting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`train` reads arrays through a source that counts; the sample, which is in memory, is no read of the data."""
+    """`train` reads arrays through a source that counts; the sample, which is in memory, is no read
+    of the data."""
     CountingSource.forget()
     monkeypatch.setattr("streamlr.training.opening.ArraySource", CountingSource)
     monkeypatch.setattr("streamlr.data.source._MEMORY_CHUNK_BYTES", 64 * 4 * 8)
@@ -70,10 +71,18 @@ def data(rows: int = 1000) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return X, (rng.random(rows) < 1 / (1 + np.exp(-X[:, 0]))).astype(np.int64)
 
 
-def fit(solver: str, kind: str, events: list[Event], weighted: bool = False, **settings: Any) -> TrainResult:
+def fit(
+    solver: str, kind: str, events: list[Event], weighted: bool = False, **settings: Any
+) -> TrainResult:
     X, y = data()
     config = {"solver": {"name": solver, **settings}, "cluster": {"kind": kind, "workers": 2}}
-    return train(config, X=X, y=y, sample_weight=np.ones(len(y)) if weighted else None, subscribers=[events.append])
+    return train(
+        config,
+        X=X,
+        y=y,
+        sample_weight=np.ones(len(y)) if weighted else None,
+        subscribers=[events.append],
+    )
 
 
 def reads(counter: Counter[int], rows: int = 1000) -> int:
@@ -86,7 +95,9 @@ def reads(counter: Counter[int], rows: int = 1000) -> int:
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kind", ["serial", "threads"])
 @pytest.mark.parametrize("solver", SOLVERS)
-def test_training_lists_the_labels_once_and_reads_the_features_once_a_pass(solver: str, kind: str, weighted: bool) -> None:
+def test_training_lists_the_labels_once_and_reads_the_features_once_a_pass(
+    solver: str, kind: str, weighted: bool
+) -> None:
     events: list[Event] = []
     result = fit(solver, kind, events, weighted)
     assert reads(CountingSource.features) == result.passes == len(result.history)
@@ -107,7 +118,7 @@ def test_a_scanner_counts_reads_of_features_alone() -> None:
     scanner = Scanner(SerialEngine(), CountingSource(X, y), lambda event: None)
     scanner.run(LabelScan(), "labels")
     assert (scanner.passes, sum(CountingSource.features.values())) == (0, 0)
-    scanner.run(SurveyScan(np.array([0, 1]), 0.0, 0), "survey")
+    scanner.run(MomentScan(np.array([0, 1]), 0.0, 0), "survey")
     assert scanner.passes == reads(CountingSource.features) == 1
 
 
@@ -122,18 +133,25 @@ def large() -> tuple[NDArray[Any], NDArray[np.int64]]:
 
 @pytest.mark.parametrize(("sample_bytes", "most"), [(64 * 2**20, 7), (200_000 * 120 // 16, 7)])
 def test_auto_needs_few_passes_also_where_the_sample_is_a_small_part(
-        large: tuple[NDArray[Any], NDArray[np.int64]], sample_bytes: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    large: tuple[NDArray[Any], NDArray[np.int64]],
+    sample_bytes: int,
+    most: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.undo()
     monkeypatch.setattr(pilot_size, "_LEAST_BYTES", sample_bytes)
     X, y = large
-    result = train({"solver": {"name": "auto"}, "cluster": {"kind": "threads", "workers": 2}}, X=X, y=y)
+    result = train(
+        {"solver": {"name": "auto"}, "cluster": {"kind": "threads", "workers": 2}}, X=X, y=y
+    )
     assert result.status == "converged", result.reason
     assert result.summary["gradient_max"] <= 1e-8
     assert result.passes <= most
 
 
 def _rare_feature(X: NDArray[np.float64], y: NDArray[np.int64]) -> NDArray[np.float64]:
-    """A feature that is 0 but for a handful of rows, which a sample of a sixteenth is likely to lack."""
+    """A feature that is 0 but for a handful of rows, which a sample of a sixteenth is likely to
+    lack."""
     X[:, 3] = 0.0
     X[:: len(X) // 7, 3] = 1.0
     return X
@@ -165,7 +183,9 @@ DEGENERATE: dict[str, Callable[[NDArray[np.float64], NDArray[np.int64]], NDArray
 
 @pytest.mark.parametrize("share", [1.0, 1 / 16])
 @pytest.mark.parametrize("kind", DEGENERATE)
-def test_auto_costs_at_most_the_first_pass_more_than_plain_lbfgs_whatever_the_data(kind: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_costs_at_most_the_first_pass_more_than_plain_lbfgs_whatever_the_data(
+    kind: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.undo()
     X, y = synth_like(30_000, 20)
     X = np.ascontiguousarray(DEGENERATE[kind](X.astype(np.float64), y))
@@ -173,16 +193,27 @@ def test_auto_costs_at_most_the_first_pass_more_than_plain_lbfgs_whatever_the_da
     monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", 1)
     passes, values = {}, {}
     for solver in ("auto", "lbfgs"):
-        result = train({"solver": {"name": solver, "max_passes": 200}, "cluster": {"kind": "serial"}}, X=X, y=y)
+        result = train(
+            {"solver": {"name": solver, "max_passes": 200}, "cluster": {"kind": "serial"}}, X=X, y=y
+        )
         passes[solver], values[solver] = result.passes, result.summary["objective"]
-        assert result.status in ("converged", "stalled" if solver == "lbfgs" else "converged"), result.reason
+        assert result.status in ("converged", "stalled" if solver == "lbfgs" else "converged"), (
+            result.reason
+        )
     assert passes["auto"] <= passes["lbfgs"] + 1
-    assert values["auto"] <= values["lbfgs"] * (1 + 1e-12)  # at a gradient of 1e-8 both are some 1e-15 above the optimum
+    assert values["auto"] <= values["lbfgs"] * (
+        1 + 1e-12
+    )  # at a gradient of 1e-8 both are some 1e-15 above the optimum
 
 
 @pytest.mark.parametrize("share", [1.0, 1 / 16])
-def test_auto_finds_that_classes_are_separable(share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_finds_that_classes_are_separable(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.undo()
     X, _ = synth_like(30_000, 20)
     monkeypatch.setattr(pilot_size, "_LEAST_BYTES", int(share * X.nbytes) + 1)
-    assert train({"cluster": {"kind": "serial"}}, X=X, y=(X[:, 0] > 0).astype(np.int64)).status == "diverged"
+    assert (
+        train({"cluster": {"kind": "serial"}}, X=X, y=(X[:, 0] > 0).astype(np.int64)).status
+        == "diverged"
+    )

@@ -1,4 +1,5 @@
-"""What is inferred where nothing is left over: residuals and errors are rounding, and the model is the optimum all the same."""
+"""What is inferred where nothing is left over: residuals and errors are rounding, and the model is
+the optimum all the same."""
 
 from __future__ import annotations
 
@@ -31,13 +32,15 @@ def write(path: Path, **arrays: Array) -> str:
 def train(
     store: str, run: Path, *, solver: str = "auto", passes: int = 100, intercept: bool = True
 ) -> streamlr.TrainResult:
-    return streamlr.train({
-        "data": {"store": store},
-        "model": {"family": "linear", "fit_intercept": intercept},
-        "solver": {"name": solver, "max_passes": passes},
-        "cluster": {"kind": "serial"},
-        "run": {"directory": str(run)},
-    })
+    return streamlr.train(
+        {
+            "data": {"store": store},
+            "model": {"family": "linear", "fit_intercept": intercept},
+            "solver": {"name": solver, "max_passes": passes},
+            "cluster": {"kind": "serial"},
+            "run": {"directory": str(run)},
+        }
+    )
 
 
 def columns(found: streamlr.Summary, name: str) -> Array:
@@ -54,7 +57,9 @@ def test_the_standard_errors_that_nist_certifies(name: str, solver: str, tmp_pat
     np.testing.assert_allclose(columns(found, "coefficient"), data.certified, rtol=1e-8)
     # of a perfect fit they are 0 but for rounding, relative to the coefficients
     atol = 1e-8 * np.abs(data.certified) if name in PERFECT else 0.0
-    assert (np.abs(columns(found, "standard_error") - data.errors) <= 1e-6 * data.errors + atol).all()
+    assert (
+        np.abs(columns(found, "standard_error") - data.errors) <= 1e-6 * data.errors + atol
+    ).all()
 
 
 def exact(rows: int = 40) -> tuple[Array, Array]:
@@ -73,7 +78,10 @@ def test_a_perfect_fit_is_inferred_from_whatever_the_errors_and_the_unit(
     groups = "g" if errors == "clustered" else None
     found = streamlr.summary(tmp_path / "run", errors=errors, groups=groups)
     np.testing.assert_allclose(
-        columns(found, "coefficient"), unit * np.array([5.0, 2, -1, 0]), rtol=0, atol=1e-14 * unit * 5
+        columns(found, "coefficient"),
+        unit * np.array([5.0, 2, -1, 0]),
+        rtol=0,
+        atol=1e-14 * unit * 5,
     )
     assert (columns(found, "standard_error") <= 1e-12 * unit).all()
     assert found.r2 == pytest.approx(1.0, abs=1e-14)

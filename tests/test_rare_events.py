@@ -1,4 +1,5 @@
-"""What is rare costs the start from a sample no passes: it is drawn more often, and counts for less."""
+"""What is rare costs the start from a sample no passes: it is drawn more often, and counts for
+less."""
 
 from __future__ import annotations
 
@@ -26,8 +27,21 @@ def events(haste: Array, count: int) -> NDArray[np.int64]:
     return (haste >= np.sort(haste)[-count]).astype(np.int64)
 
 
-def fit(X: Any, y: Any, solver: str, family: str = "logistic", *, weights: Array | None = None, kind: str = "serial") -> TrainResult:
-    return streamlr.train({"model": {"family": family}, "solver": {"name": solver}, "cluster": {"kind": kind}}, X=X, y=y, sample_weight=weights)
+def fit(
+    X: Any,
+    y: Any,
+    solver: str,
+    family: str = "logistic",
+    *,
+    weights: Array | None = None,
+    kind: str = "serial",
+) -> TrainResult:
+    return streamlr.train(
+        {"model": {"family": family}, "solver": {"name": solver}, "cluster": {"kind": kind}},
+        X=X,
+        y=y,
+        sample_weight=weights,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +60,9 @@ def test_events_cost_no_more_passes_than_without_a_sample(count: int, weighted: 
     auto, plain = fit(X, y, "auto", weights=weights), fit(X, y, "lbfgs", weights=weights)
     assert (auto.status, plain.status) == ("converged", "converged")
     assert auto.passes <= plain.passes
-    np.testing.assert_allclose(auto.model.coef_, plain.model.coef_, rtol=0, atol=ROWS / count * 2e-7)
+    np.testing.assert_allclose(
+        auto.model.coef_, plain.model.coef_, rtol=0, atol=ROWS / count * 2e-7
+    )
 
 
 def test_counts_of_which_few_are_above_0_cost_no_more_either() -> None:
@@ -74,5 +90,8 @@ def test_one_rare_class_of_three_costs_less_than_by_a_plain_sample(
 def test_a_sample_of_rare_events_is_the_same_on_every_engine() -> None:
     X, haste = features()
     y = events(haste, 90)
-    first, *others = [np.asarray(fit(X, y, "auto", kind=kind).model.coef_).tobytes() for kind in ("serial", "threads", "processes")]
+    first, *others = [
+        np.asarray(fit(X, y, "auto", kind=kind).model.coef_).tobytes()
+        for kind in ("serial", "threads", "processes")
+    ]
     assert all(other == first for other in others)

@@ -16,7 +16,9 @@ from streamlr.solvers.registry import SOLVERS
 PACKAGE = Path(__file__).parents[1] / "streamlr"
 ENTRIES = {*SOLVERS, *FAMILIES, *ENGINES}
 OWN = {
-    "solvers/registry.py", "kernels/families/registry.py", "execution/registry.py",
+    "solvers/registry.py",
+    "kernels/families/registry.py",
+    "execution/registry.py",
     "config/sections.py",  # whose keys these are
 }
 
@@ -46,17 +48,25 @@ def compared(tree: ast.AST) -> list[tuple[str, int]]:
             continue
         for part in (node.left, *node.comparators):
             every = part.elts if isinstance(part, ast.Tuple | ast.List | ast.Set) else [part]
-            found += [(str(each.value), node.lineno) for each in every
-                      if isinstance(each, ast.Constant) and each.value in ENTRIES]
+            found += [
+                (str(each.value), node.lineno)
+                for each in every
+                if isinstance(each, ast.Constant) and each.value in ENTRIES
+            ]
     return found
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
 def test_nobody_else_asks_for_the_name_of_an_entry(path: Path) -> None:
     if str(path.relative_to(PACKAGE)) not in OWN:
         assert not compared(ast.parse(path.read_text(encoding="utf-8")))
 
 
 def test_the_search_for_names_finds_them() -> None:
-    source = 'if family == "linear": pass\nif name in ("newton", "x"): pass\nif "threads" != kind: pass\n'
+    source = (
+        'if family == "linear": pass\nif name in ("newton", "x"): pass\nif "threads" != '
+        "kind: pass\n"
+    )
     assert compared(ast.parse(source)) == [("linear", 1), ("newton", 2), ("threads", 3)]

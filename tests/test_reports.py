@@ -15,7 +15,7 @@ from click.testing import CliRunner
 import streamlr
 from streamlr.cli import evaluate as evaluate_module
 from streamlr.cli import main as cli_main
-from streamlr.errors import ConfigError
+from streamlr.errors import ConfigError, for_command_line
 from streamlr.events import Event, ScanStarted
 from streamlr.kernels.metrics.classification import class_metrics, class_sums
 from streamlr.kernels.metrics.regression import regression_metrics, regression_sums
@@ -32,7 +32,9 @@ def report_of(labels: list[Any], seed: int = 0) -> dict[str, Any]:
     Z = rng.normal(size=(C, rows))
     A = np.exp(Z) / np.exp(Z).sum(axis=0)
     Y = np.eye(C)[rng.integers(0, C, rows)].T
-    return class_metrics(class_sums(Z, Y, -np.log((A * Y).sum(axis=0))[None], A, np.ones(rows)), labels)
+    return class_metrics(
+        class_sums(Z, Y, -np.log((A * Y).sum(axis=0))[None], A, np.ones(rows)), labels
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +45,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     group = zarr.open_group(str(folder / "s.zarr"), mode="w", zarr_format=2)
     X = rng.standard_normal((300, 2))
     group.create_array("X", data=X)
-    group.create_array("y", data=np.array(HOSTILE[:2])[(X[:, 0] + rng.standard_normal(300) > 0).astype(int)])
+    group.create_array(
+        "y", data=np.array(HOSTILE[:2])[(X[:, 0] + rng.standard_normal(300) > 0).astype(int)]
+    )
     Model(np.array([[1.0, 0.0]]), np.zeros(1), np.array(HOSTILE[:2])).save(folder / "m.zarr")
     return folder
 
 
 def evaluated(place: Path, *arguments: str) -> Any:
-    return CliRunner().invoke(cli_main.cli, ["evaluate", str(place / "m.zarr"), str(place / "s.zarr"), *arguments])
+    return CliRunner().invoke(
+        cli_main.cli, ["evaluate", str(place / "m.zarr"), str(place / "s.zarr"), *arguments]
+    )
 
 
 # Lines
@@ -61,10 +67,20 @@ def test_every_number_and_every_table_is_shown(place: Path) -> None:
     for name, value in metrics.items():
         if isinstance(value, int | float):
             assert re.search(rf"^{name} +{re.escape(f'{value:.10g}')}$", shown, re.MULTILINE), name
-    for title in ("classes", "confusion matrix, true by predicted", "calibration of the probability, uniform bins", "lift, from the highest"):
+    for title in (
+        "classes",
+        "confusion matrix, true by predicted",
+        "calibration of the probability, uniform bins",
+        "lift, from the highest",
+    ):
         assert f"\n\n{title}" in shown
-    cells = [[float(cell.replace(",", "")) for cell in line.split()] for line in shown.rstrip().splitlines()[-10:]]
-    np.testing.assert_allclose(cells, [list(row.values()) for row in metrics["lift"]], rtol=1e-5)  # six digits are shown
+    cells = [
+        [float(cell.replace(",", "")) for cell in line.split()]
+        for line in shown.rstrip().splitlines()[-10:]
+    ]
+    np.testing.assert_allclose(
+        cells, [list(row.values()) for row in metrics["lift"]], rtol=1e-5
+    )  # six digits are shown
 
 
 @pytest.mark.parametrize("labels", [HOSTILE, HOSTILE[:2]])
@@ -81,13 +97,21 @@ def test_of_many_classes_the_lines_stay_few(C: int) -> None:
     assert max(map(len, lines)) < 120
     assert len(lines) < 90
     assert not any("confusion" in line for line in lines)
-    assert any(line == f"({C - 30} more classes: --json has them all)" for line in lines) == (C > 30)
+    assert any(line == f"({C - 30} more classes: --json has them all)" for line in lines) == (
+        C > 30
+    )
 
 
 def test_what_is_not_known_is_shown_as_a_dash() -> None:
     rng = np.random.default_rng(0)
     Z = rng.normal(size=(1, 9))
-    lines = list(metric_lines(regression_metrics(regression_sums(Z, np.ones((1, 9)), Z**2, Z, np.ones(9), counts=False))))
+    lines = list(
+        metric_lines(
+            regression_metrics(
+                regression_sums(Z, np.ones((1, 9)), Z**2, Z, np.ones(9), counts=False)
+            )
+        )
+    )
     assert [line for line in lines if line.startswith("r2 ")] == [f"{'r2':29} -"]
     assert len(lines) == 6
 
@@ -95,26 +119,48 @@ def test_what_is_not_known_is_shown_as_a_dash() -> None:
 # Pictures
 
 
-@pytest.mark.parametrize(("name", "words"), [
-    ("p.pdf", r"'.*p\.pdf' is no name of a picture that can be drawn: it must end in \.png or \.svg"), ("absent/p.png", "folder '.*absent' of the picture"),
-    ("folder.png", "is a folder; choose another name")])
-def test_a_picture_that_cannot_be_written_is_refused_before_the_data_are_read(name: str, words: str, place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "p.pdf",
+            r"'.*p\.pdf' is no name of a picture that can be drawn: it must end in \.png or \.svg",
+        ),
+        ("absent/p.png", "folder '.*absent' of the picture"),
+        ("folder.png", "is a folder; choose another name"),
+    ],
+)
+def test_a_picture_that_cannot_be_written_is_refused_before_the_data_are_read(
+    name: str, words: str, place: Path, tmp_path: Path
+) -> None:
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ConfigError, match=words):
         check_plot(str(tmp_path / name))
 
 
-def test_without_matplotlib_a_plot_is_refused_by_the_name_of_the_extra(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as Python marks a module that cannot be imported
+def test_without_matplotlib_a_plot_is_refused_by_the_name_of_the_extra(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        sys.modules, "matplotlib", None
+    )  # as Python marks a module that cannot be imported
     done = evaluated(place, "--plot", str(tmp_path / "p.png"))
     assert isinstance(done.exception, ConfigError)
-    assert re.fullmatch(r"a plot needs matplotlib, which is not installed: pip install 'streamlr\[plot\]', or leave out --plot", str(done.exception))
+    assert re.fullmatch(
+        r"a plot needs matplotlib, which is not installed: pip install 'streamlr\[plot\]', or "
+        r"leave out --plot",
+        for_command_line(done.exception),
+    )
     assert evaluated(place).exit_code == 0
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-@pytest.mark.parametrize("labels", [[0, 1], HOSTILE, list(range(40))], ids=["two", "three", "forty"])
-def test_a_picture_is_drawn_whole_and_the_same_each_time(labels: list[Any], suffix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "labels", [[0, 1], HOSTILE, list(range(40))], ids=["two", "three", "forty"]
+)
+def test_a_picture_is_drawn_whole_and_the_same_each_time(
+    labels: list[Any], suffix: str, tmp_path: Path
+) -> None:
     pytest.importorskip("matplotlib")
     drawn = []
     for _ in range(2):
@@ -132,15 +178,24 @@ def test_a_picture_can_be_drawn_where_only_one_class_is_left(tmp_path: Path) -> 
     pytest.importorskip("matplotlib")
     Z = np.random.default_rng(0).normal(size=(1, 50))
     A = 1 / (1 + np.exp(-Z))
-    plot_metrics(class_metrics(class_sums(Z, np.zeros((1, 50)), A, A, np.ones(50)), [0, 1]), str(tmp_path / "p.svg"))
+    plot_metrics(
+        class_metrics(class_sums(Z, np.zeros((1, 50)), A, A, np.ones(50)), [0, 1]),
+        str(tmp_path / "p.svg"),
+    )
     assert (tmp_path / "p.svg").exists()
 
 
-def test_the_command_draws_in_the_pass_that_it_makes_and_prints_as_without(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_draws_in_the_pass_that_it_makes_and_prints_as_without(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("matplotlib")
     scans: list[Event] = []
     console = evaluate_module.Console
-    monkeypatch.setattr(evaluate_module, "Console", lambda quiet: lambda event: (scans.append(event), console(quiet=quiet)(event)))
+    monkeypatch.setattr(
+        evaluate_module,
+        "Console",
+        lambda quiet: lambda event: (scans.append(event), console(quiet=quiet)(event)),
+    )
     done = evaluated(place, "--plot", str(tmp_path / "p.png"), "--json")
     assert done.exit_code == 0, done.output
     assert sum(isinstance(event, ScanStarted) for event in scans) == 1

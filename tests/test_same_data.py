@@ -1,4 +1,5 @@
-"""Whether data are those of before is told by their bytes, however the first pass was asked to sum them."""
+"""Whether data are those of before is told by their bytes, however the first pass was asked to sum
+them."""
 
 from __future__ import annotations
 

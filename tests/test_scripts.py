@@ -17,7 +17,12 @@ SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
 def run(script: str, *options: str) -> str:
     """Standard output of a script that has to succeed."""
-    done = subprocess.run([sys.executable, str(SCRIPTS / script), *options], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / script), *options],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -36,7 +41,19 @@ def test_vectorisation_takes_the_same_step_four_ways_and_prints_their_times() ->
 
 def test_the_benchmark_prints_a_table_and_both_reach_one_optimum(tmp_path: Path) -> None:
     names = ["streamlr, streaming", "scikit-learn newton-cholesky"]
-    out = run("bench.py", "--data", "tiny", "--only", *names, "--rounds", "1", "--out", str(tmp_path / "out"), "--store", str(tmp_path / "s.zarr"))
+    out = run(
+        "bench.py",
+        "--data",
+        "tiny",
+        "--only",
+        *names,
+        "--rounds",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+        "--store",
+        str(tmp_path / "s.zarr"),
+    )
     lines = out.splitlines()
     assert re.fullmatch(r"20,000 x 10 float32, lz4, \d+ cores, median of 1", lines[0])
     results = json.loads((tmp_path / "out" / "tiny-lz4.json").read_text(encoding="utf-8"))
@@ -55,7 +72,9 @@ def test_the_benchmark_prints_a_table_and_both_reach_one_optimum(tmp_path: Path)
     # convex: f - f* <= |g|^2 / (2 mu), so at gradients of 1e-6 objectives differ by rounding alone
     assert ours["objective"] == pytest.approx(theirs["objective"], abs=1e-11)
     shown = [line.split()[-2] for line in lines if line.startswith(tuple(names))]
-    assert [float(value) for value in shown] == pytest.approx([ours["objective"], theirs["objective"]], abs=1e-12)
+    assert [float(value) for value in shown] == pytest.approx(
+        [ours["objective"], theirs["objective"]], abs=1e-12
+    )
 
 
 def test_the_overhead_is_printed_for_each_number_of_slabs() -> None:
@@ -69,21 +88,45 @@ def test_the_overhead_is_printed_for_each_number_of_slabs() -> None:
     assert float(each) == pytest.approx(1000 * float(seconds) / 200, abs=0.026)
 
 
-SELECTED = [f"test_{name}*" for name in (
-    "logistic.py::test_predict_?_classes", "logistic.py::test_logistic_glmnet", "logistic.py::test_sparsify", "logistic.py::test_inconsistent_input",
-    "logistic.py::test_write_parameters", "logistic.py::test_logistic_regression_solvers[[]", "logistic.py::test_logistic_regression_solver_",
-    "logistic.py::test_logreg_", "logistic.py::test_max_iter", "logistic.py::test_dtype_match",
-    "logistic.py::test_zero_max_iter", "logistic.py::test_c_inf_", "logistic.py::test_penalty_none",
-    "logistic.py::test_large_sparse_matrix", "logistic.py::test_elastic_net_l1_l2", "logistic.py::test_l1_ratio",
-    "base.py::test_linear_regression_positive", "base.py::test_linear_regression_sparse",
-    "base.py::test_linear_regression_pd", "base.py::test_fit_intercept",
-    "glm.py::test_glm_regression[[]*Poisson", "glm.py::test_glm_family_argument", "glm.py::test_glm_wrong_y_range")]
+SELECTED = [
+    f"test_{name}*"
+    for name in (
+        "logistic.py::test_predict_?_classes",
+        "logistic.py::test_logistic_glmnet",
+        "logistic.py::test_sparsify",
+        "logistic.py::test_inconsistent_input",
+        "logistic.py::test_write_parameters",
+        "logistic.py::test_logistic_regression_solvers[[]",
+        "logistic.py::test_logistic_regression_solver_",
+        "logistic.py::test_logreg_",
+        "logistic.py::test_max_iter",
+        "logistic.py::test_dtype_match",
+        "logistic.py::test_zero_max_iter",
+        "logistic.py::test_c_inf_",
+        "logistic.py::test_penalty_none",
+        "logistic.py::test_large_sparse_matrix",
+        "logistic.py::test_elastic_net_l1_l2",
+        "logistic.py::test_l1_ratio",
+        "base.py::test_linear_regression_positive",
+        "base.py::test_linear_regression_sparse",
+        "base.py::test_linear_regression_pd",
+        "base.py::test_fit_intercept",
+        "glm.py::test_glm_regression[[]*Poisson",
+        "glm.py::test_glm_family_argument",
+        "glm.py::test_glm_wrong_y_range",
+    )
+]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("sklearn.linear_model.tests") is None, reason="scikit-learn was installed without its tests")
+@pytest.mark.skipif(
+    importlib.util.find_spec("sklearn.linear_model.tests") is None,
+    reason="scikit-learn was installed without its tests",
+)
 def test_scikit_learns_own_tests_pass_but_for_those_that_are_not_followed() -> None:
     head, _, names, *rows = run("sklearn_tests.py", "--only", *SELECTED).splitlines()
-    concerned, selected = (int(number) for number in re.findall(r"(\d+) of its (\d+) tests", head)[0])
+    concerned, selected = (
+        int(number) for number in re.findall(r"(\d+) of its (\d+) tests", head)[0]
+    )
     assert 0 < concerned <= selected
     assert names.split() == ["passed", "expected", "to", "fail", "failed", "skipped"]
     tallies = {row.split()[0]: [int(number) for number in row.split()[1:]] for row in rows[:3]}
@@ -94,18 +137,48 @@ def test_scikit_learns_own_tests_pass_but_for_those_that_are_not_followed() -> N
     assert sum(sum(tally) for tally in tallies.values()) == concerned
 
 
-@pytest.mark.skipif(importlib.util.find_spec("sklearn.linear_model.tests") is None, reason="scikit-learn was installed without its tests")
+@pytest.mark.skipif(
+    importlib.util.find_spec("sklearn.linear_model.tests") is None,
+    reason="scikit-learn was installed without its tests",
+)
 def test_a_test_of_scikit_learns_that_fails_is_told() -> None:
-    done = subprocess.run([sys.executable, str(SCRIPTS / "sklearn_tests.py"), "--strict", "--only", "*::test_liblinear_with_large_values", "*::test_nan"],
-                          capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(SCRIPTS / "sklearn_tests.py"),
+            "--strict",
+            "--only",
+            "*::test_liblinear_with_large_values",
+            "*::test_nan",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1, done.stderr
-    assert "FAILED test_logistic.py::test_liblinear_with_large_values\n      Failed: DID NOT RAISE" in done.stdout
+    assert (
+        "FAILED test_logistic.py::test_liblinear_with_large_values\n      Failed: DID NOT RAISE"
+        in done.stdout
+    )
     assert re.search(r"test_logistic.py +1 +0 +1 +0", done.stdout)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("sklearn.linear_model.tests") is None, reason="scikit-learn was installed without its tests")
-@pytest.mark.parametrize(("outcomes", "idle"), [(["passed", "passed"], True), (["passed", "failed"], False), (["skipped"], False), ([], False)])
-def test_a_reason_is_idle_where_all_its_tests_pass(outcomes: list[str], idle: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(
+    importlib.util.find_spec("sklearn.linear_model.tests") is None,
+    reason="scikit-learn was installed without its tests",
+)
+@pytest.mark.parametrize(
+    ("outcomes", "idle"),
+    [
+        (["passed", "passed"], True),
+        (["passed", "failed"], False),
+        (["skipped"], False),
+        ([], False),
+    ],
+)
+def test_a_reason_is_idle_where_all_its_tests_pass(
+    outcomes: list[str], idle: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = importlib.util.spec_from_file_location("sklearn_tests", SCRIPTS / "sklearn_tests.py")
     assert spec is not None
     assert spec.loader is not None
@@ -113,33 +186,64 @@ def test_a_reason_is_idle_where_all_its_tests_pass(outcomes: list[str], idle: bo
     monkeypatch.setitem(sys.modules, "sklearn_tests", script)
     spec.loader.exec_module(script)
     pattern = next(iter(script.EXPECTED))
-    results = [script.Result(pattern.replace("*", f"[{k}]"), outcome, True, "", "") for k, outcome in enumerate(outcomes)]
+    results = [
+        script.Result(pattern.replace("*", f"[{k}]"), outcome, True, "", "")
+        for k, outcome in enumerate(outcomes)
+    ]
     assert script.idle_patterns(results) == ([pattern] if idle else [])
 
 
 def test_the_cost_of_a_path_is_told_beside_one_model() -> None:
-    head, *rows = run("path_cost.py", "--rows", "3000", "--features", "4", "--turns", "1").splitlines()
+    head, *rows = run(
+        "path_cost.py", "--rows", "3000", "--features", "4", "--turns", "1"
+    ).splitlines()
     assert head.split()[:6] == ["seconds", "CPU", "s", "passes", "MB", "ratio"]
     found = {row[:36].strip(): row[36:].split() for row in rows}
     assert list(found) == ["one model", "16 strengths", "4 strengths, all rows and 3 folds"]
     for seconds, cpu, passes, megabytes, ratio, *rest in found.values():
         assert min(float(seconds), float(cpu), float(megabytes)) > 0
-        assert float(ratio) == pytest.approx(float(seconds) / float(found["one model"][0]), abs=0.5 * (1 + float(ratio)))  # of seconds that are rounded
+        assert float(ratio) == pytest.approx(
+            float(seconds) / float(found["one model"][0]), abs=0.5 * (1 + float(ratio))
+        )  # of seconds that are rounded
         assert "converged;" in rest
         assert len(rest) - rest.index("converged;") - 1 == int(passes)  # the seconds of each pass
 
 
 def test_chaos_kills_workers_and_clients_and_finds_the_same_bits() -> None:
-    # how long a trial takes beside an undisturbed run is for the machine to say that runs it alone, so no bound here
-    lines = run("chaos.py", "--kills", "4", "--rows", "20000", "--passes", "15",
-                "--most", "inf", "--hang", "1000", "--every", "100", "--neighbours", "1").splitlines()
-    trials = [line for line in lines if re.match(r" *\d+ (threads|processes|held) +(SIG|worker|stopped)", line)]
+    # how long a trial takes beside an undisturbed run is for the machine to say that runs it alone,
+    # so no bound here
+    lines = run(
+        "chaos.py",
+        "--kills",
+        "4",
+        "--rows",
+        "20000",
+        "--passes",
+        "15",
+        "--most",
+        "inf",
+        "--hang",
+        "1000",
+        "--every",
+        "100",
+        "--neighbours",
+        "1",
+    ).splitlines()
+    trials = [
+        line
+        for line in lines
+        if re.match(r" *\d+ (threads|processes|held) +(SIG|worker|stopped)", line)
+    ]
     kills = [line for line in trials if "no kill" not in line]
     assert len(kills) == 4
     assert all("same bits" in line for line in trials)
     assert sum("undisturbed:" in line for line in lines) == 3 * 2 + 1
-    tally = re.match(r"4 kills \((.*)\): 4 times the same bits, 0 failed or hung, 0 took more than inf times the undisturbed run \(worst [\d.]+\); "
-                     r"(\d+) came too late", lines[-1])
+    tally = re.match(
+        r"4 kills \((.*)\): 4 times the same bits, 0 failed or hung, 0 took more than inf times "
+        r"the undisturbed run \(worst [\d.]+\); "
+        r"(\d+) came too late",
+        lines[-1],
+    )
     assert tally is not None, lines[-1]
     assert sum(int(part.split()[-1]) for part in tally[1].split(", ")) == 4
     assert int(tally[2]) == len(trials) - 4
@@ -156,11 +260,15 @@ def test_chaos_counts_no_blow_that_struck_nobody(tmp_path: Path) -> None:
     ended.wait()
     for kind in (*chaos.CLIENT_SIGNALS, *chaos.ON_WORKERS):
         assert not chaos.strike(ended, kind, random.Random(0))
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(2)"]) as alone:  # no worker ever comes, and then it ends
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(2)"]
+    ) as alone:  # no worker ever comes, and then it ends
         assert not chaos.strike(alone, "worker", random.Random(0))
     session = chaos.Session(tmp_path, 1, random.Random(0), 2, {"threads": [1.0, 2.0, 30.0, 40.0]})
     trial = chaos.Trial("threads", "SIGKILL", 0.5, 31.0, True, "", 2)
     assert trial.usual(session) == 16.0  # the median of the two before and the two after
     assert chaos.tell(session, [trial], 3.0)
     assert not chaos.tell(session, [trial], 1.9)  # 31 / 16
-    assert not chaos.tell(session, [chaos.Trial("threads", "SIGKILL", 0.5, 1.0, True, "HUNG for 9 s", 2)], 3.0)
+    assert not chaos.tell(
+        session, [chaos.Trial("threads", "SIGKILL", 0.5, 1.0, True, "HUNG for 9 s", 2)], 3.0
+    )

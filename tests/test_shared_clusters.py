@@ -107,7 +107,12 @@ def serial_bits(store: Path) -> bytes:
 
 def command(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from streamlr.cli.main import program; program()", *map(str, arguments)],
+        [
+            sys.executable,
+            "-c",
+            "from streamlr.cli.main import program; program()",
+            *map(str, arguments),
+        ],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -139,7 +144,8 @@ def test_a_worker_that_does_not_see_the_store_is_named_at_once_and_nobody_is_har
             ]
             with pytest.raises(
                 StoreNotFoundError,
-                match=rf"the worker at ({'|'.join(blind)}) cannot open the data: .*'/proc/self/cwd/a.zarr'.*all workers share",
+                match=rf"the worker at ({'|'.join(blind)}) cannot open the data: "
+                rf".*'/proc/self/cwd/a.zarr'.*all workers share",
             ):
                 streamlr.train(settings(processes.address))
             assert stranger.gather(theirs) == ["ended"] * 2
@@ -153,7 +159,8 @@ def test_the_command_line_ends_with_the_status_of_data_that_cannot_be_read(
 ) -> None:
     elsewhere.worker()
     (here / "blind.yaml").write_text(
-        f"data: {{store: {SEEN_FROM_ITS_FOLDER}}}\ncluster: {{kind: address, address: '{elsewhere.address}'}}\n"
+        f"data: {{store: {SEEN_FROM_ITS_FOLDER}}}\ncluster: {{kind: address, address: "
+        f"'{elsewhere.address}'}}\n"
     )
     ended = command(
         "train", "--config", "blind.yaml", "--run-dir", elsewhere.folder / "run", cwd=here
@@ -321,7 +328,7 @@ def test_a_worker_that_joins_during_a_pass_and_cannot_take_part_costs_no_bit(
 ) -> None:
     source, partition = (
         ZarrSource(DataConfig(store=str(folder / "a.zarr"))),
-        Partition(ROWS, CHUNK, CHUNK, held_slabs=held),
+        Partition(ROWS, CHUNK, CHUNK, resident_slabs=held),
     )
     other = other_streamlr(tmp_path / "other", SCALED) if kind == "another" else None
     elsewhere.worker()

@@ -1,4 +1,5 @@
-"""Sparse matrices that anndata leaves in a store are read by rows, dense a block at a time; what cannot be read so is refused by name."""
+"""Sparse matrices that anndata leaves in a store are read by rows, dense a block at a time; what
+cannot be read so is refused by name."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def labels(X: Any) -> NDArray[Any]:
 
 
 class StandIn:
-    """What is used of anndata's classes, where it is not installed; as anndata does, it reads values by their rows."""
+    """What is used of anndata's classes, where it is not installed; as anndata does, it reads
+    values by their rows."""
 
     def __init__(self, group: zarr.Group, backend: str = "zarr") -> None:
         self.group, self.backend = group, backend
@@ -46,7 +48,9 @@ class StandIn:
         ends = np.asarray(self.group["indptr"])[index.start : index.stop + 1]
         values = slice(int(ends[0]), int(ends[-1]))
         parts = [np.asarray(self.group[name][values]) for name in ("data", "indices")]  # type: ignore[index]
-        return scipy.sparse.csr_matrix((*parts, ends - ends[0]), shape=(len(ends) - 1, self.shape[1]))
+        return scipy.sparse.csr_matrix(
+            (*parts, ends - ends[0]), shape=(len(ends) - 1, self.shape[1])
+        )
 
     def to_memory(self) -> Any:
         return self[0 : self.shape[0]]
@@ -57,7 +61,9 @@ def stored(folder: Path, X: Any) -> zarr.Group:
     group = zarr.open_group(str(folder / "a.zarr"), mode="w").create_group("X")
     for name in ("data", "indices", "indptr"):
         group.create_array(name, data=getattr(X, name), chunks=(700,))
-    group.attrs.update({"encoding-type": f"{X.format}_matrix", "encoding-version": "0.1.0", "shape": list(X.shape)})
+    group.attrs.update(
+        {"encoding-type": f"{X.format}_matrix", "encoding-version": "0.1.0", "shape": list(X.shape)}
+    )
     return group
 
 
@@ -70,20 +76,31 @@ def dataset(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_a_stored_matrix_is_fitted_and_predicted_as_the_one_in_memory(dataset: Any, tmp_path: Path) -> None:
+def test_a_stored_matrix_is_fitted_and_predicted_as_the_one_in_memory(
+    dataset: Any, tmp_path: Path
+) -> None:
     X = matrix()
     y, given = labels(X), dataset(stored(tmp_path, X))
-    for cluster in ({"kind": "serial"}, {"kind": "threads", "workers": 2}, {"kind": "processes", "workers": 1}):
+    for cluster in (
+        {"kind": "serial"},
+        {"kind": "threads", "workers": 2},
+        {"kind": "processes", "workers": 1},
+    ):
         if isinstance(given, StandIn) and cluster["kind"] == "processes":
             continue  # whose workers do not know this module
         found, plain = (LogisticRegression(cluster=cluster).fit(each, y) for each in (given, X))
         assert found.coef_.tobytes() == plain.coef_.tobytes()
     for method in ("predict", "predict_proba", "decision_function"):
         np.testing.assert_array_equal(getattr(found, method)(given), getattr(found, method)(X))
-    assert train({}, X=given, y=y).model.coefficients_sha256 == train({}, X=X, y=y).model.coefficients_sha256
+    assert (
+        train({}, X=given, y=y).model.coefficients_sha256
+        == train({}, X=X, y=y).model.coefficients_sha256
+    )
 
 
-def test_no_more_than_a_block_is_read_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_than_a_block_is_read_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("streamlr.data.source._MEMORY_CHUNK_BYTES", 64 * FEATURES * 8)
     X = matrix()
     given = StandIn(stored(tmp_path, X))
@@ -111,8 +128,15 @@ def test_what_cannot_be_read_by_rows_is_refused_by_name(dataset: Any, tmp_path: 
     X = matrix()
     y = labels(X)
     by_columns = dataset(stored(tmp_path, X.tocsc()))
-    for use in (lambda given: LogisticRegression().fit(given, y), lambda given: train({}, X=given, y=y)):
-        with pytest.raises(DtypeError, match=r"sparse_dataset of anndata's \(.*\) in the format csc, .*give X\.to_memory\(\) where it fits"):
+    for use in (
+        lambda given: LogisticRegression().fit(given, y),
+        lambda given: train({}, X=given, y=y),
+    ):
+        with pytest.raises(
+            DtypeError,
+            match=r"sparse_dataset of anndata's \(.*\) in the format csc, .*give X\.to_memory\(\) "
+            r"where it fits",
+        ):
             use(by_columns)
     found = LogisticRegression().fit(X, y)
     with pytest.raises(DtypeError, match="in the format csc"):
@@ -121,7 +145,11 @@ def test_what_cannot_be_read_by_rows_is_refused_by_name(dataset: Any, tmp_path: 
 
 def test_a_matrix_in_an_hdf5_file_is_refused_by_name(tmp_path: Path) -> None:
     X = matrix()
-    with pytest.raises(DtypeError, match=r"sparse_dataset of anndata's \(StandIn\) in a file of hdf5, .*or write it to a Zarr store in the format CSR"):
+    with pytest.raises(
+        DtypeError,
+        match=r"sparse_dataset of anndata's \(StandIn\) in a file of hdf5, .*or write it to a "
+        r"Zarr store in the format CSR",
+    ):
         LogisticRegression().fit(StandIn(stored(tmp_path, X), "hdf5"), labels(X))
 
 
@@ -132,7 +160,10 @@ def test_a_file_of_anndata_is_refused_by_name_and_fitted_lazily(tmp_path: Path) 
     y = labels(X)
     anndata.AnnData(X).write_h5ad(tmp_path / "a.h5ad")
     plain = LogisticRegression(tol=1e-11).fit(X, y)
-    with h5py.File(tmp_path / "a.h5ad") as file, pytest.raises(DtypeError, match=r"\(_?CSRDataset\) in a file of hdf5"):
+    with (
+        h5py.File(tmp_path / "a.h5ad") as file,
+        pytest.raises(DtypeError, match=r"\(_?CSRDataset\) in a file of hdf5"),
+    ):
         LogisticRegression().fit(anndata.io.sparse_dataset(file["X"]), y)
     with pytest.raises(DtypeError, match="in a file of hdf5"):
         LogisticRegression().fit(anndata.read_h5ad(tmp_path / "a.h5ad", backed="r").X, y)
@@ -141,11 +172,17 @@ def test_a_file_of_anndata_is_refused_by_name_and_fitted_lazily(tmp_path: Path) 
     for chunks in (None, (77, FEATURES)):
         lazy = anndata.experimental.read_elem_lazy(group, chunks=chunks)
         found = LogisticRegression(tol=1e-11).fit(lazy, y)
-        np.testing.assert_allclose(found.coef_, plain.coef_, rtol=0, atol=1e-8)  # gradients of 1e-11 over curvatures of 1e-3 at least
-        np.testing.assert_allclose(found.predict_proba(lazy).compute(), plain.predict_proba(X), rtol=0, atol=1e-8)
+        np.testing.assert_allclose(
+            found.coef_, plain.coef_, rtol=0, atol=1e-8
+        )  # gradients of 1e-11 over curvatures of 1e-3 at least
+        np.testing.assert_allclose(
+            found.predict_proba(lazy).compute(), plain.predict_proba(X), rtol=0, atol=1e-8
+        )
 
 
 def test_a_group_is_no_array(tmp_path: Path) -> None:
     X = matrix()
-    with pytest.raises(DtypeError, match=r"X is the Zarr group '/X', .*anndata\.io\.sparse_dataset\(X\)"):
+    with pytest.raises(
+        DtypeError, match=r"X is the Zarr group '/X', .*anndata\.io\.sparse_dataset\(X\)"
+    ):
         LogisticRegression().fit(stored(tmp_path, X), labels(X))

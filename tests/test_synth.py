@@ -1,4 +1,5 @@
-"""Synthetic stores: the same for the same seed, complete or absent, and drawn from the model that they state."""
+"""Synthetic stores: the same for the same seed, complete or absent, and drawn from the model that
+they state."""
 
 from __future__ import annotations
 
@@ -32,8 +33,19 @@ def test_the_same_seed_gives_the_same_files_whatever_the_threads(tmp_path: Path)
     assert files_of(tmp_path / "1") == files_of(tmp_path / "2") == files_of(tmp_path / "5")
 
 
-@pytest.mark.parametrize("other", [{"chunk_rows": 1}, {"chunk_rows": 1000}, {"chunk_rows": 4096}, {"chunk_rows": 9999}, {"compressor": "none"},
-                                   {"compressor": "zstd"}, {"sample_axis": 1}], ids=str)
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"chunk_rows": 1},
+        {"chunk_rows": 1000},
+        {"chunk_rows": 4096},
+        {"chunk_rows": 9999},
+        {"compressor": "none"},
+        {"compressor": "zstd"},
+        {"sample_axis": 1},
+    ],
+    ids=str,
+)
 def test_values_do_not_depend_on_how_they_are_stored(tmp_path: Path, other: dict[str, Any]) -> None:
     spec = SynthSpec(rows=300 if other == {"chunk_rows": 1} else 9000, features=3, seed=1)
     synthesize(tmp_path / "a", spec)
@@ -55,7 +67,9 @@ def test_another_seed_gives_other_values(tmp_path: Path) -> None:
     for seed in (0, 1):
         synthesize(tmp_path / str(seed), SynthSpec(1000, 3, seed=seed))
     assert np.mean(read(tmp_path / "0", "X") == read(tmp_path / "1", "X")) < 0.01
-    assert not np.allclose(read(tmp_path / "0", "true_coefficients"), read(tmp_path / "1", "true_coefficients"))
+    assert not np.allclose(
+        read(tmp_path / "0", "true_coefficients"), read(tmp_path / "1", "true_coefficients")
+    )
 
 
 def test_rows_of_different_blocks_are_not_alike(tmp_path: Path) -> None:
@@ -68,7 +82,8 @@ def test_rows_of_different_blocks_are_not_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int16", "bool"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_labels_follow_the_stored_coefficients(tmp_path: Path, seed: int, dtype: str) -> None:
-    """Under the model, sum x_j (y - p) has mean 0 and variance sum x_j² p (1 - p); five standard deviations are one chance in 1.7 million."""
+    """Under the model, sum x_j (y - p) has mean 0 and variance sum x_j² p (1 - p); five standard
+    deviations are one chance in 1.7 million."""
     synthesize(tmp_path / "s", SynthSpec(40_000, 6, dtype=dtype, seed=seed))
     X, y = read(tmp_path / "s", "X").astype(np.float64), read(tmp_path / "s", "y")
     w, b = read(tmp_path / "s", "true_coefficients")[0], read(tmp_path / "s", "true_intercept")[0]
@@ -79,7 +94,9 @@ def test_labels_follow_the_stored_coefficients(tmp_path: Path, seed: int, dtype:
         return (y - probability) @ columns / np.sqrt((p * (1 - p)) @ columns**2)
 
     assert np.abs(deviations(p)).max() < 5
-    assert np.abs(deviations(1 / (1 + np.exp(-0.9 * (X @ w + b))))).max() > 5  # the test can tell coefficients that are a tenth too small
+    assert (
+        np.abs(deviations(1 / (1 + np.exp(-0.9 * (X @ w + b))))).max() > 5
+    )  # the test can tell coefficients that are a tenth too small
 
 
 def test_labels_of_several_classes_follow_the_stored_coefficients(tmp_path: Path) -> None:
@@ -95,10 +112,17 @@ def test_labels_of_several_classes_follow_the_stored_coefficients(tmp_path: Path
     deviations = columns.T @ (Y - A) / np.sqrt((columns**2).T @ (A * (1 - A)))
     assert np.abs(deviations).max() < 5  # 24 deviations, each beyond 5 once in 1.7 million
     permuted = A[:, [1, 0, 2, 3]]
-    assert np.abs(columns.T @ (Y - permuted) / np.sqrt((columns**2).T @ (permuted * (1 - permuted)))).max() > 5
+    assert (
+        np.abs(
+            columns.T @ (Y - permuted) / np.sqrt((columns**2).T @ (permuted * (1 - permuted)))
+        ).max()
+        > 5
+    )
 
 
-@pytest.mark.parametrize("family", [name for name, family in FAMILIES.items() if not family.labelled])
+@pytest.mark.parametrize(
+    "family", [name for name, family in FAMILIES.items() if not family.labelled]
+)
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "bool"])
 def test_numbers_follow_the_stored_coefficients(tmp_path: Path, dtype: str, family: str) -> None:
     """As for labels; the variance of a number is 1, that of a count its mean."""
@@ -112,18 +136,30 @@ def test_numbers_follow_the_stored_coefficients(tmp_path: Path, dtype: str, fami
         return (y - of) @ columns / np.sqrt(FAMILIES[family].curvature(mean) @ columns**2)
 
     assert np.abs(deviations(mean)).max() < 5
-    assert np.abs(deviations(FAMILIES[family].activate(0.9 * Z))).max() > 5  # the test can tell coefficients that are a tenth too small
+    assert (
+        np.abs(deviations(FAMILIES[family].activate(0.9 * Z))).max() > 5
+    )  # the test can tell coefficients that are a tenth too small
     assert np.mean((y - mean) ** 2 / FAMILIES[family].curvature(mean)) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_of_every_family_finds_its_coefficients_again(tmp_path: Path, family: str) -> None:
-    """To six standard errors, by the inverse of the Hessian; of softmax, whose Z are known but for a common shift, beside the first class."""
+    """To six standard errors, by the inverse of the Hessian; of softmax, whose Z are known but for
+    a common shift, beside the first class."""
     synthesize(tmp_path / "s", SynthSpec(20_000, 4, family=family))
-    found = train({"data": {"store": str(tmp_path / "s")}, "model": {"family": family}, "cluster": {"kind": "serial"}})
+    found = train(
+        {
+            "data": {"store": str(tmp_path / "s")},
+            "model": {"family": family},
+            "cluster": {"kind": "serial"},
+        }
+    )
     assert found.status == "converged"
     X = read(tmp_path / "s", "X").astype(np.float64)
-    true, intercept = read(tmp_path / "s", "true_coefficients"), read(tmp_path / "s", "true_intercept")
+    true, intercept = (
+        read(tmp_path / "s", "true_coefficients"),
+        read(tmp_path / "s", "true_intercept"),
+    )
     assert true.shape == found.model.coef_.shape
     error = found.model.coef_ - true
     if family == "softmax":
@@ -137,8 +173,13 @@ def test_a_model_of_every_family_finds_its_coefficients_again(tmp_path: Path, fa
 
 @pytest.mark.parametrize("compressor", ["lz4", "zstd", "none"])
 @pytest.mark.parametrize("sample_axis", [0, 1])
-def test_every_chunk_is_written_with_a_checksum_and_read_directly(tmp_path: Path, compressor: Any, sample_axis: int) -> None:
-    synthesize(tmp_path / "s", SynthSpec(1050, 5, chunk_rows=100, compressor=compressor, sample_axis=sample_axis))
+def test_every_chunk_is_written_with_a_checksum_and_read_directly(
+    tmp_path: Path, compressor: Any, sample_axis: int
+) -> None:
+    synthesize(
+        tmp_path / "s",
+        SynthSpec(1050, 5, chunk_rows=100, compressor=compressor, sample_axis=sample_axis),
+    )
     source = ZarrSource(DataConfig(store=str(tmp_path / "s"), sample_axis=1 if sample_axis else 0))
     source.check_chunks()
     assert [array.checksummed for array in source.arrays] == [True, True]
@@ -151,7 +192,9 @@ def test_every_chunk_is_written_with_a_checksum_and_read_directly(tmp_path: Path
 
 
 def test_chunks_of_nothing_but_zeros_are_written(tmp_path: Path) -> None:
-    synthesize(tmp_path / "s", SynthSpec(300, 1, chunk_rows=1, dtype="bool"))  # of 300 labels and bools some are 0, alone in their chunk
+    synthesize(
+        tmp_path / "s", SynthSpec(300, 1, chunk_rows=1, dtype="bool")
+    )  # of 300 labels and bools some are 0, alone in their chunk
     assert 0 in read(tmp_path / "s", "y")
     assert not read(tmp_path / "s", "X").all()
     assert len(chunk_paths(tmp_path / "s" / "X")) == len(chunk_paths(tmp_path / "s" / "y")) == 300
@@ -169,7 +212,10 @@ def test_every_dtype_is_drawn_within_its_range_and_not_constant(tmp_path: Path, 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_labels_are_not_all_alike_whatever_the_dtype(dtype: str) -> None:
-    shares = [Population(SynthSpec(4096, 20, dtype=dtype, seed=seed)).rows(0, 4096)[1].mean() for seed in range(5)]
+    shares = [
+        Population(SynthSpec(4096, 20, dtype=dtype, seed=seed)).rows(0, 4096)[1].mean()
+        for seed in range(5)
+    ]
     assert 0.05 < min(shares) <= max(shares) < 0.95, shares
 
 
@@ -202,7 +248,9 @@ def test_what_was_left_half_written_is_replaced_and_never_mixed_in(tmp_path: Pat
 def test_a_store_that_stands_there_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
     synthesize(tmp_path / "s", SynthSpec(500, 3, seed=1))
     before = files_of(tmp_path / "s")
-    with pytest.raises(ConfigError, match=r"'.*s' exists already; choose another name, or add --overwrite"):
+    with pytest.raises(
+        ConfigError, match=r"'.*s' exists already; choose another name, or add overwrite=True"
+    ):
         synthesize(tmp_path / "s", SynthSpec(500, 3, seed=2))
     assert files_of(tmp_path / "s") == before
 
@@ -217,12 +265,25 @@ def test_a_store_that_stands_there_is_kept_unless_told_otherwise(tmp_path: Path)
     assert files_of(tmp_path / "s") == files_of(tmp_path / "t")
 
 
-@pytest.mark.parametrize(("spec", "message"), [
-    (SynthSpec(0, 3), "at least one row and one feature; got 0 rows and 3 features"), (SynthSpec(3, 0), "got 3 rows and 0 features"),
-    (SynthSpec(3, 3, classes=1), "--classes must be 2 or more; got 1"), (SynthSpec(3, 3, chunk_rows=0), "--chunk-rows must be 1 or more; got 0"),
-    (SynthSpec(3, 3, dtype="complex64"), "--dtype 'complex64' is none of float16"),
-    (SynthSpec(3, 3, seed=-1), "seed.*-1"), (SynthSpec(3, 3, family="gamma"), "--family 'gamma' is none of logistic, softmax, linear, poisson"),
-    (SynthSpec(3, 3, family="poisson", classes=3), "--family poisson draws numbers, not labels; leave out --classes 3")])
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (SynthSpec(0, 3), "at least one row and one feature; got 0 rows and 3 features"),
+        (SynthSpec(3, 0), "got 3 rows and 0 features"),
+        (SynthSpec(3, 3, classes=1), "classes must be 2 or more; got 1"),
+        (SynthSpec(3, 3, chunk_rows=0), "chunk_rows must be 1 or more; got 0"),
+        (SynthSpec(3, 3, dtype="complex64"), "dtype 'complex64' is none of float16"),
+        (SynthSpec(3, 3, seed=-1), "seed.*-1"),
+        (
+            SynthSpec(3, 3, family="gamma"),
+            "family 'gamma' is none of logistic, softmax, linear, poisson",
+        ),
+        (
+            SynthSpec(3, 3, family="poisson", classes=3),
+            "family poisson draws numbers, not labels; leave out classes=3",
+        ),
+    ],
+)
 def test_what_cannot_be_drawn_is_refused(tmp_path: Path, spec: SynthSpec, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         synthesize(tmp_path / "s", spec)

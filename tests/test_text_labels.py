@@ -42,7 +42,9 @@ def ingested(path: Path, labels: Any = WORDS, chunk_rows: int = 90) -> Path:
 
 def labels_of(store: Path, **options: Any) -> NDArray[Any]:
     source = ZarrSource(DataConfig(store=str(store)), **options)
-    blocks = [source.read_columns(at, min(at + 70, ROWS)).target for at in range(0, source.n_rows, 70)]
+    blocks = [
+        source.read_columns(at, min(at + 70, ROWS)).target for at in range(0, source.n_rows, 70)
+    ]
     return np.concatenate(blocks)
 
 
@@ -66,7 +68,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-# what is read --------------------------------------------------------------------------------
+# what is read -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["serial", "threads"])
@@ -107,7 +109,7 @@ def test_codes_change_no_bit_of_a_model_nor_the_fingerprint(tmp_path: Path) -> N
         assert with_codes.summary[key] == without.summary[key]
 
 
-# what counts ----------------------------------------------------------------------------------
+# what counts --------------------------------------------------------------------------------------
 
 
 def test_labels_stay_an_array_of_text_for_others(tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_labels_that_are_written_again_during_a_run_end_it(codes: bool, tmp_path
         fit(store, "serial", rewrite)
 
 
-# what is told ---------------------------------------------------------------------------------
+# what is told -------------------------------------------------------------------------------------
 
 
 def test_info_knows_of_the_checksum_of_text(tmp_path: Path) -> None:
@@ -230,7 +232,7 @@ def test_checksums_of_text_are_told_by_its_codecs(
     )
 
 
-# what is written ------------------------------------------------------------------------------
+# what is written ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("labels", [["a", "b", "a", "b", "b"], [0, 1, 0, 1, 1]], ids=str)
@@ -276,7 +278,7 @@ def test_an_ingest_that_ends_at_the_codes_goes_on_to_the_same_bytes(
     assert files_of(tmp_path / "s") == whole
 
 
-# what is kept ---------------------------------------------------------------------------------
+# what is kept -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,9 @@ def test_a_fill_value_of_0_is_a_mark_where_that_is_said(tmp_path: Path) -> None:
     dosages, trait = data()
     write(tmp_path / "s", dosages, trait, fill_value=0)
     error = refusal(tmp_path / "s", **DOSAGES, fill_value={"call_DS": "missing"})
-    names(error, f"holds {np.count_nonzero(dosages == 0)} missing values (0, ", "by data.fill_value")
+    names(
+        error, f"holds {np.count_nonzero(dosages == 0)} missing values (0, ", "by data.fill_value"
+    )
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64"])

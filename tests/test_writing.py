@@ -1,4 +1,5 @@
-"""Writing stores and predictions: what is called safe is on the disk, and a full one ends in an error that leaves nothing in the way."""
+"""Writing stores and predictions: what is called safe is on the disk, and a full one ends in an
+error that leaves nothing in the way."""
 
 from __future__ import annotations
 
@@ -29,7 +30,9 @@ def table(folder: Path, rows: int = 1000) -> Path:
     return folder / "t.npy"
 
 
-def test_the_journal_calls_no_rows_safe_that_a_power_cut_could_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_journal_calls_no_rows_safe_that_a_power_cut_could_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: set[str] = set()
     journals = 0
     fsync, replace = os.fsync, os.replace
@@ -42,10 +45,17 @@ def test_the_journal_calls_no_rows_safe_that_a_power_cut_could_take(tmp_path: Pa
         nonlocal journals
         if Path(target).name == "ingest.json":
             journals += 1
-            chunks = [path for name in ("X", "y") for path in chunk_paths(Path(target).parent / name)]
+            chunks = [
+                path for name in ("X", "y") for path in chunk_paths(Path(target).parent / name)
+            ]
             assert len(chunks) == 2 * journals
             assert {str(path) for path in chunks} <= synced
-            assert {str(folder) for path in chunks for folder in path.parents if folder.is_relative_to(Path(target).parent / "X")} <= synced
+            assert {
+                str(folder)
+                for path in chunks
+                for folder in path.parents
+                if folder.is_relative_to(Path(target).parent / "X")
+            } <= synced
         replace(source, target, **how)
 
     monkeypatch.setattr(os, "fsync", watched_fsync)
@@ -56,8 +66,19 @@ def test_the_journal_calls_no_rows_safe_that_a_power_cut_could_take(tmp_path: Pa
 
 @pytest.mark.parametrize("blow", ["full", signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("at", [1, 8, 15, 22])
-def test_an_ingest_that_ends_before_its_time_goes_on_to_the_same_store(at: int, blow: Any, mortal: Mortal, tmp_path: Path) -> None:
-    arguments = ["ingest", table(tmp_path), tmp_path / "s", "--target", "4", "--chunk-rows", "256", "--quiet"]
+def test_an_ingest_that_ends_before_its_time_goes_on_to_the_same_store(
+    at: int, blow: Any, mortal: Mortal, tmp_path: Path
+) -> None:
+    arguments = [
+        "ingest",
+        table(tmp_path),
+        tmp_path / "s",
+        "--target",
+        "4",
+        "--chunk-rows",
+        "256",
+        "--quiet",
+    ]
     assert mortal.run(*arguments).status == 0
     (tmp_path / "s").rename(tmp_path / "whole")
     ended = mortal.run(*arguments, at=("replace", at), blow=blow)
@@ -73,16 +94,32 @@ def test_an_ingest_that_ends_before_its_time_goes_on_to_the_same_store(at: int, 
 
 @pytest.mark.parametrize("at", [1, 3, 5])
 def test_a_full_disk_under_synth_is_told(at: int, mortal: Mortal, tmp_path: Path) -> None:
-    ended = mortal.run("synth", tmp_path / "s", "--rows", "500", "--features", "3", "--chunk-rows", "100", at=("replace", at), blow="full")
+    ended = mortal.run(
+        "synth",
+        tmp_path / "s",
+        "--rows",
+        "500",
+        "--features",
+        "3",
+        "--chunk-rows",
+        "100",
+        at=("replace", at),
+        blow="full",
+    )
     assert ended.status == 1
     assert ended.err.splitlines()[-1].startswith(f"Error: cannot write '{tmp_path / 's'}")
     assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("kind", ["serial", "threads"])
-def test_a_full_disk_under_predictions_leaves_the_earlier_ones(kind: str, mortal: Mortal, tmp_path: Path) -> None:
+def test_a_full_disk_under_predictions_leaves_the_earlier_ones(
+    kind: str, mortal: Mortal, tmp_path: Path
+) -> None:
     write_store(tmp_path / "s", *two_class_data(), (100, 6))
-    (tmp_path / "c.yaml").write_text(f"data: {{store: {tmp_path / 's'}}}\ncluster: {{kind: {kind}}}\nrun: {{directory: {tmp_path / 'run'}}}\n")
+    (tmp_path / "c.yaml").write_text(
+        f"data: {{store: {tmp_path / 's'}}}\ncluster: {{kind: {kind}}}\nrun: {{directory: "
+        f"{tmp_path / 'run'}}}\n"
+    )
     assert mortal.run("train", "--config", tmp_path / "c.yaml").status == 0
     predict = ["predict", tmp_path / "run", tmp_path / "s", tmp_path / "out"]
     assert mortal.run(*predict).status == 0

@@ -1,4 +1,5 @@
-"""A small web server for tests: files of a folder, over HTTP on the loopback interface, and every way in which one fails."""
+"""A small web server for tests: files of a folder, over HTTP on the loopback interface, and every
+way in which one fails."""
 
 from __future__ import annotations
 
@@ -12,13 +13,15 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 Fault = str | int | None
-"""``cut``, ``reset``, ``silent``, ``garbage``, a status of HTTP, or None for an answer as it should be."""
+"""``cut``, ``reset``, ``silent``, ``garbage``, a status of HTTP, or None for an answer as it should
+be."""
 
 
 class Web(ThreadingHTTPServer):
     """Answers requests for the files below ``root``; lists nothing.
 
-    ``fault`` says what becomes of a request by its path, and is asked anew for each; ``asked`` holds every path that was.
+    ``fault`` says what becomes of a request by its path, and is asked anew for each; ``asked``
+    holds every path that was.
     """
 
     daemon_threads = True
@@ -85,9 +88,15 @@ class _Handler(BaseHTTPRequestHandler):
             content = b"<html>please log in</html>"
         self._answer(status, content, extra, cut=fault == "cut")
 
-    def _answer(self, status: int, content: bytes, extra: dict[str, str] | None = None, *, cut: bool = False) -> None:
+    def _answer(
+        self, status: int, content: bytes, extra: dict[str, str] | None = None, *, cut: bool = False
+    ) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), "Accept-Ranges": "bytes", **(extra or {})}.items():
+        for name, value in {
+            "Content-Length": str(len(content)),
+            "Accept-Ranges": "bytes",
+            **(extra or {}),
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from streamlr.cli import options
+from streamlr.errors import for_command_line
 from streamlr.reporting.console import json_text, plain
 from streamlr.reporting.store import store_text
 
@@ -24,6 +25,7 @@ def info_command(store: str, overrides: tuple[str, ...], as_json: bool) -> None:
 
     config = load_config({"data": {"store": store}}, overrides)
     found = describe_store(ZarrSource(config.data), config.model.family)
+    found["problems"] = [for_command_line(problem) for problem in found["problems"]]
     if as_json:
         click.echo(json_text(found))
         return

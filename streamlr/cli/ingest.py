@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from streamlr.cli import options
+from streamlr.errors import for_command_line
 from streamlr.reporting.console import RowCounter, plain
 
 
@@ -113,7 +114,7 @@ def ingest_command(
     if quiet:
         return
     for note in result.notes:
-        click.echo(plain(note), err=True)
+        click.echo(plain(for_command_line(note)), err=True)
     again = (
         f" ({result.resumed_rows:,} of them from an earlier attempt)" if result.resumed_rows else ""
     )

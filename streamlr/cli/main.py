@@ -30,7 +30,7 @@ from streamlr.cli.summary import summary_command
 from streamlr.cli.synth import synth_command
 from streamlr.cli.train import train_command
 from streamlr.data.chunks.reads import may_wait_for_ever
-from streamlr.errors import StreamlrError
+from streamlr.errors import Message, StreamlrError, for_command_line
 from streamlr.reporting.console import plain
 
 _END_SECONDS = 2.0
@@ -53,11 +53,10 @@ COMMANDS = (
 def cli(verbose: bool) -> None:
     """Exact linear models on data that does not fit in memory."""
     handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(name)s: %(message)s"))
     if not verbose:
         handler.addFilter(_is_for_all)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(name)s: %(message)s", handlers=[handler]
-    )
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("streamlr").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
@@ -65,10 +64,27 @@ for _command in COMMANDS:
     cli.add_command(_command)
 
 
+class _Formatter(logging.Formatter):
+    """Shows records in the wording of the command line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line of a record, whose arguments are errors and messages that know two wordings."""
+        if isinstance(record.args, tuple) and any(map(_has_wordings, record.args)):
+            reported = [
+                for_command_line(part) if _has_wordings(part) else part for part in record.args
+            ]
+            record = logging.makeLogRecord({**vars(record), "args": tuple(reported)})
+        return super().format(record)
+
+
+def _has_wordings(part: object) -> bool:
+    return isinstance(part, StreamlrError | Message)
+
+
 def _is_for_all(record: logging.LogRecord) -> bool:
-    """Whether a record is of no log that is for ``--verbose`` alone: what a person should know of Dask's
-    troubles, or of requests that were left behind, streamlr says itself. Asked of each record, since
-    Dask sets the level of its log when it is imported, which is later."""
+    """Whether a record is of no log that is for ``--verbose`` alone: what a person should know of
+    Dask's troubles, or of requests that were left behind, streamlr says itself. Asked of each
+    record, since Dask sets the level of its log when it is imported, which is later."""
     library = record.name.partition(".")[0]
     return record.levelno >= logging.CRITICAL or library not in ("asyncio", "distributed")
 
@@ -80,19 +96,20 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _memory_told() -> Iterator[None]:
-    """As `streamlr.execution.limits.memory_told`, which is imported when there is something to tell."""
+    """As `streamlr.execution.limits.memory_reported`, which is imported when there is something to
+    tell."""
     try:
         yield
     except (MemoryError, OSError, RuntimeError):
-        from streamlr.execution.limits import memory_told
+        from streamlr.execution.limits import memory_reported
 
-        with memory_told():
+        with memory_reported():
             raise
 
 
 def program() -> None:
-    """Entry point of a process: `main`, and an end even where a thread waits for a server that never
-    answers, for which Python would wait."""
+    """Entry point of a process: `main`, and an end even where a thread waits for a server that
+    never answers, for which Python would wait."""
     try:
         main()
     except SystemExit as end:
@@ -121,7 +138,7 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except StreamlrError as error:
-        click.echo(f"Error: {plain(str(error))}", err=True)
+        click.echo(f"Error: {plain(for_command_line(error))}", err=True)
         sys.exit(error.exit_status)
     except (KeyboardInterrupt, click.Abort):
         click.echo(

@@ -56,7 +56,8 @@ def refuse_both(resume: bool, overwrite: bool) -> None:
     """Raise where a run is to be both gone on with and replaced."""
     if resume and overwrite:
         raise click.UsageError(
-            "--resume and --overwrite exclude each other: one goes on with a run, the other drops it"
+            "--resume and --overwrite exclude each other: one goes on with a run, the other drops "
+            "it"
         )
 
 

@@ -41,8 +41,10 @@ def path_command(
             config, resume=resume, overwrite=overwrite, subscribers=[Console(quiet=quiet)]
         )
     except KeyboardInterrupt:
-        told = f"stopped; add --resume to go on after the last finished pass that {directory} holds"
-        click.echo(plain(told), err=True)
+        reported = (
+            f"stopped; add --resume to go on after the last finished pass that {directory} holds"
+        )
+        click.echo(plain(reported), err=True)
         sys.exit(options.INTERRUPTED)
     if as_json:
         click.echo(json_text(result.summary | {"path": result.table}))

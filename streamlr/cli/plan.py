@@ -16,13 +16,13 @@ def plan_command(config_path: str, overrides: tuple[str, ...], as_json: bool) ->
     """Show what a run would do and need; trains nothing."""
     from streamlr.config.sections import load_config
     from streamlr.data.holdout import open_store
-    from streamlr.execution import told_of_engine
+    from streamlr.execution import engine_facts
     from streamlr.planning.plan import make_plan
     from streamlr.planning.workforce import workers_of
 
     config = load_config(config_path, overrides, with_path=None)
     source = open_store(config)
-    threads, worker_limit = told_of_engine(config.cluster)
+    threads, worker_limit = engine_facts(config.cluster)
     workers = workers_of(config.cluster, threads, worker_found=worker_limit)
     plan = make_plan(config, source, workers).to_dict()
     if as_json:

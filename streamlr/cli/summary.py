@@ -54,9 +54,7 @@ def _corrections() -> Sequence[str]:
     help="Tests by t and F, of clustered errors with G - 1 degrees of freedom, or by z and "
     "chi-squared [default: t for linear, classical].",
 )
-@click.option(
-    "--confidence", type=float, default=0.95, show_default=True, help="Of the intervals."
-)
+@click.option("--confidence", type=float, default=0.95, show_default=True, help="Of the intervals.")
 @options.overrides("Override a key of the run's configuration, such as cluster.workers=4.")
 @options.quiet
 @options.as_json

@@ -51,9 +51,7 @@ def _dtypes() -> Sequence[str]:
     show_default=True,
     help="Axis of the examples.",
 )
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of everything random."
-)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
 @options.overwrite_store
 @options.quiet
 def synth_command(

@@ -54,8 +54,8 @@ def train_command(
             ],
         )
     except KeyboardInterrupt:
-        told = _stopped(directory, bool(finished), resume, overwrite)
-        click.echo(plain(told), err=True)
+        reported = _stopped(directory, bool(finished), resume, overwrite)
+        click.echo(plain(reported), err=True)
         sys.exit(options.INTERRUPTED)
     if as_json:
         click.echo(json_text(result.summary))

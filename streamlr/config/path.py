@@ -1,4 +1,5 @@
-"""What a configuration says of a regularisation path: the penalties to fit, and the folds that judge them."""
+"""What a configuration says of a regularisation path: the penalties to fit, and the folds that
+judge them."""
 
 from __future__ import annotations
 
@@ -27,13 +28,15 @@ class PathConfig:
     count: int = 100
     """How many there are, where they are not given."""
     ratio: float | None = None
-    """The smallest over the largest, where they are not given; null: 1e-4 with more rows than features, else 1e-2."""
+    """The smallest over the largest, where they are not given; null: 1e-4 with more rows than
+    features, else 1e-2."""
     alpha: float = 0.0
     """Share of l1."""
     folds: int = 0
     """Folds by which the strengths are judged, each a fit of its rows alone; 0: none."""
     choose: Literal["min", "1se"] = "min"
-    """Which model is kept: that of the lowest held-out loss, or of the largest strength within one standard error of it."""
+    """Which model is kept: that of the lowest held-out loss, or of the largest strength within one
+    standard error of it."""
 
 
 def read_lambdas(value: Any, key: str) -> tuple[float, ...] | None:
@@ -41,9 +44,13 @@ def read_lambdas(value: Any, key: str) -> tuple[float, ...] | None:
     if value is None:
         return None
     try:
-        if isinstance(value, str | bytes | dict) or any(isinstance(number, bool) for number in value):
+        if isinstance(value, str | bytes | dict) or any(
+            isinstance(number, bool) for number in value
+        ):
             raise TypeError
-        found = tuple(float(number) for number in value)  # YAML 1.1 reads 1e-3, which lacks a point, as a text
+        found = tuple(
+            float(number) for number in value
+        )  # YAML 1.1 reads 1e-3, which lacks a point, as a text
     except (TypeError, ValueError):
         raise ConfigError(f"{key}: expected a list of numbers, or null, got {value!r}") from None
     return found
@@ -60,26 +67,38 @@ def check_path(path: PathConfig) -> None:
     if path.lambdas is not None:
         _check_lambdas(path.lambdas)
     if not 1 <= path.count <= _MOST_LAMBDAS:
-        raise ConfigError(f"path.count: {path.count} is out of range; it must be 1 to {_MOST_LAMBDAS}")
+        raise ConfigError(
+            f"path.count: {path.count} is out of range; it must be 1 to {_MOST_LAMBDAS}"
+        )
     if path.ratio is not None and not 0 < path.ratio < 1:
-        raise ConfigError(f"path.ratio: {path.ratio} is out of range; it must be above 0 and below 1")
+        raise ConfigError(
+            f"path.ratio: {path.ratio} is out of range; it must be above 0 and below 1"
+        )
     if not 0 <= path.alpha <= 1:
         raise ConfigError(f"path.alpha: {path.alpha} is out of range; it must be 0 to 1")
     if path.folds and not 2 <= path.folds <= _MOST_FOLDS:
-        raise ConfigError(f"path.folds: {path.folds} is out of range; it must be 2 to {_MOST_FOLDS}, or 0 for none")
+        raise ConfigError(
+            f"path.folds: {path.folds} is out of range; it must be 2 to {_MOST_FOLDS}, or 0 for "
+            "none"
+        )
 
 
 def what_no_path_has(path: PathConfig, penalty: PenaltyConfig, solver: str) -> str | None:
     """What other keys ask for that goes with no path, and the remedy; None where nothing does."""
     if penalty.l1 > 0 or penalty.l2 > 0:
-        return (f"model.penalty: l1 is {penalty.l1:g} and l2 is {penalty.l2:g}, and a path goes through "
-                "penalties of its own (path.lambdas, path.alpha); set both to 0")
+        return (
+            f"model.penalty: l1 is {penalty.l1:g} and l2 is {penalty.l2:g}, and a path goes "
+            "through "
+            "penalties of its own (path.lambdas, path.alpha); set both to 0"
+        )
     if not fits_paths(solver):
         able = [name for name, kind in SOLVERS.items() if kind.fits_paths]
         return f"solver.name: a path is fitted by auto, {' or '.join(able)}, not {solver}"
     if path.alpha > 0 and knows_smooth_alone(solver):
-        return (f"solver.name: {solver} minimises what is smooth, and path.alpha is {path.alpha:g}; "
-                "set solver.name: auto (or proximal), or path.alpha: 0")
+        return (
+            f"solver.name: {solver} minimises what is smooth, and path.alpha is {path.alpha:g}; "
+            "set solver.name: auto (or proximal), or path.alpha: 0"
+        )
     return None
 
 
@@ -88,7 +107,9 @@ def _check_lambdas(lambdas: tuple[float, ...]) -> None:
         raise ConfigError(f"{LAMBDAS}: {len(lambdas)} strengths; expected 1 to {_MOST_LAMBDAS}")
     for number in lambdas:
         if not 0 <= number < float("inf"):
-            raise ConfigError(f"{LAMBDAS}: {number} is out of range; it must be 0 or above and finite")
+            raise ConfigError(
+                f"{LAMBDAS}: {number} is out of range; it must be 0 or above and finite"
+            )
     if len(set(lambdas)) < len(lambdas):
         twice = next(number for i, number in enumerate(lambdas) if number in lambdas[:i])
         raise ConfigError(f"{LAMBDAS}: {twice:g} is there twice; name each once")

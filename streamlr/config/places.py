@@ -22,7 +22,8 @@ _FILE = re.compile(r"file:(?://(?:localhost(?=/))?(?=.)|(?!//))(.+)", re.IGNOREC
 
 _NO_PATH_OF_RUN = (
     "give the directory of a run (run.directory), or where a model was saved (model.save(PATH)); a "
-    "model in memory predicts by its own methods, such as model.predict(X)")
+    "model in memory predicts by its own methods, such as model.predict(X)"
+)
 
 
 def is_url(path: str | Path) -> bool:
@@ -37,7 +38,8 @@ def local_path(path: str | Path) -> str:
 
 
 def path_text(given: Any, what: str, remedy: str, kind: type[ConfigError] = ConfigError) -> str:
-    """A path as text; whatever else is given where one is wanted is refused, not printed into a path.
+    """A path as text; whatever else is given where one is wanted is refused, not printed into a
+    path.
 
     Parameters
     ----------
@@ -73,7 +75,8 @@ def local_output(path: str | Path, what: str) -> Path:
         return Path(local)
     raise ConfigError(
         f"{what}: {_shown(local)!r} is an address, and results are written to local files alone; "
-        "give a local path, and copy from there what is to be elsewhere")
+        "give a local path, and copy from there what is to be elsewhere"
+    )
 
 
 def local_run(path: str | Path) -> Path:
@@ -88,8 +91,10 @@ def local_run(path: str | Path) -> Path:
     if not is_url(local):
         return Path(local)
     raise RunDirectoryError(
-        f"no run at {_shown(local)!r}: it is an address, and a run is read from local files; copy it "
-        "here first")
+        f"no run at {_shown(local)!r}: it is an address, and a run is read from local files; copy "
+        "it "
+        "here first"
+    )
 
 
 def _shown(url: str) -> str:
@@ -102,6 +107,15 @@ def public_url(store: str) -> str:
     if "://" not in store:
         return store
     address, mark, query = re.match(r"([^?#]*)([?#]?)(.*)", store, re.DOTALL).groups()  # type: ignore[union-attr]
-    # a password may hold a slash; what is cut too much stays hidden, so everything up to the last @ goes where a colon comes before it
+    # a password may hold a slash; what is cut too much stays hidden, so everything up to the last @
+    # goes where a colon comes before it
     address = re.sub(r"://([^/@]*:.*|[^/@]*)@", f"://{HIDDEN}@", address)
-    return address + mark + re.sub(r"(=)[^&#;]*|(?<![^&;])[^=&#;]+(?![^&#;])", lambda found: (found[1] or "") + HIDDEN, query)
+    return (
+        address
+        + mark
+        + re.sub(
+            r"(=)[^&#;]*|(?<![^&;])[^=&#;]+(?![^&#;])",
+            lambda found: (found[1] or "") + HIDDEN,
+            query,
+        )
+    )

@@ -1,1 +1,2 @@
-"""Where the examples come from: the store contract, the fixed partition into blocks and slabs, reading and writing."""
+"""Where the examples come from: the store contract, the fixed partition into blocks and slabs,
+reading and writing."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 ZARR_CHUNKS_IN_FLIGHT = 10
 """Chunks that Zarr's pipeline fetches and decodes at a time (its setting ``async.concurrency``)."""
 STORED_SLACK = 1.02
-"""The largest chunk of a shard over their mean, which is all that is known without opening every shard."""
+"""The largest chunk of a shard over their mean, which is all that is known without opening every
+shard."""
 TEXT_LABEL_BYTES = 250
 """Of one label of text while it is turned from Zarr's objects into NumPy's."""
 
@@ -19,9 +20,11 @@ class Footprint:
     decoded_bytes: int
     """Kept: the rows, with what pads them to whole chunks."""
     stored_bytes: int
-    """Kept: memory for the largest chunk as it is stored; 0 where bytes are read straight to their place."""
+    """Kept: memory for the largest chunk as it is stored; 0 where bytes are read straight to their
+    place."""
     passing_bytes: int
-    """Gone again when the rows are there: what codecs hand over, chunks that do not lie where they will stand, Zarr's own copies."""
+    """Gone again when the rows are there: what codecs hand over, chunks that do not lie where they
+    will stand, Zarr's own copies."""
     shared_bytes: int = 0
     """Kept once in a process, for all of its threads: labels of text as codes."""
 

@@ -79,7 +79,8 @@ def column_names(X: object) -> tuple[str, ...] | None:
 
 
 def frame_numbers(frame: FrameInMemory) -> NDArray[np.float64]:
-    """The numbers of a frame whose columns have no one type in NumPy, such as nullable ones, (m, n); missing ones are NaN.
+    """The numbers of a frame whose columns have no one type in NumPy, such as nullable ones, (m,
+    n); missing ones are NaN.
 
     Raises
     ------
@@ -89,8 +90,10 @@ def frame_numbers(frame: FrameInMemory) -> NDArray[np.float64]:
     kinds = [(text_of(name), kind) for name, kind in zip(frame.columns, frame.dtypes, strict=True)]
     others = [f"{name!r} ({kind})" for name, kind in kinds if kind.kind not in "biuf"]
     if others:
-        raise DtypeError(f"X has {len(others)} of {len(kinds)} columns that are no numbers: "
-                         f"{', '.join(others[:_NAMED])}{', ...' * (len(others) > _NAMED)}; encode or drop them")
+        raise DtypeError(
+            f"X has {len(others)} of {len(kinds)} columns that are no numbers: "
+            f"{', '.join(others[:_NAMED])}{', ...' * (len(others) > _NAMED)}; encode or drop them"
+        )
     numbers: NDArray[np.float64] = frame.to_numpy(np.float64, na_value=np.nan)
     return numbers
 

@@ -16,5 +16,6 @@ def split_of(config: TrainConfig) -> Split | None:
 
 
 def open_store(config: TrainConfig) -> ZarrSource:
-    """The store of a configuration, read with the array that lists the rows that are held out, if it names one."""
+    """The store of a configuration, read with the array that lists the rows that are held out, if
+    it names one."""
     return ZarrSource(config.data, listed=config.validation.array)

@@ -45,9 +45,14 @@ def lock_output(path: Path, what: str) -> FileLock:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(
-        path.with_name(f".{path.name}.lock"), lambda holder: ConfigError(
-            f"{what} {str(path)!r} is being written by another run ({holder}); wait for it, stop it, or choose "
-            "another name"), passing=True)
+        path.with_name(f".{path.name}.lock"),
+        lambda holder: ConfigError(
+            f"{what} {str(path)!r} is being written by another run ({holder}); wait for it, stop "
+            "it, or choose "
+            "another name"
+        ),
+        passing=True,
+    )
 
 
 class FileLock:
@@ -73,7 +78,9 @@ class FileLock:
         self._passing = passing
         self._named: _NamedLock | None = None
         self._file = self._take(refusal)
-        with contextlib.suppress(OSError):  # it serves a message alone; whether the disk is full will show
+        with contextlib.suppress(
+            OSError
+        ):  # it serves a message alone; whether the disk is full will show
             self._file.truncate(0)
             os.pwrite(self._file.fileno(), str(os.getpid()).encode(), 0)
 
@@ -97,7 +104,8 @@ class FileLock:
     def _take(self, refusal: Refusal) -> IO[bytes]:
         """An open file that is locked and still stands at the path."""
         while True:
-            # it stays open as long as the lock is held; never through a link, which could lead to somebody's file
+            # it stays open as long as the lock is held; never through a link, which could lead to
+            # somebody's file
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
             file = open(os.open(self._path, flags, 0o644), "r+b", buffering=0)  # noqa: SIM115
             try:
@@ -124,7 +132,9 @@ class FileLock:
 
     def _stands(self, file: IO[bytes]) -> bool:
         try:
-            return os.path.samestat(os.fstat(file.fileno()), os.stat(self._path, follow_symlinks=False))
+            return os.path.samestat(
+                os.fstat(file.fileno()), os.stat(self._path, follow_symlinks=False)
+            )
         except FileNotFoundError:
             return False
 
@@ -176,8 +186,10 @@ class _NamedLock:
 
     def _refuse(self, held: str, refusal: Refusal) -> NoReturn:
         pid, host = (*held.split(), "unknown", "unknown")[:2]
-        raise refusal(f"process {pid} on {host}, by {str(self._path)!r}, since this file system has "
-                      "no locks; if that process is gone, remove the file")
+        raise refusal(
+            f"process {pid} on {host}, by {str(self._path)!r}, since this file system has "
+            "no locks; if that process is gone, remove the file"
+        )
 
 
 def _content_of(path: Path) -> str | None:
@@ -221,9 +233,11 @@ def _namespace() -> str:
 def _begun(pid: int) -> str:
     """When a process began, in ticks since the machine did, where the system tells."""
     try:
-        state, *told = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        state, *reported = (
+            Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        )
     except (OSError, ValueError):
         return "-"
     if state in ("Z", "X"):
         return "ended"  # and not yet taken notice of by its parent
-    return told[18]
+    return reported[18]

@@ -65,13 +65,15 @@ def match_names(wanted: Sequence[str], found: Sequence[str], model: str, data: s
     return Match(columns, tuple(name for name in found if name not in known))
 
 
-def told_twice(names: Sequence[str] | None) -> str | None:
+def ambiguous_names(names: Sequence[str] | None) -> str | None:
     """A sentence on names that several features have; None where all are unique."""
     if names is None or len(set(names)) == len(names):
         return None
     name, times = Counter(names).most_common(1)[0]
-    return (f"names of features are not unique ({name!r} {times} times): features are taken by "
-            "their position")
+    return (
+        f"names of features are not unique ({name!r} {times} times): features are taken by "
+        "their position"
+    )
 
 
 def _refuse_ambiguous(names: Sequence[str], whose: str) -> None:
@@ -90,6 +92,7 @@ def _nearest(missing: Sequence[str], found: Sequence[str]) -> str:
     pairs = []
     for name in missing[:_NAMED]:
         same = [folded[name.casefold()]] if name.casefold() in folded else []
-        pairs += [f"{near!r} to {name!r}"
-                  for near in same or difflib.get_close_matches(name, found, n=1)]
+        pairs += [
+            f"{near!r} to {name!r}" for near in same or difflib.get_close_matches(name, found, n=1)
+        ]
     return f", nearest {', '.join(pairs)}" if pairs else ""

@@ -1,4 +1,5 @@
-"""An array of predictions that many tasks write, each its own chunks, and that appears when it is whole."""
+"""An array of predictions that many tasks write, each its own chunks, and that appears when it is
+whole."""
 
 from __future__ import annotations
 
@@ -14,9 +15,13 @@ from zarr.codecs import Crc32cCodec
 from streamlr.data.records import commit_directory, local_store, writing
 from streamlr.data.writing import claim
 
+PREDICTION_COPIES = 3
+"""Of the predictions of a block, while they are written: by leaves, joined, and with a checksum."""
+
 
 class PredictionWriter:
-    """A Zarr array in the making, one float64 for each row, or one for each row and class; use it as a context manager.
+    """A Zarr array in the making, one float64 for each row, or one for each row and class; use it
+    as a context manager.
 
     Parameters
     ----------
@@ -41,18 +46,40 @@ class PredictionWriter:
         When nothing can be written there.
     """
 
-    def __init__(self, path: str | Path, n_rows: int, block_rows: int, classes: list[Any], n_outputs: int = 1, *, overwrite: bool) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        n_rows: int,
+        block_rows: int,
+        classes: list[Any],
+        n_outputs: int = 1,
+        *,
+        overwrite: bool,
+    ) -> None:
         self.path = Path(path)
         self._lock = claim(self.path, "the array of predictions", overwrite=overwrite)
         self._partial = self.path.with_name(f".{self.path.name}.partial")
         across = () if n_outputs == 1 else (n_outputs,)
-        attributes: dict[str, Any] = {"class": classes[1], "classes": classes} if len(classes) == 2 and not across else {"classes": classes} if classes else {}
+        attributes: dict[str, Any] = (
+            {"class": classes[1], "classes": classes}
+            if len(classes) == 2 and not across
+            else {"classes": classes}
+            if classes
+            else {}
+        )
         try:
             with writing(self.path):
                 shutil.rmtree(self._partial, ignore_errors=True)  # of a writer that was killed
                 zarr.create_array(
-                    local_store(self._partial), shape=(n_rows, *across), chunks=(min(block_rows, n_rows), *across), dtype=np.float64,
-                    compressors=[Crc32cCodec()], attributes=attributes, config={"write_empty_chunks": True}, overwrite=True)
+                    local_store(self._partial),
+                    shape=(n_rows, *across),
+                    chunks=(min(block_rows, n_rows), *across),
+                    dtype=np.float64,
+                    compressors=[Crc32cCodec()],
+                    attributes=attributes,
+                    config={"write_empty_chunks": True},
+                    overwrite=True,
+                )
         except BaseException:
             self._lock.release()
             raise
@@ -78,4 +105,6 @@ class PredictionWriter:
 def write_rows(partial: str, first_row: int, values: NDArray[np.float64]) -> None:
     """Write whole chunks of the array in the making."""
     with writing(Path(partial)):
-        zarr.open_array(local_store(partial), mode="r+")[first_row : first_row + len(values)] = values
+        zarr.open_array(local_store(partial), mode="r+")[first_row : first_row + len(values)] = (
+            values
+        )

@@ -1,4 +1,5 @@
-"""Small records of arrays and attributes, such as models, as Zarr groups that appear whole or not at all."""
+"""Small records of arrays and attributes, such as models, as Zarr groups that appear whole or not
+at all."""
 
 from __future__ import annotations
 
@@ -19,28 +20,38 @@ from streamlr.errors import DataError, WriteError
 
 
 def local_store(path: str | Path, *, read_only: bool = False) -> LocalStore:
-    """A directory as Zarr's store. Never hand Zarr a path as text: it may read one with ``#``, ``?`` or ``:`` as an address."""
+    """A directory as Zarr's store. Never hand Zarr a path as text: it may read one with ``#``,
+    ``?`` or ``:`` as an address."""
     return LocalStore(Path(path), read_only=read_only)
 
 
-def write_record(path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]) -> None:
+def write_record(
+    path: Path, arrays: Mapping[str, NDArray[Any]], attributes: Mapping[str, Any]
+) -> None:
     """Write a group beside its place, then rename it there; what stood there before is replaced."""
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     shutil.rmtree(partial, ignore_errors=True)
     with writing(path):
         try:
-            group = zarr.open_group(local_store(partial), mode="w", zarr_format=3, attributes=dict(attributes))
+            group = zarr.open_group(
+                local_store(partial), mode="w", zarr_format=3, attributes=dict(attributes)
+            )
             for name, values in arrays.items():
-                group.create_array(name, data=np.ascontiguousarray(values), config={"write_empty_chunks": True})
+                group.create_array(
+                    name, data=np.ascontiguousarray(values), config={"write_empty_chunks": True}
+                )
             commit_directory(partial, path)
         except OSError:
-            shutil.rmtree(partial, ignore_errors=True)  # on a full disk it would be in the way of the next attempt
+            shutil.rmtree(
+                partial, ignore_errors=True
+            )  # on a full disk it would be in the way of the next attempt
             raise
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the operating system says while a file is written into a `WriteError` that names the file and what is free there."""
+    """Turn what the operating system says while a file is written into a `WriteError` that names
+    the file and what is free there."""
     try:
         yield
     except WriteError:
@@ -53,7 +64,8 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def commit_file(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file beside its place, flush it to the disk and give it its name, which outlives a power cut too.
+    """Write a file beside its place, flush it to the disk and give it its name, which outlives a
+    power cut too.
 
     Raises
     ------
@@ -112,7 +124,11 @@ def holds_pickles(array: zarr.Array[Any]) -> bool:
 def read_attributes(path: Path) -> dict[str, Any] | None:
     """Attributes of a group, or None where there is no group that can be opened."""
     try:
-        return dict(zarr.open_group(local_store(path, read_only=True), mode="r", use_consolidated=False).attrs)
+        return dict(
+            zarr.open_group(
+                local_store(path, read_only=True), mode="r", use_consolidated=False
+            ).attrs
+        )
     except Exception:  # codecs and stores raise whatever they like
         return None
 
@@ -132,4 +148,7 @@ def read_array(path: Path, name: str) -> NDArray[Any]:
             raise DataError("it is no array of numbers or text")
         return np.asarray(array[...])
     except Exception as error:  # codecs and stores raise whatever they like
-        raise DataError(f"{name!r} in {str(path)!r} cannot be read ({type(error).__name__}: {error}); restore it or train again") from error
+        raise DataError(
+            f"{name!r} in {str(path)!r} cannot be read ({type(error).__name__}: {error}); restore "
+            "it or train again"
+        ) from error

@@ -57,7 +57,7 @@ class Source(ABC):
     def read_columns(self, start: int, stop: int, *, labels: bool = True) -> Columns:
         """What stands beside the features of some rows; without ``labels`` the offset alone."""
 
-    # what has a default -------------------------------------------------------------------------
+    # what has a default ---------------------------------------------------------------------------
 
     @property
     def unit_rows(self) -> int:
@@ -206,13 +206,15 @@ class ForwardingSource(Source):
 
 
 class Buffer:
-    """Memory that one thread reuses for what it reads; grows to the largest block that was asked for."""
+    """Memory that one thread reuses for what it reads; grows to the largest block that was asked
+    for."""
 
     def __init__(self) -> None:
         self._decoded = self._encoded = page_memory(0)
 
     def lend(self, to: Buffer) -> Buffer:
-        """Let another buffer use this one's memory for stored bytes; what it decodes goes to pages of its own. Returns the other."""
+        """Let another buffer use this one's memory for stored bytes; what it decodes goes to pages
+        of its own. Returns the other."""
         to._encoded = self._encoded
         return to
 
@@ -236,27 +238,40 @@ class Buffer:
         """Uninitialised bytes for a chunk as it is stored."""
         if self._encoded.size < nbytes:
             self._encoded = page_memory(0)
-            self._encoded = page_memory(nbytes + nbytes // 8)  # chunks differ a little in what they compress to
+            self._encoded = page_memory(
+                nbytes + nbytes // 8
+            )  # chunks differ a little in what they compress to
         return self._encoded[:nbytes]
 
 
-def refuse_bad_offset(offset: NDArray[np.float64], first_row: int, name: str) -> NDArray[np.float64]:
+def refuse_bad_offset(
+    offset: NDArray[np.float64], first_row: int, name: str
+) -> NDArray[np.float64]:
     """The offset, (k,); a `NonFiniteError` names the first that is not finite."""
     good = np.isfinite(offset)
     if not good.all():
         at = int(np.argmin(good))
-        raise NonFiniteError(f"{name} holds {np.count_nonzero(~good)} values that are not finite in the rows from {first_row} on (first: {offset[at]} at "
-                             f"row {first_row + at}); drop or mend those rows")
+        raise NonFiniteError(
+            f"{name} holds {np.count_nonzero(~good)} values that are not finite in the rows from "
+            f"{first_row} on (first: {offset[at]} at "
+            f"row {first_row + at}); drop or mend those rows"
+        )
     return offset
 
 
-def log_of_exposure(exposure: NDArray[np.float64], first_row: int, name: str) -> NDArray[np.float64]:
-    """The offset that an exposure, (k,), amounts to; a `NonFiniteError` names the first that has no logarithm."""
+def log_of_exposure(
+    exposure: NDArray[np.float64], first_row: int, name: str
+) -> NDArray[np.float64]:
+    """The offset that an exposure, (k,), amounts to; a `NonFiniteError` names the first that has no
+    logarithm."""
     good = np.isfinite(exposure) & (exposure > 0)
     if not good.all():
         at = int(np.argmin(good))
-        raise NonFiniteError(f"{name} holds {np.count_nonzero(~good)} exposures that are not above 0 and finite in the rows from {first_row} on (first: "
-                             f"{exposure[at]} at row {first_row + at}); drop or mend those rows")
+        raise NonFiniteError(
+            f"{name} holds {np.count_nonzero(~good)} exposures that are not above 0 and finite in "
+            f"the rows from {first_row} on (first: "
+            f"{exposure[at]} at row {first_row + at}); drop or mend those rows"
+        )
     logarithm: NDArray[np.float64] = np.log(exposure)
     return logarithm
 
@@ -264,7 +279,10 @@ def log_of_exposure(exposure: NDArray[np.float64], first_row: int, name: str) ->
 def check_feature_dtype(dtype: np.dtype[Any], name: str) -> None:
     """Refuse what the store contract does not list."""
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise DtypeError(f"{name} has dtype {dtype}; features must be float16, float32, float64, an integer type or bool")
+        raise DtypeError(
+            f"{name} has dtype {dtype}; features must be float16, float32, float64, an integer "
+            "type or bool"
+        )
 
 
 class Rows(Protocol):
@@ -301,7 +319,8 @@ class Rows(Protocol):
 
 
 def rows_of_memory_chunk(row_bytes: int) -> int:
-    """Rows to be taken together where nothing stores them so: a power of two that follows from the size of a row alone."""
+    """Rows to be taken together where nothing stores them so: a power of two that follows from the
+    size of a row alone."""
     rows = 1
     while rows * 2 * row_bytes <= _MEMORY_CHUNK_BYTES:
         rows *= 2
@@ -333,21 +352,33 @@ class ArraySource(Source):
     def of(cls, X: NDArray[Any], columns: Columns) -> ArraySource:
         """Rows in memory, (m, n), and what stands beside them."""
         assert columns.target is not None
-        return cls(
-            X, columns.target, columns.weights, offset=columns.offset, groups=columns.groups
-        )
+        return cls(X, columns.target, columns.weights, offset=columns.offset, groups=columns.groups)
 
     def __post_init__(self) -> None:
         if len(self.X.shape) != 2 or 0 in self.X.shape:
-            raise ShapeError(f"X has shape {self.X.shape}; expected (rows, features), both at least 1")
+            raise ShapeError(
+                f"X has shape {self.X.shape}; expected (rows, features), both at least 1"
+            )
         if self.y.shape != (self.X.shape[0],):
-            raise ShapeError(f"X has {self.X.shape[0]} rows and y has shape {self.y.shape}; expected ({self.X.shape[0]},)")
+            raise ShapeError(
+                f"X has {self.X.shape[0]} rows and y has shape {self.y.shape}; expected "
+                f"({self.X.shape[0]},)"
+            )
         if self.sample_weight is not None and self.sample_weight.shape != self.y.shape:
-            raise ShapeError(f"y has {len(self.y)} entries and sample_weight has shape {self.sample_weight.shape}; they must agree")
+            raise ShapeError(
+                f"y has {len(self.y)} entries and sample_weight has shape "
+                f"{self.sample_weight.shape}; they must agree"
+            )
         if self.offset is not None and self.offset.shape != self.y.shape:
-            raise ShapeError(f"y has {len(self.y)} entries and offset has shape {self.offset.shape}; they must agree")
+            raise ShapeError(
+                f"y has {len(self.y)} entries and offset has shape {self.offset.shape}; they must "
+                "agree"
+            )
         if self.groups is not None and self.groups.shape != self.y.shape:
-            raise ShapeError(f"y has {len(self.y)} entries and groups has shape {self.groups.shape}; they must agree")
+            raise ShapeError(
+                f"y has {len(self.y)} entries and groups has shape {self.groups.shape}; they must "
+                "agree"
+            )
         check_feature_dtype(self.X.dtype, "X")
 
     @property
@@ -364,7 +395,11 @@ class ArraySource(Source):
 
     @property
     def chunk_rows(self) -> int:
-        return rows_of_memory_chunk(self.n_features * self.dtype.itemsize) if isinstance(self.X, np.ndarray) else self.X.chunk_rows
+        return (
+            rows_of_memory_chunk(self.n_features * self.dtype.itemsize)
+            if isinstance(self.X, np.ndarray)
+            else self.X.chunk_rows
+        )
 
     @property
     def weighted(self) -> bool:
@@ -383,7 +418,13 @@ class ArraySource(Source):
         return True
 
     def describe(self, what: str) -> str:
-        return {"features": "X", "target": "y", "weights": "sample_weight", "offset": "offset", "groups": "groups"}[what]
+        return {
+            "features": "X",
+            "target": "y",
+            "weights": "sample_weight",
+            "offset": "offset",
+            "groups": "groups",
+        }[what]
 
     def part(self, start: int, stop: int) -> ArraySource:
         """The same source holding only some of its rows, which keep their numbers."""
@@ -392,7 +433,9 @@ class ArraySource(Source):
         offset = None if self.offset is None else self.offset[here]
         groups = None if self.groups is None else self.groups[here]
         X = self.X[here] if isinstance(self.X, np.ndarray) else self.X.part(here.start, here.stop)
-        return ArraySource(X, self.y[here], weight, self.feature_names, start, self.n_rows, offset, groups)
+        return ArraySource(
+            X, self.y[here], weight, self.feature_names, start, self.n_rows, offset, groups
+        )
 
     def footprint(self, rows: int) -> Footprint:
         if isinstance(self.X, np.ndarray):
@@ -405,7 +448,11 @@ class ArraySource(Source):
 
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         start, stop = start - self.first_row, stop - self.first_row
-        return self.X[start:stop].T if isinstance(self.X, np.ndarray) else self.X.read(start, stop, buffer).T
+        return (
+            self.X[start:stop].T
+            if isinstance(self.X, np.ndarray)
+            else self.X.read(start, stop, buffer).T
+        )
 
     def read_columns(self, start: int, stop: int, *, labels: bool = True) -> Columns:
         here = slice(start - self.first_row, stop - self.first_row)

@@ -1,4 +1,5 @@
-"""Writing a store: whole chunks, each with a checksum, into a directory that gets its name when it is complete."""
+"""Writing a store: whole chunks, each with a checksum, into a directory that gets its name when it
+is complete."""
 
 from __future__ import annotations
 
@@ -16,14 +17,15 @@ from zarr.storage import LocalStore
 
 from streamlr.data.locks import FileLock, lock_output
 from streamlr.data.records import commit_directory, local_store, writing
-from streamlr.errors import ConfigError
+from streamlr.errors import ConfigError, option
 
 Compressor = Literal["lz4", "zstd", "none"]
 _CHUNK_BYTES = 8 * 2**20
 
 
 def chunk_rows_for(n_features: int, itemsize: int) -> int:
-    """Rows of a chunk of at most 8 MiB, a power of two: what measures best (scripts/codecs.py), and two of them fit the cache."""
+    """Rows of a chunk of at most 8 MiB, a power of two: what measures best (scripts/codecs.py), and
+    two of them fit the cache."""
     rows = 1
     while rows * 2 * n_features * itemsize <= _CHUNK_BYTES:
         rows *= 2
@@ -31,15 +33,20 @@ def chunk_rows_for(n_features: int, itemsize: int) -> int:
 
 
 def codecs_for(compressor: Compressor, itemsize: int) -> list[BytesBytesCodec]:
-    """Compression (bit-shuffled, since neighbouring values share their leading bits) and a checksum over its bytes."""
+    """Compression (bit-shuffled, since neighbouring values share their leading bits) and a checksum
+    over its bytes."""
     if compressor == "none":
         return [Crc32cCodec()]
     level = 5 if compressor == "lz4" else 3
-    return [BloscCodec(cname=compressor, clevel=level, shuffle="bitshuffle", typesize=itemsize), Crc32cCodec()]
+    return [
+        BloscCodec(cname=compressor, clevel=level, shuffle="bitshuffle", typesize=itemsize),
+        Crc32cCodec(),
+    ]
 
 
 class StoreWriter:
-    """A store in the making, in ``STORE.partial`` beside its final place; a context manager, which keeps other writers out.
+    """A store in the making, in ``STORE.partial`` beside its final place; a context manager, which
+    keeps other writers out.
 
     Parameters
     ----------
@@ -72,7 +79,9 @@ class StoreWriter:
         with writing(self.partial):
             shutil.rmtree(self.partial, ignore_errors=True)
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            return zarr.open_group(local_store(self.partial), mode="w", zarr_format=3, attributes=dict(attributes))
+            return zarr.open_group(
+                local_store(self.partial), mode="w", zarr_format=3, attributes=dict(attributes)
+            )
 
     def reopen(self) -> zarr.Group:
         """Go on with what an earlier attempt left, but for what it had begun to write."""
@@ -81,7 +90,8 @@ class StoreWriter:
         return zarr.open_group(local_store(self.partial), mode="r+", use_consolidated=False)
 
     def commit(self, *, leave_out: str | None = None) -> None:
-        """The store is complete: give it its name, then drop the one file that was of use only while it was not."""
+        """The store is complete: give it its name, then drop the one file that was of use only
+        while it was not."""
         with writing(self.path):
             commit_directory(self.partial, self.path)
             if leave_out is not None:
@@ -102,7 +112,9 @@ def claim(path: Path, what: str, *, overwrite: bool) -> FileLock:
         _refuse_standing(path, overwrite=overwrite)
         lock = lock_output(path, what)
         try:
-            _refuse_standing(path, overwrite=overwrite)  # which another writer may have made meanwhile
+            _refuse_standing(
+                path, overwrite=overwrite
+            )  # which another writer may have made meanwhile
         except BaseException:
             lock.release()
             raise
@@ -113,16 +125,32 @@ def _refuse_standing(path: Path, *, overwrite: bool) -> None:
     if path.name in ("", ".."):
         raise ConfigError(f"{str(path)!r} is no name for what is to be written; choose one")
     if path.exists() and not overwrite:
-        raise ConfigError(f"{str(path)!r} exists already; choose another name, or add --overwrite to replace it")
+        raise ConfigError(
+            f"{str(path)!r} exists already; choose another name, or add {option('overwrite')} to "
+            "replace it"
+        )
 
 
-def create_array(group: zarr.Group, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: Any,
-                 compressor: Compressor) -> zarr.Array[Any]:
-    """An array whose every chunk is written, also where it holds nothing but zeros, and carries a checksum."""
+def create_array(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: Any,
+    compressor: Compressor,
+) -> zarr.Array[Any]:
+    """An array whose every chunk is written, also where it holds nothing but zeros, and carries a
+    checksum."""
     itemsize = 1 if dtype is str else np.dtype(dtype).itemsize
     with writing(path_of(group) / name):
-        return group.create_array(name, shape=shape, chunks=chunks, dtype=dtype, compressors=codecs_for(compressor, itemsize),
-                                  config={"write_empty_chunks": True})
+        return group.create_array(
+            name,
+            shape=shape,
+            chunks=chunks,
+            dtype=dtype,
+            compressors=codecs_for(compressor, itemsize),
+            config={"write_empty_chunks": True},
+        )
 
 
 def path_of(group: zarr.Group) -> Path:

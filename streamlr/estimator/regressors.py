@@ -31,9 +31,11 @@ class _Regressor(RegressorMixin, LinearModel):  # type: ignore[misc]
         Parameters
         ----------
         X
-            (m, n): an array, a sparse matrix, a frame, or a Zarr or Dask array, which is read in every pass by its chunks.
+            (m, n): an array, a sparse matrix, a frame, or a Zarr or Dask array, which is read in
+            every pass by its chunks.
         y
-            Numbers, (m,); held in memory, as are the weights. Least squares also takes (m, k) of k outputs, each of which is a fit of its own.
+            Numbers, (m,); held in memory, as are the weights. Least squares also takes (m, k) of k
+            outputs, each of which is a fit of its own.
         sample_weight
             Weight of each example, (m,).
         """
@@ -45,21 +47,40 @@ class _Regressor(RegressorMixin, LinearModel):  # type: ignore[misc]
         if target.ndim == 2:
             return self._fit_each(rows, target, weights, restraints)
         result = self._train(rows, target, weights, restraints, start=self._start(1, rows.shape[1]))
-        self.coef_, self.intercept_ = shown(result.model.coef_[0], rows.dtype), float(result.model.intercept_[0])
+        self.coef_, self.intercept_ = (
+            shown(result.model.coef_[0], rows.dtype),
+            float(result.model.intercept_[0]),
+        )
         self.n_iter_ = result.passes
         return self
 
-    def _fit_each(self, rows: NDArray[Any] | Rows, targets: NDArray[Any], weights: NDArray[np.float64] | None, restraints: Restraints) -> Self:
-        """One fit for each column of the target, (m, k); they have nothing in common but the features."""
+    def _fit_each(
+        self,
+        rows: NDArray[Any] | Rows,
+        targets: NDArray[Any],
+        weights: NDArray[np.float64] | None,
+        restraints: Restraints,
+    ) -> Self:
+        """One fit for each column of the target, (m, k); they have nothing in common but the
+        features."""
         start = self._start(targets.shape[1], rows.shape[1])
         results = []
         for k, target in enumerate(np.ascontiguousarray(targets.T)):
-            own = None if start is None else replace(start, coef_=start.coef_[[k]], intercept_=start.intercept_[[k]])
+            own = (
+                None
+                if start is None
+                else replace(start, coef_=start.coef_[[k]], intercept_=start.intercept_[[k]])
+            )
             results.append(self._train(rows, target, weights, restraints, start=own))
-        coef, intercept = (np.concatenate([getattr(result.model, name) for result in results]) for name in ("coef_", "intercept_"))
+        coef, intercept = (
+            np.concatenate([getattr(result.model, name) for result in results])
+            for name in ("coef_", "intercept_")
+        )
         self.model_ = replace(self.model_, coef_=coef, intercept_=intercept)
         self.coef_, self.intercept_ = shown(coef, rows.dtype), shown(intercept, rows.dtype)
-        self.status_ = next((result.status for result in results if result.status != "converged"), "converged")
+        self.status_ = next(
+            (result.status for result in results if result.status != "converged"), "converged"
+        )
         self.n_iter_ = sum(result.passes for result in results)
         return self
 
@@ -73,11 +94,18 @@ class _Regressor(RegressorMixin, LinearModel):  # type: ignore[misc]
         """Mean of the target, (m,), or (m, k) of k outputs; of a Dask array a Dask array."""
         check_is_fitted(self)
         n_outputs = len(self.coef_) if self.coef_.ndim == 2 else 0
-        return self._by_blocks(X, lambda model: lambda rows: model.predict(rows).reshape((-1, n_outputs) if n_outputs else -1), n_outputs)
+        return self._by_blocks(
+            X,
+            lambda model: (
+                lambda rows: model.predict(rows).reshape((-1, n_outputs) if n_outputs else -1)
+            ),
+            n_outputs,
+        )
 
 
 class LinearRegression(_Regressor):
-    """Least squares without a penalty; of many optima, where there are more features than rows, the one of smallest norm in units of the data.
+    """Least squares without a penalty; of many optima, where there are more features than rows, the
+    one of smallest norm in units of the data.
 
     Parameters
     ----------
@@ -88,17 +116,20 @@ class LinearRegression(_Regressor):
     warm_start
         Whether a fit starts from the coefficients of the last one.
     tol
-        Largest entry of the gradient of half the mean square, in standardised units of features and target, at which the fit has converged.
+        Largest entry of the gradient of half the mean square, in standardised units of features and
+        target, at which the fit has converged.
     max_iter
         Most passes over the data.
     solver
         ``auto``, ``lbfgs`` or ``newton``.
     copy_X, n_jobs
-        Taken for scikit-learn's sake: ``X`` is never written to, and ``cluster`` says where the work is done.
+        Taken for scikit-learn's sake: ``X`` is never written to, and ``cluster`` says where the
+        work is done.
     verbose
         Whether to show the passes as they end, on standard error.
     cluster
-        The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.sections.ClusterConfig`; None for threads, and one for what is small.
+        The ``cluster`` section of a configuration, as a mapping or a
+        `streamlr.config.sections.ClusterConfig`; None for threads, and one for what is small.
 
     Attributes
     ----------
@@ -110,16 +141,28 @@ class LinearRegression(_Regressor):
     feature_names_in_ : ndarray of shape (n,)
         Where ``X`` names all its features.
     status_ : str
-        ``converged``, ``pass_limit``, ``stalled`` or ``diverged``; a warning tells of all but the first.
+        ``converged``, ``pass_limit``, ``stalled`` or ``diverged``; a warning tells of all but the
+        first.
     model_ : streamlr.Model
     """
 
     _family = "linear"
     _many_outputs = True
 
-    def __init__(self, *, fit_intercept: bool = True, positive: bool = False, warm_start: bool = False, tol: float = 1e-8, max_iter: int = 100,
-                 solver: str = "auto", copy_X: bool = True, n_jobs: int | None = None, verbose: int = 0,
-                 cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        fit_intercept: bool = True,
+        positive: bool = False,
+        warm_start: bool = False,
+        tol: float = 1e-8,
+        max_iter: int = 100,
+        solver: str = "auto",
+        copy_X: bool = True,
+        n_jobs: int | None = None,
+        verbose: int = 0,
+        cluster: Mapping[str, Any] | ClusterConfig | None = None,
+    ) -> None:
         self.fit_intercept = fit_intercept
         self.positive = positive
         self.warm_start = warm_start
@@ -136,7 +179,13 @@ class LinearRegression(_Regressor):
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
         """R², the share of the variance that is explained."""
-        return float(r2_score(np.asarray(in_memory(y, "y")), np.asarray(self.predict(X)), sample_weight=sample_weight))
+        return float(
+            r2_score(
+                np.asarray(in_memory(y, "y")),
+                np.asarray(self.predict(X)),
+                sample_weight=sample_weight,
+            )
+        )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -151,7 +200,8 @@ class LinearRegression(_Regressor):
 class PoissonRegressor(_Regressor):
     """Poisson regression with the logarithm as link.
 
-    The objective is scikit-learn's: half the mean deviance plus ``alpha / 2 * |coef|^2``, the intercept not penalised.
+    The objective is scikit-learn's: half the mean deviance plus ``alpha / 2 * |coef|^2``, the
+    intercept not penalised.
 
     Parameters
     ----------
@@ -162,15 +212,18 @@ class PoissonRegressor(_Regressor):
     warm_start
         Whether a fit starts from the coefficients of the last one.
     tol
-        Largest entry of the gradient, in standardised units of the features, at which the fit has converged.
+        Largest entry of the gradient, in standardised units of the features, at which the fit has
+        converged.
     max_iter
         Most passes over the data.
     solver
-        ``auto``, ``lbfgs`` or ``newton`` (or scikit-learn's name for it, ``newton-cholesky``); the optimum is one and the same.
+        ``auto``, ``lbfgs`` or ``newton`` (or scikit-learn's name for it, ``newton-cholesky``); the
+        optimum is one and the same.
     verbose
         Whether to show the passes as they end, on standard error.
     cluster
-        The ``cluster`` section of a configuration, as a mapping or a `streamlr.config.sections.ClusterConfig`; None for threads, and one for what is small.
+        The ``cluster`` section of a configuration, as a mapping or a
+        `streamlr.config.sections.ClusterConfig`; None for threads, and one for what is small.
 
     Attributes
     ----------
@@ -182,14 +235,25 @@ class PoissonRegressor(_Regressor):
     feature_names_in_ : ndarray of shape (n,)
         Where ``X`` names all its features.
     status_ : str
-        ``converged``, ``pass_limit``, ``stalled`` or ``diverged``; a warning tells of all but the first.
+        ``converged``, ``pass_limit``, ``stalled`` or ``diverged``; a warning tells of all but the
+        first.
     model_ : streamlr.Model
     """
 
     _family = "poisson"
 
-    def __init__(self, *, alpha: float = 1.0, fit_intercept: bool = True, warm_start: bool = False, tol: float = 1e-8, max_iter: int = 100,
-                 solver: str = "auto", verbose: int = 0, cluster: Mapping[str, Any] | ClusterConfig | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        alpha: float = 1.0,
+        fit_intercept: bool = True,
+        warm_start: bool = False,
+        tol: float = 1e-8,
+        max_iter: int = 100,
+        solver: str = "auto",
+        verbose: int = 0,
+        cluster: Mapping[str, Any] | ClusterConfig | None = None,
+    ) -> None:
         self.alpha = alpha
         self.fit_intercept = fit_intercept
         self.warm_start = warm_start
@@ -207,12 +271,22 @@ class PoissonRegressor(_Regressor):
     def _check_target(self, target: NDArray[Any]) -> None:
         if target.size and target.min() < 0:
             row = int(np.argmax(target < 0))
-            raise LabelError(f"Some value(s) of y are out of the valid range of the loss: row {row} has {target[row]:g}; a Poisson regression is fitted to "
-                             "numbers of 0 or above")
+            raise LabelError(
+                f"Some value(s) of y are out of the valid range of the loss: row {row} has "
+                f"{target[row]:g}; a Poisson regression is fitted to "
+                "numbers of 0 or above"
+            )
 
     def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
         """D², the share of the deviance that is explained."""
-        return float(d2_tweedie_score(np.asarray(in_memory(y, "y")), np.asarray(self.predict(X)), sample_weight=sample_weight, power=1))
+        return float(
+            d2_tweedie_score(
+                np.asarray(in_memory(y, "y")),
+                np.asarray(self.predict(X)),
+                sample_weight=sample_weight,
+                power=1,
+            )
+        )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

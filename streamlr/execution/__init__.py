@@ -15,7 +15,7 @@ def open_engine(config: ClusterConfig) -> Engine:
     return ENGINES[config.kind].open(config)
 
 
-def told_of_engine(config: ClusterConfig) -> tuple[int, FoundLimit | None]:
+def engine_facts(config: ClusterConfig) -> tuple[int, FoundLimit | None]:
     """Number of threads of the engine that the configuration asks for, and what the smallest of its
     workers may use, where these are others' (see `Engine.limit_of_workers`).
 

@@ -30,13 +30,15 @@ class Scan(Protocol):
 
     @property
     def reads_target(self) -> bool:
-        """Whether it asks for targets and weights. The offset comes with either, and groups with targets."""
+        """Whether it asks for targets and weights. The offset comes with either, and groups with
+        targets."""
         ...
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> Any:
         """The sums over a batch, a member of a monoid (see `streamlr.kernels.fold`).
 
-        Where features are read, its attribute ``probe`` is an array that is not finite if any of them is not.
+        Where features are read, its attribute ``probe`` is an array that is not finite if any of
+        them is not.
         """
         ...
 
@@ -59,11 +61,15 @@ class Engine(Protocol):
 
     @property
     def read_retries(self) -> int:
-        """Reads that failed for a moment and were tried again, in all scans so far; without those of workers that died before they told."""
+        """Reads that failed for a moment and were tried again, in all scans so far; without those
+        of workers that died before they told."""
         ...
 
-    def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
-        """Sum over all slabs; ``slab_done`` is called with the number of each, from this thread, in any order."""
+    def run(
+        self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]
+    ) -> Any:
+        """Sum over all slabs; ``slab_done`` is called with the number of each, from this thread, in
+        any order."""
         ...
 
     def peak_memory_bytes(self) -> int:
@@ -71,11 +77,13 @@ class Engine(Protocol):
         ...
 
     def memory_of_workers(self, peak: bool) -> int | None:
-        """Resident memory, now or at its largest, of the largest process that takes sums; None where that is this process."""
+        """Resident memory, now or at its largest, of the largest process that takes sums; None
+        where that is this process."""
         ...
 
     def limit_of_workers(self) -> FoundLimit | None:
-        """What the smallest process that takes sums may use; None where that is this machine's limit, or nobody can tell."""
+        """What the smallest process that takes sums may use; None where that is this machine's
+        limit, or nobody can tell."""
         ...
 
     def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:
@@ -101,7 +109,8 @@ class _Memory:
 
 
 _idle: list[_Memory] = []
-"""Memory that no slab is using: there is as much in all as slabs were ever summed at a time, and not as there are threads."""
+"""Memory that no slab is using: there is as much in all as slabs were ever summed at a time, and
+not as there are threads."""
 
 
 @contextmanager
@@ -122,16 +131,22 @@ def release_memory() -> None:
 
 
 def slab_sums(source: Source, partition: Partition, scan: Scan, slab: int) -> Any:
-    """Sum over the blocks of one slab: a node of the tree of sums. Pure: it may run twice, anywhere."""
+    """Sum over the blocks of one slab: a node of the tree of sums. Pure: it may run twice,
+    anywhere."""
     with _lent_memory() as memory:
-        return fold(_block_sums(source, partition, scan, block, memory) for block in partition.blocks_of_slab(slab))
+        return fold(
+            _block_sums(source, partition, scan, block, memory)
+            for block in partition.blocks_of_slab(slab)
+        )
 
 
-def _block_sums(source: Source, partition: Partition, scan: Scan, block: int, memory: _Memory) -> Any:
+def _block_sums(
+    source: Source, partition: Partition, scan: Scan, block: int, memory: _Memory
+) -> Any:
     start, stop = partition.rows_of_block(block)
     batch = read_batch(source, scan, start, stop, memory.buffer)
     sums = scan.sums(batch, partition.leaf_rows, memory.workspace)
-    if scan.reads_features and not np.isfinite(sums.probe).all():
+    if scan.reads_features and not np.isfinite(sums.finite_check).all():
         _refuse_non_finite(source, batch)
     return sums
 
@@ -148,18 +163,25 @@ def read_batch(source: Source, scan: Scan, start: int, stop: int, buffer: Buffer
 
 
 def _refuse_non_finite(source: Source, batch: Batch) -> None:
-    """Say which chunk, row and feature made the sums non-finite; return if no value of the data did."""
+    """Say which chunk, row and feature made the sums non-finite; return if no value of the data
+    did."""
     found = locate_non_finite(batch.X)
     if found is None:
         return
     row, feature = batch.first_row + found[1], found[2]
     first = row - row % source.chunk_rows
-    chunk = batch.X[:, max(first - batch.first_row, 0) : first + source.chunk_rows - batch.first_row]
+    chunk = batch.X[
+        :, max(first - batch.first_row, 0) : first + source.chunk_rows - batch.first_row
+    ]
     count = int(np.count_nonzero(~np.isfinite(chunk)))
     name = repr(source.feature_names[feature]) if source.feature_names is not None else str(feature)
     value = batch.X[feature, found[1]]
-    raise NonFiniteError(f"chunk {row // source.chunk_rows} of {source.describe('features')} holds {count} non-finite "
-                         f"value{'s' * (count > 1)} (first: {value} at row {row}, feature {name}); clean the source and ingest again")
+    raise NonFiniteError(
+        f"chunk {row // source.chunk_rows} of {source.describe('features')} holds {count} "
+        "non-finite "
+        f"value{'s' * (count > 1)} (first: {value} at row {row}, feature {name}); clean the "
+        "source and ingest again"
+    )
 
 
 def fold_list(nodes: list[Sums]) -> Sums:
@@ -178,7 +200,8 @@ class Tree:
 
 
 def sum_tree(leaves: Sequence[Hashable], name: str, arity: int = 8) -> Tree:
-    """Add ``arity`` nodes, a power of two, at a time: so many levels of the binary tree in one task, which leaves its order untouched."""
+    """Add ``arity`` nodes, a power of two, at a time: so many levels of the binary tree in one
+    task, which leaves its order untouched."""
     tasks: dict[Hashable, tuple[Any, ...]] = {}
     level = 0
     nodes = list(leaves)
@@ -203,18 +226,23 @@ def tree_tasks(n_slabs: int, arity: int = 8) -> int:
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
-    """BLAS on one thread: the number of its threads changes the last bits of a product, and slabs already fill the cores."""
+    """BLAS on one thread: the number of its threads changes the last bits of a product, and slabs
+    already fill the cores."""
     return _blas_libraries().limit(limits=1, user_api="blas")
 
 
 @functools.cache
 def _blas_libraries() -> ThreadpoolController:
-    """Found once: NumPy's is there from the start, and looking for them takes 3 ms, more than a pass over small data."""
+    """Found once: NumPy's is there from the start, and looking for them takes 3 ms, more than a
+    pass over small data."""
     return ThreadpoolController()
 
 
 def blas_core() -> str:
     """The kernel that BLAS chose for this processor: bits are the same only where it is."""
-    cores = {f"{info.get('internal_api')} {info.get('version')} {info.get('architecture', '')}".strip()
-             for info in threadpool_info() if info.get("user_api") == "blas"}
+    cores = {
+        f"{info.get('internal_api')} {info.get('version')} {info.get('architecture', '')}".strip()
+        for info in threadpool_info()
+        if info.get("user_api") == "blas"
+    }
     return ", ".join(sorted(cores))

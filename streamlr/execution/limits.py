@@ -1,7 +1,8 @@
 """How much memory this process may take, as the machine and its administrator have it.
 
-The least of the physical memory, the limits of the control groups that the process is in (version 1 and 2, those above it
-too) and those of the shell (``ulimit``). Dask's own ``distributed.system`` knows the group at the root alone.
+The least of the physical memory, the limits of the control groups that the process is in (version 1
+and 2, those above it too) and those of the shell (``ulimit``). Dask's own ``distributed.system``
+knows the group at the root alone.
 """
 
 from __future__ import annotations
@@ -42,18 +43,27 @@ def found_limit() -> FoundLimit | None:
 
 def _physical() -> Iterator[FoundLimit]:
     try:
-        yield FoundLimit(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "the memory of this machine")
+        yield FoundLimit(
+            os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), "the memory of this machine"
+        )
     except (OSError, ValueError):
         return  # a system that does not tell
 
 
 def _of_shell() -> Iterator[FoundLimit]:
-    """Address space and data are counted by what is mapped, not by what is resident: what is left of them may still become so."""
+    """Address space and data are counted by what is mapped, not by what is resident: what is left
+    of them may still become so."""
     mapped = _mapped_bytes()
-    for kind, field, flag in ((resource.RLIMIT_AS, "VmSize", "-v"), (resource.RLIMIT_DATA, "VmData", "-d")):
+    for kind, field, flag in (
+        (resource.RLIMIT_AS, "VmSize", "-v"),
+        (resource.RLIMIT_DATA, "VmData", "-d"),
+    ):
         most = resource.getrlimit(kind)[0]
         if most != resource.RLIM_INFINITY and field in mapped:
-            yield FoundLimit(max(0, most - mapped[field]) + process_bytes(), f"ulimit {flag} ({most / 1e6:.0f} MB)")
+            yield FoundLimit(
+                max(0, most - mapped[field]) + process_bytes(),
+                f"ulimit {flag} ({most / 1e6:.0f} MB)",
+            )
 
 
 def _mapped_bytes() -> dict[str, int]:
@@ -81,7 +91,9 @@ def _along(mount: Path, root: str, group: str, name: str) -> Iterator[FoundLimit
         below = PurePosixPath(group).relative_to(root)
     except ValueError:
         below = PurePosixPath("..")
-    if ".." in below.parts:  # the group lies outside of what is mounted: in a container, whose own group is at the root
+    if (
+        ".." in below.parts
+    ):  # the group lies outside of what is mounted: in a container, whose own group is at the root
         below = PurePosixPath()
     folder = mount / below
     for place in (folder, *folder.parents):
@@ -115,13 +127,15 @@ def _lines(path: Path) -> list[str]:
 
 
 @contextmanager
-def memory_told() -> Iterator[None]:
-    """What the system says when there is no more memory, as one error that says how much there was; also a decorator.
+def memory_reported() -> Iterator[None]:
+    """What the system says when there is no more memory, as one error that says how much there was;
+    also a decorator.
 
     Raises
     ------
     MemoryLimitError
-        In the place of a MemoryError, of ENOMEM, and of a thread that cannot be started for want of memory for its stack.
+        In the place of a MemoryError, of ENOMEM, and of a thread that cannot be started for want of
+        memory for its stack.
     """
     try:
         yield
@@ -131,6 +145,9 @@ def memory_told() -> Iterator[None]:
         limit = found_limit()
         known = "" if limit is None else f"; {limit.source} is {limit.nbytes / 1e6:.0f} MB"
         raise MemoryLimitError(
-            f"there is no more memory ({str(error) or type(error).__name__}): this process holds {process_bytes() / 1e6:.0f} MB{known}. "
-            "Set cluster.memory_limit to what it may use, so that the run is planned for it, use fewer threads (cluster.workers), "
-            "or write the store in smaller chunks") from error
+            f"there is no more memory ({str(error) or type(error).__name__}): this process holds "
+            f"{process_bytes() / 1e6:.0f} MB{known}. "
+            "Set cluster.memory_limit to what it may use, so that the run is planned for it, use "
+            "fewer threads (cluster.workers), "
+            "or write the store in smaller chunks"
+        ) from error

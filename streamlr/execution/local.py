@@ -16,25 +16,41 @@ from streamlr.data.chunks.retries import stop_with, take_read_retries
 from streamlr.data.partition import Partition
 from streamlr.data.source import Source
 from streamlr.data.sources.resident import ResidentRows
-from streamlr.execution.engine import Engine, Scan, one_blas_thread, release_memory, slab_sums, sum_tree
+from streamlr.execution.engine import (
+    Engine,
+    Scan,
+    one_blas_thread,
+    release_memory,
+    slab_sums,
+    sum_tree,
+)
 from streamlr.execution.limits import FoundLimit
-from streamlr.execution.news import told_of_quiet
-from streamlr.execution.process import process_peak_bytes, settle_allocator
+from streamlr.execution.news import report_of_quiet
+from streamlr.execution.process import configure_allocator, process_peak_bytes
 from streamlr.kernels.fold import fold
 
 
 class _Holder:
-    """Keeps the rows that a partition wants kept, for as long as an engine works on the same source."""
+    """Keeps the rows that a partition wants kept, for as long as an engine works on the same
+    source."""
 
     def __init__(self) -> None:
-        self._held: tuple[Source, int, ResidentRows] | None = None
+        self._resident: tuple[Source, int, ResidentRows] | None = None
 
     def source(self, source: Source, partition: Partition) -> Source:
-        if not partition.held_slabs:
+        if not partition.resident_slabs:
             return source
-        if self._held is None or self._held[0] is not source or self._held[1] != partition.held_rows:
-            self._held = source, partition.held_rows, ResidentRows(source, 0, partition.held_rows)
-        return self._held[2]
+        if (
+            self._resident is None
+            or self._resident[0] is not source
+            or self._resident[1] != partition.resident_rows
+        ):
+            self._resident = (
+                source,
+                partition.resident_rows,
+                ResidentRows(source, 0, partition.resident_rows),
+            )
+        return self._resident[2]
 
 
 class SerialEngine:
@@ -48,15 +64,17 @@ class SerialEngine:
         self._holder = _Holder()
         self.read_retries = 0
 
-    def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
-        held = self._holder.source(source, partition)
+    def run(
+        self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]
+    ) -> Any:
+        resident = self._holder.source(source, partition)
 
         def nodes(done: Callable[[int], None]) -> Any:
             for slab in range(partition.n_slabs):
-                yield slab_sums(held, partition, scan, slab)
+                yield slab_sums(resident, partition, scan, slab)
                 done(slab)
 
-        with one_blas_thread(), told_of_quiet(partition.n_slabs, slab_done) as done:
+        with one_blas_thread(), report_of_quiet(partition.n_slabs, slab_done) as done:
             sums = fold(nodes(done))
         self.read_retries += take_read_retries()
         return sums
@@ -78,7 +96,7 @@ class SerialEngine:
         del per_process
 
     def __enter__(self) -> Engine:
-        settle_allocator()
+        configure_allocator()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -99,21 +117,36 @@ class ThreadsEngine:
         self._pool = self._new_pool()
 
     def _new_pool(self) -> ThreadPoolExecutor:
-        """Threads whose reads end with the engine: a process does not end before its threads have."""
+        """Threads whose reads end with the engine: a process does not end before its threads
+        have."""
         return ThreadPoolExecutor(self.n_threads, "streamlr", stop_with, (self._stop,))
 
-    def run(self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]) -> Any:
+    def run(
+        self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]
+    ) -> Any:
         slabs: list[Hashable] = [("slab", slab) for slab in range(partition.n_slabs)]
         tree = sum_tree(slabs, "slab", partition.tree_arity)
         graph: dict[Hashable, Any] = {
-            key: (slab_sums, "source", "partition", "scan", slab) for slab, key in enumerate(slabs)}
-        graph |= {"source": self._holder.source(source, partition), "partition": partition, "scan": scan, **tree.tasks}
+            key: (slab_sums, "source", "partition", "scan", slab) for slab, key in enumerate(slabs)
+        }
+        graph |= {
+            "source": self._holder.source(source, partition),
+            "partition": partition,
+            "scan": scan,
+            **tree.tasks,
+        }
         with (
             one_blas_thread(),
-            told_of_quiet(partition.n_slabs, slab_done) as done,
-            Callback(posttask=lambda key, *_: done(key[1]) if isinstance(key, tuple) and key[0] == "slab" else None),
+            report_of_quiet(partition.n_slabs, slab_done) as done,
+            Callback(
+                posttask=lambda key, *_: (
+                    done(key[1]) if isinstance(key, tuple) and key[0] == "slab" else None
+                )
+            ),
         ):
-            sums = dask.threaded.get(graph, cast(Any, tree.root), pool=self._pool, num_workers=self.n_threads)
+            sums = dask.threaded.get(
+                graph, cast(Any, tree.root), pool=self._pool, num_workers=self.n_threads
+            )
         self.read_retries += take_read_retries()
         return sums
 
@@ -137,7 +170,7 @@ class ThreadsEngine:
         self._pool = self._new_pool()
 
     def __enter__(self) -> Engine:
-        settle_allocator()
+        configure_allocator()
         return self
 
     def __exit__(self, *exception: object) -> None:

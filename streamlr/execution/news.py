@@ -28,12 +28,12 @@ class _Quiet:
         self._moved, self._spoken = now, 0.0
         self._done += 1
 
-    def look(self) -> None:
+    def session(self) -> None:
         """Say what is waited for, if it is time: not between slabs that are merely slow."""
         seconds = time.monotonic() - self._moved
         if seconds < self._spoken + reads.SPEAK_SECONDS:
             return
-        waiting = reads.told(reads.SPEAK_SECONDS)
+        waiting = reads.reported(reads.SPEAK_SECONDS)
         if waiting or seconds >= 2 * self._longest:
             self._spoken = seconds
             left = f"{self._n_slabs - self._done} of {self._n_slabs} slabs"
@@ -42,7 +42,7 @@ class _Quiet:
 
 
 @contextmanager
-def told_of_quiet(
+def report_of_quiet(
     n_slabs: int, slab_done: Callable[[int], None]
 ) -> Iterator[Callable[[int], None]]:
     """Have it said each half minute in which nothing is finished what is waited for. Gives what is
@@ -53,5 +53,5 @@ def told_of_quiet(
         quiet.moved()
         slab_done(slab)
 
-    with reads.watched(quiet.look):
+    with reads.watched(quiet.session):
         yield done

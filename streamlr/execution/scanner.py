@@ -27,7 +27,13 @@ class Scanner:
         Bytes read from storage so far (decoded bytes where the stored size is not known).
     """
 
-    def __init__(self, engine: Engine, source: Source, publish: Subscriber, partition: Partition | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        source: Source,
+        publish: Subscriber,
+        partition: Partition | None = None,
+    ) -> None:
         self.engine = engine
         self.source = source
         self.partition = partition or plan_slabs(source, engine.n_threads)
@@ -54,7 +60,8 @@ class Scanner:
         Raises
         ------
         DataError
-            For what cannot be read; for missing values with their number, at the end of the first read of the features.
+            For what cannot be read; for missing values with their number, at the end of the first
+            read of the features.
         """
         if not scan.reads_features or self._without_gaps:
             return self._run(scan, title)
@@ -62,7 +69,9 @@ class Scanner:
         if mask is not None and mask.marks is not None:
             marked = Scanner(self.engine, mask, self._publish)
             marked._refuse_gaps(marked._run(GapScan(mask.marks), "missing values"))
-        sums = self._run(scan if self.source.marks is None else GapScan(self.source.marks, scan), title)
+        sums = self._run(
+            scan if self.source.marks is None else GapScan(self.source.marks, scan), title
+        )
         self._without_gaps = True
         return self._refuse_gaps(sums)
 
@@ -72,11 +81,17 @@ class Scanner:
             return sums
         if sums.gaps.first is not None:
             assert self.source.marks is not None
-            raise self.source.marks.refusal(sums.gaps, self.source.chunk_rows, self.source.feature_names)
+            raise self.source.marks.refusal(
+                sums.gaps, self.source.chunk_rows, self.source.feature_names
+            )
         return sums.sums
 
     def _run(self, scan: Scan, title: str) -> Any:
-        row_bytes = self.source.n_features * self.source.dtype.itemsize if scan.reads_features else _LABEL_BYTES
+        row_bytes = (
+            self.source.n_features * self.source.dtype.itemsize
+            if scan.reads_features
+            else _LABEL_BYTES
+        )
         self._publish(ScanStarted(title, self.partition.n_slabs, self.source.n_rows * row_bytes))
 
         def slab_done(slab: int) -> None:
@@ -96,11 +111,13 @@ class Scanner:
         whole = self.data_bytes if self.source.stored_bytes is None else self.source.stored_bytes
         if self.passes == 1:
             return whole
-        return round(whole * (1.0 - self.partition.held_rows / self.source.n_rows))
+        return round(whole * (1.0 - self.partition.resident_rows / self.source.n_rows))
 
 
 def plan_slabs(source: Source, n_threads: int, n_outputs: int = 1) -> Partition:
     """The partition of a source for an engine with so many threads."""
     itemsize = source.dtype.itemsize
-    partition = partition_rows(source.n_rows, source.n_features, source.unit_rows, itemsize, n_outputs)
+    partition = partition_rows(
+        source.n_rows, source.n_features, source.unit_rows, itemsize, n_outputs
+    )
     return with_slabs_for(partition, n_threads, source.n_features * itemsize)

@@ -1,11 +1,13 @@
 """From sums over the data to the covariance of the coefficients, in the units of the data.
 
-Parameters come in as those of features less their center, where the information loses no digits to a mean that is far larger than a
-spread, and the intercept there, u = b + centerᵀ W. With S = diag(H)^½ and the Cholesky factor of S⁻¹ H S⁻¹ = L Lᵀ,
+Parameters come in as those of features less their center, where the information loses no digits to
+a mean that is far larger than a spread, and the intercept there, u = b + centerᵀ W. With S =
+diag(H)^½ and the Cholesky factor of S⁻¹ H S⁻¹ = L Lᵀ,
 
     H⁻¹ = (L⁻¹ S⁻¹)ᵀ (L⁻¹ S⁻¹)
 
-so that every variance is a sum of squares. T takes u to b: cov = T H⁻¹ Tᵀ, or with a meat M the sandwich T H⁻¹ M H⁻¹ Tᵀ.
+so that every variance is a sum of squares. T takes u to b: cov = T H⁻¹ Tᵀ, or with a meat M the
+sandwich T H⁻¹ M H⁻¹ Tᵀ.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from streamlr.errors import DataError, NonFiniteError
 Array = NDArray[np.float64]
 
 _SINGULAR = 1e-11
-"""A feature is a combination of others when they leave it no more than this share of its information: fewer than five digits of it were left."""
+"""A feature is a combination of others when they leave it no more than this share of its
+information: fewer than five digits of it were left."""
 _NAMED = 1e-4
 """Share of the largest part that a feature must have in such a combination to be named."""
 _MOST_NAMED = 8
@@ -31,7 +34,8 @@ CORRECTIONS = ("statsmodels", "stata", "R-HC1", "R-HC0", "none")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where parameters stand: coefficients of the features, (n, c), then intercepts, (c,), if any; the output runs fastest."""
+    """Where parameters stand: coefficients of the features, (n, c), then intercepts, (c,), if any;
+    the output runs fastest."""
 
     names: tuple[str, ...]
     """Names of the features, (n,)."""
@@ -71,8 +75,9 @@ def small_sample_factor(correction: str, *, linear: bool, n: float, d: int, grou
     none                                               1
     ==========  =====================================  ============================================
 
-    R's are those of the package sandwich: ``vcovHC(type="HC1")`` and ``vcovCL(type=..., cadjust=TRUE)``,
-    whose default is HC1 for ``lm`` and HC0 for ``glm``; Stata's those of ``vce(robust)`` and ``vce(cluster)``.
+    R's are those of the package sandwich: ``vcovHC(type="HC1")`` and ``vcovCL(type=...,
+    cadjust=TRUE)``, whose default is HC1 for ``lm`` and HC0 for ``glm``; Stata's those of
+    ``vce(robust)`` and ``vce(cluster)``.
     """
     by_parameters = correction in ("statsmodels", "R-HC1") or (correction == "stata" and linear)
     if not groups:
@@ -108,7 +113,10 @@ class Bread:
         H = information[:d, :d]
         scale = np.sqrt(np.diag(H))
         if not np.isfinite(scale).all():
-            raise NonFiniteError("the information of the model is not finite; rescale the features, or drop those with absurd values, and train again")
+            raise NonFiniteError(
+                "the information of the model is not finite; rescale the features, or drop those "
+                "with absurd values, and train again"
+            )
         if not (scale > 0).all():
             raise _singular(layout, [int(np.argmin(scale))])
         C = H / scale[:, None]
@@ -121,7 +129,8 @@ class Bread:
             self._half_in_units[:, n * c :] -= np.einsum("ijk,j->ik", by_output, center)
 
     def step(self, score: Array) -> Array:
-        """H⁻¹ g, (d,): what a step of Newton's method would take from the parameters of centered features."""
+        """H⁻¹ g, (d,): what a step of Newton's method would take from the parameters of centered
+        features."""
         return self._half.T @ (self._half @ score[: len(self._half)])
 
     def variances_of_centered(self) -> Array:
@@ -147,7 +156,8 @@ class Bread:
 
 
 def _factor(C: Array, layout: Layout) -> Array:
-    """L of C = L Lᵀ, whose diagonal is 1: the square of an entry of L's diagonal is the share that earlier parameters leave of that one."""
+    """L of C = L Lᵀ, whose diagonal is 1: the square of an entry of L's diagonal is the share that
+    earlier parameters leave of that one."""
     try:
         L: Array = np.linalg.cholesky(C).astype(np.float64, copy=False)
     except np.linalg.LinAlgError:
@@ -159,11 +169,19 @@ def _factor(C: Array, layout: Layout) -> Array:
 
 def _singular(layout: Layout, parameters: list[int]) -> DataError:
     named = list(dict.fromkeys(map(layout.name, parameters)))
-    listed = ", ".join(named[:_MOST_NAMED]) + (f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else "")
+    listed = ", ".join(named[:_MOST_NAMED]) + (
+        f" and {len(named) - _MOST_NAMED} more" if len(named) > _MOST_NAMED else ""
+    )
     if len(named) == 1:
-        return DataError(f"the data tell nothing of the coefficient of {listed}, so it has no standard error: the feature is constant, or counts only where "
-                         "the model is certain; leave it out and train again")
-    return DataError(f"each of {listed} is a combination of the others, so their coefficients have no standard errors; leave one of them out and train again")
+        return DataError(
+            f"the data tell nothing of the coefficient of {listed}, so it has no standard error: "
+            "the feature is constant, or counts only where "
+            "the model is certain; leave it out and train again"
+        )
+    return DataError(
+        f"each of {listed} is a combination of the others, so their coefficients have no standard "
+        "errors; leave one of them out and train again"
+    )
 
 
 def _combination(C: Array) -> list[int]:

@@ -14,10 +14,12 @@ class SummaryOptions:
     """What is asked for."""
 
     errors: Literal["classical", "robust", "HC0", "HC1", "clustered"] = "classical"
-    """From the information; or from a sandwich, which holds where the distribution of the target is not the model's: each row its own (``robust``,
-    the same as ``HC0``; ``HC1`` multiplies by n / (n - d) whatever the family, which statsmodels does in OLS alone), or rows of a group together."""
+    """From the information; or from a sandwich, which holds where the distribution of the target is
+    not the model's: each row its own (``robust``, the same as ``HC0``; ``HC1`` multiplies by n / (n
+    - d) whatever the family, which statsmodels does in OLS alone), or rows of a group together."""
     weights: Literal["case", "frequency"] = "case"
-    """What a weight of ω means: the row counts ω times as much as another (statsmodels' ``var_weights``), or it stands for ω rows (``freq_weights``)."""
+    """What a weight of ω means: the row counts ω times as much as another (statsmodels'
+    ``var_weights``), or it stands for ω rows (``freq_weights``)."""
     confidence: float = 0.95
     """Of the intervals."""
     correction: str | None = None
@@ -27,20 +29,30 @@ class SummaryOptions:
     linear family alone."""
 
     def __post_init__(self) -> None:
-        kinds = {"errors": (self.errors, ("classical", "robust", "HC0", "HC1", "clustered")), "weights": (self.weights, ("case", "frequency")),
-                 "correction": (self.correction or "statsmodels", CORRECTIONS)}
+        kinds = {
+            "errors": (self.errors, ("classical", "robust", "HC0", "HC1", "clustered")),
+            "weights": (self.weights, ("case", "frequency")),
+            "correction": (self.correction or "statsmodels", CORRECTIONS),
+        }
         for name, (value, known) in kinds.items():
             if value not in known:
                 raise ConfigError(f"{name}: {value!r} is none of {', '.join(known)}")
         if not 0 < self.confidence < 1:
-            raise ConfigError(f"confidence: {self.confidence} is out of range; it must be above 0 and below 1, such as 0.95")
+            raise ConfigError(
+                f"confidence: {self.confidence} is out of range; it must be above 0 and below 1, "
+                "such as 0.95"
+            )
         if self.correction is not None and self.errors not in ("HC1", "clustered"):
             raise ConfigError(
-                f"correction: errors {self.errors} have no small-sample factor, so that {self.correction!r} means "
-                "nothing; take errors HC1 (Stata's vce(robust)) or clustered, or leave it out")
+                f"correction: errors {self.errors} have no small-sample factor, so that "
+                f"{self.correction!r} means "
+                "nothing; take errors HC1 (Stata's vce(robust)) or clustered, or leave it out"
+            )
         if self.errors == "HC1" and self.correction in ("R-HC0", "none"):
             raise ConfigError(
-                f"correction: errors HC1 are those with a factor, and {self.correction!r} is none; take errors HC0")
+                f"correction: errors HC1 are those with a factor, and {self.correction!r} is "
+                "none; take errors HC0"
+            )
 
     @property
     def factor(self) -> str | None:
@@ -49,4 +61,6 @@ class SummaryOptions:
 
     def with_t(self, has_dispersion: bool) -> bool:
         """Whether tests are by t and F."""
-        return self.use_t if self.use_t is not None else has_dispersion and self.errors == "classical"
+        return (
+            self.use_t if self.use_t is not None else has_dispersion and self.errors == "classical"
+        )

@@ -1,9 +1,11 @@
 """Features of which some combinations hardly vary, in a basis in which all of them do.
 
-Where x₃ is nearly x₀ + x₁, no sum tells from the coefficients of the three which way is up along (1, 1, -1): what counts there is lost
-in the rounding of what does not. So a feature of each such combination, its pivot, gives way to the combination itself, taken row by row:
+Where x₃ is nearly x₀ + x₁, no sum tells from the coefficients of the three which way is up along
+(1, 1, -1): what counts there is lost in the rounding of what does not. So a feature of each such
+combination, its pivot, gives way to the combination itself, taken row by row:
 
-    x'_j = d_jᵀ (x - shift),   x' = x elsewhere;        Z = Wᵀ x + b = W'ᵀ x' + b',   W = W' elsewhere + Σ_j W'_j d_j
+    x'_j = d_jᵀ (x - shift),   x' = x elsewhere;        Z = Wᵀ x + b = W'ᵀ x' + b',   W = W'
+    elsewhere + Σ_j W'_j d_j
 
 In units of its own spread that is a feature like any other.
 """
@@ -52,8 +54,11 @@ class Basis:
         return moved
 
 
-def aligned_features(workspace: Workspace, block: NDArray[np.generic], shift: Array | None, basis: Basis | None) -> Array:
-    """Features, (n, k), in float64 less their shift, in the basis if there is one; valid until the workspace is used again."""
+def aligned_features(
+    workspace: Workspace, block: NDArray[np.generic], shift: Array | None, basis: Basis | None
+) -> Array:
+    """Features, (n, k), in float64 less their shift, in the basis if there is one; valid until the
+    workspace is used again."""
     if basis is None:
         return workspace.cast(block, shift)
     X = workspace.cast(block, basis.shift)

@@ -21,7 +21,8 @@ class Batch:
     first_row: int
     """Absolute number of the first row."""
     X: NDArray[np.generic]
-    """Features, (n, k), in the data's own type and memory order: of rows read as (k, n) it is the transposed view."""
+    """Features, (n, k), in the data's own type and memory order: of rows read as (k, n) it is the
+    transposed view."""
     columns: Columns = Columns()  # noqa: RUF009  # it is frozen
     """What stands beside them, as far as the scan asks for it."""
 
@@ -44,7 +45,9 @@ class Batch:
     def leaves(self, leaf_rows: int) -> Iterator[slice]:
         """Consecutive runs of at most ``leaf_rows`` examples."""
         n_rows = self.X.shape[1]
-        return (slice(start, min(start + leaf_rows, n_rows)) for start in range(0, n_rows, leaf_rows))
+        return (
+            slice(start, min(start + leaf_rows, n_rows)) for start in range(0, n_rows, leaf_rows)
+        )
 
     def weights_of(self, leaf: slice) -> NDArray[np.float64] | None:
         return None if self.weights is None else self.weights[leaf]
@@ -58,13 +61,16 @@ def sum_over_leaves(batch: Batch, leaf_rows: int, leaf_sums: Callable[[slice], S
     leaves = batch.leaves(leaf_rows)
     total = leaf_sums(next(leaves))
     for leaf in leaves:
-        total = total + leaf_sums(leaf)  # functools.reduce would keep both terms while the next leaf is summed: two more Hessians
+        total = total + leaf_sums(
+            leaf
+        )  # functools.reduce would keep both terms while the next leaf is summed: two more Hessians
     return total
 
 
 @dataclass(slots=True)
 class Workspace:
-    """Memory that one thread reuses from leaf to leaf, since fresh pages cost more than the arithmetic on them."""
+    """Memory that one thread reuses from leaf to leaf, since fresh pages cost more than the
+    arithmetic on them."""
 
     _leaf: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
@@ -79,8 +85,11 @@ class Workspace:
         n, k = block.shape
         return flat[:size].reshape(k, n).T if rows_first else flat[:size].reshape(n, k)
 
-    def cast(self, block: NDArray[np.generic], shift: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-        """``block``, (n, k), in float64, less ``shift`` of each feature; valid until the next call."""
+    def cast(
+        self, block: NDArray[np.generic], shift: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        """``block``, (n, k), in float64, less ``shift`` of each feature; valid until the next
+        call."""
         leaf = self.float64_like(block)
         np.copyto(leaf, block, casting="unsafe")
         if shift is not None:

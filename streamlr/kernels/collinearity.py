@@ -1,9 +1,11 @@
-"""How near features are to being combinations of one another, from their correlations or from rows in memory.
+"""How near features are to being combinations of one another, from their correlations or from rows
+in memory.
 
-With features in units of their spread, and about their means where there is an intercept, σ is the factor by which they stretch a unit vector of
-coefficients; the largest over the smallest σ is their condition number. Mean products of the features tell σ down to 1e-7, where the rounding
-of σ² begins. From there on rows tell: the few combinations that hardly vary are taken row by row, and their singular values are exact to the
-rounding of a row.
+With features in units of their spread, and about their means where there is an intercept, σ is the
+factor by which they stretch a unit vector of coefficients; the largest over the smallest σ is their
+condition number. Mean products of the features tell σ down to 1e-7, where the rounding of σ²
+begins. From there on rows tell: the few combinations that hardly vary are taken row by row, and
+their singular values are exact to the rounding of a row.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ Index = NDArray[np.intp]
 
 _EPS = float(np.finfo(np.float64).eps)
 NEARLY = 1e-3
-"""A combination that varies less, relative to the features, is told from them in coordinates of its own alone."""
+"""A combination that varies less, relative to the features, is told from them in coordinates of its
+own alone."""
 UNTOLD = 1e-6
 """One that varies less is not told well by mean products."""
 EXACTLY = 64 * _EPS
@@ -50,7 +53,8 @@ class Extent:
 
 
 def units_of(spread: Array, mean: Array, centered: bool) -> Array:
-    """What features are divided by, (n,): their spread about the mean, or about 0 where there is no intercept; 1 where that is 0."""
+    """What features are divided by, (n,): their spread about the mean, or about 0 where there is no
+    intercept; 1 where that is 0."""
     size = spread if centered else np.hypot(spread, mean)
     return np.where(size > 0, size, 1.0)
 
@@ -63,7 +67,9 @@ def products_of(correlation: Array, spread: Array, mean: Array, centered: bool) 
     return correlation * np.outer(spread / unit, spread / unit) + np.outer(mean / unit, mean / unit)
 
 
-def extent_of_rows(X: NDArray[np.generic], weights: Array | None, mean: Array, unit: Array, centered: bool) -> Extent | None:
+def extent_of_rows(
+    X: NDArray[np.generic], weights: Array | None, mean: Array, unit: Array, centered: bool
+) -> Extent | None:
     """The extent of features, (n,), by some of their rows, (s, n); None where none varies there.
 
     Products are taken in units of the spread among these rows, in which the most is told, and the
@@ -76,8 +82,11 @@ def extent_of_rows(X: NDArray[np.generic], weights: Array | None, mean: Array, u
     return replace(found, weak=np.linalg.qr(found.weak / own[:, None])[0])
 
 
-def _products_of_rows(X: NDArray[np.generic], weights: Array | None, mean: Array, unit: Array, centered: bool) -> tuple[Array, Array]:
-    """Mean products, (n, n), in units of the spread among some of the rows, (s, n), and these in the given ones, (n,).
+def _products_of_rows(
+    X: NDArray[np.generic], weights: Array | None, mean: Array, unit: Array, centered: bool
+) -> tuple[Array, Array]:
+    """Mean products, (n, n), in units of the spread among some of the rows, (s, n), and these in
+    the given ones, (n,).
 
     Of a feature that does not vary there they are 0 and infinity.
     """
@@ -111,7 +120,8 @@ def standardized(X: NDArray[np.generic], mean: Array, unit: Array, centered: boo
 
 
 def extent_of(products: Array) -> Extent | None:
-    """The extent of features from their mean products, (n, n), 0 for those that do not vary; None where none varies."""
+    """The extent of features from their mean products, (n, n), 0 for those that do not vary; None
+    where none varies."""
     alive = np.flatnonzero(np.diag(products) > 0)
     if not len(alive):
         return None
@@ -126,10 +136,21 @@ def extent_of(products: Array) -> Extent | None:
     return Extent(float(sizes[-1]), float(sizes[0]), weak, sizes[:count])
 
 
-def sharpened(weak: Array, X: NDArray[np.generic], weights: Array | None, mean: Array, unit: Array, centered: bool) -> tuple[Array, Array]:
-    """Weak directions, (n, q), turned so that they are uncorrelated in some rows, (s, n), and σ of each there, (q,), from the largest on."""
+def sharpened(
+    weak: Array,
+    X: NDArray[np.generic],
+    weights: Array | None,
+    mean: Array,
+    unit: Array,
+    centered: bool,
+) -> tuple[Array, Array]:
+    """Weak directions, (n, q), turned so that they are uncorrelated in some rows, (s, n), and σ of
+    each there, (q,), from the largest on."""
     omega = np.ones(len(X)) if weights is None else weights
-    parts = [standardized(X[at : at + _BLOCK_ROWS], mean, unit, centered) @ weak for at in range(0, len(X), _BLOCK_ROWS)]
+    parts = [
+        standardized(X[at : at + _BLOCK_ROWS], mean, unit, centered) @ weak
+        for at in range(0, len(X), _BLOCK_ROWS)
+    ]
     P = np.concatenate(parts)
     weight = float(omega.sum())
     if centered:
@@ -140,8 +161,8 @@ def sharpened(weak: Array, X: NDArray[np.generic], weights: Array | None, mean: 
 
 
 def pivots_of(directions: Array) -> tuple[Index, Array]:
-    """A feature for each of some directions, (n, q), by elimination with complete pivoting, (q,); and the directions that it leaves, (n, q), with 1 at
-    one of them and 0 at the others."""
+    """A feature for each of some directions, (n, q), by elimination with complete pivoting, (q,);
+    and the directions that it leaves, (n, q), with 1 at one of them and 0 at the others."""
     left, q = directions.copy(), directions.shape[1]
     pivots, free = np.empty(q, dtype=np.intp), np.ones(len(left), dtype=bool)
     for k in range(q):

@@ -1,9 +1,9 @@
 """The one order in which sums are added.
 
-Blocks are numbered 0, 1, 2, ... A node of the tree covers the blocks ``[i 2^l, (i + 1) 2^l)``; its value is the value of
-its left half plus that of its right half, or the left half alone where the right one lies past the end. The order
-depends on the number of blocks and on nothing else, so whoever adds, wherever, in whatever groups of aligned 2^k blocks,
-obtains the same bits.
+Blocks are numbered 0, 1, 2, ... A node of the tree covers the blocks ``[i 2^l, (i + 1) 2^l)``; its
+value is the value of its left half plus that of its right half, or the left half alone where the
+right one lies past the end. The order depends on the number of blocks and on nothing else, so
+whoever adds, wherever, in whatever groups of aligned 2^k blocks, obtains the same bits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Protocol, Self, TypeVar
 
 
 class Sums(Protocol):
-    """A member of a commutative monoid, whose ``+`` returns a new value and leaves both terms as they were."""
+    """A member of a commutative monoid, whose ``+`` returns a new value and leaves both terms as
+    they were."""
 
     def __add__(self, other: Self) -> Self: ...
 
@@ -24,8 +25,8 @@ S = TypeVar("S", bound=Sums)
 def fold(nodes: Iterable[S]) -> S:
     """Add consecutive nodes of one level in the order of the tree.
 
-    The first node must be a left child at every level that the fold spans: that is, start at an aligned position.
-    At most log2(count) + 1 partial sums are held at a time.
+    The first node must be a left child at every level that the fold spans: that is, start at an
+    aligned position. At most log2(count) + 1 partial sums are held at a time.
 
     Raises
     ------

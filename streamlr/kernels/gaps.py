@@ -106,8 +106,8 @@ class GapSums:
     """What else was asked; None where any value is missing, or nothing was asked."""
 
     @property
-    def probe(self) -> NDArray[np.float64]:
-        finite: NDArray[np.float64] = np.zeros(1) if self.sums is None else self.sums.probe
+    def finite_check(self) -> NDArray[np.float64]:
+        finite: NDArray[np.float64] = np.zeros(1) if self.sums is None else self.sums.finite_check
         return finite
 
     def __add__(self, other: GapSums) -> GapSums:

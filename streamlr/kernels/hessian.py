@@ -1,7 +1,7 @@
 """Second derivatives of the loss over a leaf.
 
-    one output:      H = [X; 1] diag(A') [X; 1]ᵀ
-    coupled outputs: H = Σ over examples of [x; 1] [x; 1]ᵀ ⊗ (diag(a) - a aᵀ)
+one output:      H = [X; 1] diag(A') [X; 1]ᵀ
+coupled outputs: H = Σ over examples of [x; 1] [x; 1]ᵀ ⊗ (diag(a) - a aᵀ)
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ _PRODUCT_BYTES = 32 * 2**20
 def hessian_leaf_rows(leaf_rows: int, n: int, c: int) -> int:
     """Rows of a leaf of which the Hessian is summed too.
 
-    What a leaf costs beside its rows is the size of a Hessian, so there are many; but of coupled outputs every example makes a
-    column of (n + 1) c numbers, so there are no more than those have room.
+    What a leaf costs beside its rows is the size of a Hessian, so there are many; but of coupled
+    outputs every example makes a column of (n + 1) c numbers, so there are no more than those have
+    room.
     """
-    return max(leaf_rows, n) if c == 1 else max(64, min(max(leaf_rows, n), _PRODUCT_BYTES // (8 * (n + 1) * c)))
+    return (
+        max(leaf_rows, n)
+        if c == 1
+        else max(64, min(max(leaf_rows, n), _PRODUCT_BYTES // (8 * (n + 1) * c)))
+    )
 
 
 def hessian_of(X: Array, A: Array, family: Family, weights: Array | None) -> Array:
-    """Second derivatives by (W, b), ((n + 1) c, (n + 1) c), the output running fastest; ``X``, (n, k), is overwritten.
+    """Second derivatives by (W, b), ((n + 1) c, (n + 1) c), the output running fastest; ``X``, (n,
+    k), is overwritten.
 
     Parameters
     ----------
@@ -39,17 +45,22 @@ def hessian_of(X: Array, A: Array, family: Family, weights: Array | None) -> Arr
     """
     if family.coupled:
         return _coupled(X, A, weights)
-    return weighted_squares(X, family.curvature(A)[0] if weights is None else family.curvature(A)[0] * weights)
+    return weighted_squares(
+        X, family.curvature(A)[0] if weights is None else family.curvature(A)[0] * weights
+    )
 
 
 def weighted_squares(X: Array, d: Array) -> Array:
-    """[X; 1] diag(d) [X; 1]ᵀ, (n + 1, n + 1), of d, (k,), 0 or above; ``X``, (n, k), is overwritten."""
+    """[X; 1] diag(d) [X; 1]ᵀ, (n + 1, n + 1), of d, (k,), 0 or above; ``X``, (n, k), is
+    overwritten."""
     n = X.shape[0]
     H = np.empty((n + 1, n + 1))
     H[:n, n] = H[n, :n] = X @ d
     H[n, n] = d.sum()
     X *= np.sqrt(d)
-    H[:n, :n] = X @ X.T  # NumPy hands a product with its own transpose to a symmetric rank-k update: half the work
+    H[:n, :n] = (
+        X @ X.T
+    )  # NumPy hands a product with its own transpose to a symmetric rank-k update: half the work
     return H
 
 

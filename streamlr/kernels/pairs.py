@@ -1,12 +1,15 @@
-"""Numbers in twice the working precision: unevaluated sums of two float64, and products of matrices that are exact.
+"""Numbers in twice the working precision: unevaluated sums of two float64, and products of matrices
+that are exact.
 
-    a + b = s + e,   s = fl(a + b)          Knuth; Dekker, "A floating-point technique for extending the available precision" (1971)
-    a b   = p + e,   p = fl(a b)            Dekker, with Veltkamp's split
+    a + b = s + e,   s = fl(a + b)          Knuth; Dekker, "A floating-point technique for extending
+    the available precision" (1971) a b   = p + e,   p = fl(a b)            Dekker, with Veltkamp's
+    split
 
-A product of matrices is had from BLAS without an error (Ozaki, Ogita, Oishi and Rump, "Error-free transformations of matrix
-multiplication by using fast routines of matrix multiplication and its applications", Numerical Algorithms 59, 2012): entries of
-at most 1 are cut into slices of 20 bits, and the product of two slices over at most 4,096 terms is an integer of less than 53 bits
-times a power of two, which no order of summation rounds. So it has the same bits on every machine.
+A product of matrices is had from BLAS without an error (Ozaki, Ogita, Oishi and Rump, "Error-free
+transformations of matrix multiplication by using fast routines of matrix multiplication and its
+applications", Numerical Algorithms 59, 2012): entries of at most 1 are cut into slices of 20 bits,
+and the product of two slices over at most 4,096 terms is an integer of less than 53 bits times a
+power of two, which no order of summation rounds. So it has the same bits on every machine.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ _SPLITTER = 2.0**27 + 1.0
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """``hi + lo`` with ``hi`` the float64 that is nearest to the sum; of any shape, which operations broadcast as NumPy does."""
+    """``hi + lo`` with ``hi`` the float64 that is nearest to the sum; of any shape, which
+    operations broadcast as NumPy does."""
 
     hi: Array
     lo: Array
@@ -129,7 +133,8 @@ def power_above(sizes: Array) -> Array:
 
 
 def slices(values: Pair) -> Array:
-    """Numbers of at most 1 in size in slices of 20 bits, (5, ...): their sum is the number, but for what is below 2**-100."""
+    """Numbers of at most 1 in size in slices of 20 bits, (5, ...): their sum is the number, but for
+    what is below 2**-100."""
     parts = np.empty((SLICES, *values.shape))
     rest = values.hi.copy()
     for number in range(SLICES):
@@ -145,9 +150,12 @@ def slices(values: Pair) -> Array:
 
 
 def product(A: Array, B: Array) -> Pair:
-    """The product of matrices in slices, (5, p, K) and (5, K, q), K at most 4,096: (p, q), but for what is below 2**-98 of the sizes' product."""
+    """The product of matrices in slices, (5, p, K) and (5, K, q), K at most 4,096: (p, q), but for
+    what is below 2**-98 of the sizes' product."""
     if A.shape[2] > MOST_TERMS:
-        raise ValueError(f"a product over {A.shape[2]} terms would be rounded; {MOST_TERMS} are the most")
+        raise ValueError(
+            f"a product over {A.shape[2]} terms would be rounded; {MOST_TERMS} are the most"
+        )
     exact = [A[s] @ B[: SLICES - s] for s in range(SLICES)]
     total = Pair.zeros(A.shape[1], B.shape[2])
     for order in reversed(range(SLICES)):
@@ -160,14 +168,20 @@ def product(A: Array, B: Array) -> Pair:
 
 
 def cross_product(A: Array, B: Array) -> Pair:
-    """Aᵀ B, (p, q), of matrices in slices, (5, K, p) and (5, K, q), K at most 819: the slices that make for digits of one size in one product."""
+    """Aᵀ B, (p, q), of matrices in slices, (5, K, p) and (5, K, q), K at most 819: the slices that
+    make for digits of one size in one product."""
     n_terms = SLICES * A.shape[1]
     if n_terms > MOST_TERMS:
-        raise ValueError(f"a product over {n_terms} terms would be rounded; {MOST_TERMS} are the most")
+        raise ValueError(
+            f"a product over {n_terms} terms would be rounded; {MOST_TERMS} are the most"
+        )
     backwards = np.ascontiguousarray(B[::-1])
     total = Pair.zeros(A.shape[2], B.shape[2])
     for order in range(SLICES, 0, -1):
-        total = total + Pair.of(A[:order].reshape(-1, A.shape[2]).T @ backwards[SLICES - order :].reshape(-1, B.shape[2]))
+        total = total + Pair.of(
+            A[:order].reshape(-1, A.shape[2]).T
+            @ backwards[SLICES - order :].reshape(-1, B.shape[2])
+        )
     return total
 
 

@@ -1,7 +1,9 @@
-"""Which part of a split every row belongs to: parts are held out of a fit, and tell how well it does on rows that it has not seen.
+"""Which part of a split every row belongs to: parts are held out of a fit, and tell how well it
+does on rows that it has not seen.
 
-The part follows from a hash of the row's absolute number, or of its group, so it depends on neither chunks nor engines, needs no
-memory, and rows of one group stay together. Or an array of the data lists the rows of one part, or numbers the parts of all.
+The part follows from a hash of the row's absolute number, or of its group, so it depends on neither
+chunks nor engines, needs no memory, and rows of one group stay together. Or an array of the data
+lists the rows of one part, or numbers the parts of all.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from numpy.typing import NDArray
 from streamlr.errors import LabelError
 from streamlr.kernels.batch import Batch
 
-HELD_OUT = 0
+HOLDOUT = 0
 """The part that is held out where there is one, and the rest."""
 _NO_PART = np.iinfo(np.intp).max
 """The part of rows that are in none: not -1, by which objectives say that they hold out nothing."""
@@ -32,16 +34,19 @@ class Split:
     seed: int
     """Seed of the hash."""
     listed: str = ""
-    """Name of the array that the groups are, which lists the rows of part 0 by a 1; else the parts follow from the hash."""
+    """Name of the array that the groups are, which lists the rows of part 0 by a 1; else the parts
+    follow from the hash."""
     numbered: bool = False
-    """Whether the groups are the numbers of the parts, as somebody has dealt the rows out; those of numbers below 0 are in none."""
+    """Whether the groups are the numbers of the parts, as somebody has dealt the rows out; those of
+    numbers below 0 are in none."""
 
     @property
     def seed_of_hash(self) -> int:
         return self.seed ^ _SPLIT
 
     def parts(self, batch: Batch, leaf: slice) -> NDArray[np.intp]:
-        """The part of each example of a leaf, (k,): by its group where there are groups, else by its number."""
+        """The part of each example of a leaf, (k,): by its group where there are groups, else by
+        its number."""
         if self.listed:
             return self._listed_parts(batch, leaf)
         if self.numbered:
@@ -55,18 +60,21 @@ class Split:
             return (places >= bounds[0]).astype(np.intp)
         return np.searchsorted(bounds, places, side="right")
 
-    def held_out(self, batch: Batch, leaf: slice) -> NDArray[np.bool_]:
+    def holdout(self, batch: Batch, leaf: slice) -> NDArray[np.bool_]:
         """Which examples of a leaf are in the part that is held out, (k,)."""
-        return self.parts(batch, leaf) == HELD_OUT
+        return self.parts(batch, leaf) == HOLDOUT
 
     def _listed_parts(self, batch: Batch, leaf: slice) -> NDArray[np.intp]:
         assert batch.groups is not None
         keys = batch.groups[leaf]
         good = keys <= 1
         if not good.all():
-            raise LabelError(f"row {batch.first_row + leaf.start + int(np.argmin(good))} of {self.listed} is neither 0 nor 1; rows to be held out are 1 (or "
-                             "true), the others 0 (or false)")
-        return np.where(keys == 1, HELD_OUT, HELD_OUT + 1).astype(np.intp)
+            raise LabelError(
+                f"row {batch.first_row + leaf.start + int(np.argmin(good))} of {self.listed} is "
+                "neither 0 nor 1; rows to be held out are 1 (or "
+                "true), the others 0 (or false)"
+            )
+        return np.where(keys == 1, HOLDOUT, HOLDOUT + 1).astype(np.intp)
 
 
 def folds(n_folds: int, seed: int) -> Split:
@@ -75,7 +83,8 @@ def folds(n_folds: int, seed: int) -> Split:
 
 
 def split_keys(batch: Batch, leaf: slice = slice(None)) -> NDArray[np.uint64]:
-    """What is hashed of each example of a leaf, (k,): its group where there are groups, else its absolute number."""
+    """What is hashed of each example of a leaf, (k,): its group where there are groups, else its
+    absolute number."""
     if batch.groups is not None:
         return batch.groups[leaf]
     start, stop, _ = leaf.indices(batch.X.shape[1])
@@ -85,7 +94,9 @@ def split_keys(batch: Batch, leaf: slice = slice(None)) -> NDArray[np.uint64]:
 def hashed(keys: NDArray[np.uint64], seed: int) -> NDArray[np.uint64]:
     """A hash of each key (splitmix64; Steele, Lea and Flood 2014): (k,)."""
     with np.errstate(over="ignore"):
-        z = (keys + np.uint64(1)) * _GOLDEN + np.uint64(seed % 2**64) * np.uint64(0xD1342543DE82EF95)
+        z = (keys + np.uint64(1)) * _GOLDEN + np.uint64(seed % 2**64) * np.uint64(
+            0xD1342543DE82EF95
+        )
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         z ^= z >> np.uint64(31)

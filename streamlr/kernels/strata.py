@@ -1,8 +1,9 @@
 """Rows that are rare by their target are drawn more often, and weigh less for it.
 
-What a sample tells of classes of which few examples are seen hangs on those few (King and Zeng, "Logistic regression in rare events data", 2001).
-Strata are the classes of a label, and of a count whether it is 0. Each row of a stratum is drawn with the same probability, and weighs the inverse
-of it, so that sums over the sample are what they would be without strata, but for chance.
+What a sample tells of classes of which few examples are seen hangs on those few (King and Zeng,
+"Logistic regression in rare events data", 2001). Strata are the classes of a label, and of a count
+whether it is 0. Each row of a stratum is drawn with the same probability, and weighs the inverse of
+it, so that sums over the sample are what they would be without strata, but for chance.
 """
 
 from __future__ import annotations
@@ -57,15 +58,19 @@ def has_strata(family: str) -> bool:
     return FAMILIES[family].labelled or FAMILIES[family].counted
 
 
-def strata_of(family: str, target: NDArray[Any], classes: NDArray[Any], first_row: int) -> NDArray[np.intp]:
-    """Number of the stratum of each target, (k,): its class, or of a count 0 for 0 and 1 for more."""
+def strata_of(
+    family: str, target: NDArray[Any], classes: NDArray[Any], first_row: int
+) -> NDArray[np.intp]:
+    """Number of the stratum of each target, (k,): its class, or of a count 0 for 0 and 1 for
+    more."""
     if FAMILIES[family].labelled:
         return codes_of(target, classes, first_row)
     return (FAMILIES[family].target(target, classes, first_row)[0] > 0).astype(np.intp)
 
 
 def fractions_of(row_counts: NDArray[np.int64], fraction: float) -> tuple[float, ...]:
-    """Share of each stratum's rows to draw, (S,), so that the sample has as many rows as one of this share of all; none where no stratum is rare.
+    """Share of each stratum's rows to draw, (S,), so that the sample has as many rows as one of
+    this share of all; none where no stratum is rare.
 
     Parameters
     ----------

@@ -1,22 +1,23 @@
-"""What the survey tells of the data, in the form in which objectives and reports use it."""
+"""What the statistics pass tells of the data, in the form in which objectives and reports use
+it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.kernels.alignment import Basis
 from streamlr.kernels.scans.fold_sums import spread_of
-from streamlr.kernels.scans.moments import SurveySums
+from streamlr.kernels.scans.moments import MomentSums
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What the survey tells of the data, but for the rows that it was told to hold out."""
+    """What the statistics pass tells of the data, but for the rows that it was told to hold out."""
 
     n_rows: int
     """Rows."""
@@ -25,7 +26,8 @@ class Moments:
     mean: Array
     """Weighted mean of the features, (n,)."""
     spread: Array
-    """Weighted standard deviation of the features (divisor: the weight), (n,); 0 for a constant feature."""
+    """Weighted standard deviation of the features (divisor: the weight), (n,); 0 for a constant
+    feature."""
     target_mean: Array
     """Weighted mean of Y, (c,)."""
     comoment: Array
@@ -36,28 +38,32 @@ class Moments:
     """Weighted variance of Y (divisor: the weight), (c,)."""
     offset_mean: float = 0.0
     """Weighted mean of the offset; 0 where there is none."""
-    held_rows: int = 0
+    holdout_rows: int = field(default=0, metadata={"key": "held_rows"})
     """Rows that are held out."""
-    held_weight_sum: float = 0.0
+    validation_weight_sum: float = field(default=0.0, metadata={"key": "held_weight_sum"})
     """Their weight."""
-    held_target_mean: Array | None = None
+    holdout_target_mean: Array | None = field(default=None, metadata={"key": "held_target_mean"})
     """Weighted mean of their Y, (c,); None where none are held out."""
-    held_target_variance: Array | None = None
+    holdout_target_variance: Array | None = field(
+        default=None, metadata={"key": "held_target_variance"}
+    )
     """Weighted variance of their Y, (c,); None where none are held out."""
-    held_digest: str = ""
+    holdout_digest: str = field(default="", metadata={"key": "held_digest"})
     """Of which rows they are."""
     groups_digest: str = ""
     """Of the groups that deal the rows out to folds; empty where none do."""
     correlation: Array | None = None
-    """Correlations of the features, about their means, (n, n): 1 on the diagonal, 0 in the rows and columns of constant features; None where
-    their products were not summed."""
+    """Correlations of the features, about their means, (n, n): 1 on the diagonal, 0 in the rows and
+    columns of constant features; None where their products were not summed."""
     condition_number: float | None = None
     """Of the features in units of their spread; None where that is not known."""
     collinearity: str = ""
-    """Which features are combinations of one another, or nearly, for a person; empty where none are."""
+    """Which features are combinations of one another, or nearly, for a person; empty where none
+    are."""
     pivots: NDArray[np.intp] | None = None
-    """Features in whose place combinations stand that hardly vary (see `streamlr.kernels.alignment`), of which mean, spread and co-moment then are, (r,);
-    None where there are none."""
+    """Features in whose place combinations stand that hardly vary (see
+    `streamlr.kernels.alignment`), of which mean, spread and co-moment then are, (r,); None where
+    there are none."""
     directions: Array | None = None
     """These combinations, (n, r)."""
     shift: Array | None = None
@@ -71,19 +77,37 @@ class Moments:
         return Basis(self.pivots, self.directions, self.shift)
 
     @classmethod
-    def from_sums(cls, sums: SurveySums) -> Moments:
-        spread, held = spread_of(sums.mean, sums.square_sum, sums.weight_sum), sums.held_out
-        known = cls(sums.n_rows, sums.weight_sum, sums.mean, spread, sums.target_mean, sums.comoment / sums.weight_sum,
-                    sums.fingerprint.hex(), sums.target_square_sum / sums.weight_sum, sums.offset_mean, groups_digest=sums.groups_digest.hex(),
-                    correlation=None if sums.cross is None else _correlation(sums.cross, spread))
+    def from_sums(cls, sums: MomentSums) -> Moments:
+        spread, held = spread_of(sums.mean, sums.square_sum, sums.weight_sum), sums.holdout
+        known = cls(
+            sums.n_rows,
+            sums.weight_sum,
+            sums.mean,
+            spread,
+            sums.target_mean,
+            sums.comoment / sums.weight_sum,
+            sums.fingerprint.hex(),
+            sums.target_square_sum / sums.weight_sum,
+            sums.offset_mean,
+            groups_digest=sums.groups_digest.hex(),
+            correlation=None if sums.cross is None else _correlation(sums.cross, spread),
+        )
         if held is None or not held.weight_sum > 0:
             return known
-        return replace(known, n_rows=sums.n_rows - held.n_rows, held_rows=held.n_rows, held_weight_sum=held.weight_sum, held_target_mean=held.target_mean,
-                       held_target_variance=held.target_square_sum / held.weight_sum, held_digest=held.digest.hex())
+        return replace(
+            known,
+            n_rows=sums.n_rows - held.n_rows,
+            holdout_rows=held.n_rows,
+            validation_weight_sum=held.weight_sum,
+            holdout_target_mean=held.target_mean,
+            holdout_target_variance=held.target_square_sum / held.weight_sum,
+            holdout_digest=held.digest.hex(),
+        )
 
 
 def _correlation(cross: Array, spread: Array) -> Array:
-    """Of sums of products about the means, (n, n), scaled by their own diagonal: other sums of the same squares differ in their last digits."""
+    """Of sums of products about the means, (n, n), scaled by their own diagonal: other sums of the
+    same squares differ in their last digits."""
     varies = (spread > 0) & (np.diag(cross) > 0)
     unit = np.sqrt(np.where(varies, np.diag(cross), np.inf))
     correlation = np.empty_like(cross)

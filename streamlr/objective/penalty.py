@@ -2,9 +2,10 @@
 
     (l2/2) Σ r w² + l1 Σ r |w|,   lower <= w <= upper
 
-r are the factors of the features: those of ``model.penalty.factors``, as they are (glmnet divides them by their mean; here a
-factor of 1 means the strength itself), and with ``standardize`` l2 is applied to σ w and l1 to σ |w|, with the spreads σ.
-The intercept has no penalty and no bounds. All of it is separable in coordinates V = scale * W, where |w| = |v| / scale.
+r are the factors of the features: those of ``model.penalty.factors``, as they are (glmnet divides
+them by their mean; here a factor of 1 means the strength itself), and with ``standardize`` l2 is
+applied to σ w and l1 to σ |w|, with the spreads σ. The intercept has no penalty and no bounds. All
+of it is separable in coordinates V = scale * W, where |w| = |v| / scale.
 """
 
 from __future__ import annotations
@@ -44,8 +45,14 @@ class Penalty:
         return cls(penalty.l2 * factors, penalty.l1 * factors, lower, upper)
 
     def per(self, unit: Array, spread: Array) -> Penalty:
-        """The same by coefficients times ``unit``, where the penalty is that of coefficients times ``spread``, (n,) each."""
-        return Penalty(self.l2 * (spread / unit) ** 2, self.l1 * (spread / unit), self.lower * unit, self.upper * unit)
+        """The same by coefficients times ``unit``, where the penalty is that of coefficients times
+        ``spread``, (n,) each."""
+        return Penalty(
+            self.l2 * (spread / unit) ** 2,
+            self.l1 * (spread / unit),
+            self.lower * unit,
+            self.upper * unit,
+        )
 
     @property
     def bounded(self) -> NDArray[np.bool_]:
@@ -55,7 +62,8 @@ class Penalty:
         return bounded
 
     def is_recession_direction(self, V: Array) -> bool:
-        """Whether coefficients, (n, c), may be multiplied by any number at no cost: then what they separate has no optimum."""
+        """Whether coefficients, (n, c), may be multiplied by any number at no cost: then what they
+        separate has no optimum."""
         return not ((V != 0) & ~self.free(V)).any()
 
     def free(self, V: Array) -> NDArray[np.bool_]:
@@ -65,13 +73,16 @@ class Penalty:
         return free
 
 
-def with_features_by_number(model: ModelConfig, n_features: int, names: tuple[str, ...] | None) -> ModelConfig:
+def with_features_by_number(
+    model: ModelConfig, n_features: int, names: tuple[str, ...] | None
+) -> ModelConfig:
     """The model with a list in the place of every mapping of features.
 
     Raises
     ------
     ConfigError
-        For a list of another length than the data have features, a feature that is not there, or bounds that exclude each other.
+        For a list of another length than the data have features, a feature that is not there, or
+        bounds that exclude each other.
     """
     penalty, bounds = model.penalty, model.bounds
     if penalty.factors is not None:
@@ -85,7 +96,13 @@ def with_features_by_number(model: ModelConfig, n_features: int, names: tuple[st
     if len(wrong):
         j = int(wrong[0])
         feature = j if names is None else repr(names[j])
-        raise ConfigError(f"model.bounds: lower is {lower[j]:g} and upper {upper[j]:g} for feature {feature} ({len(wrong)} in all); "
-                          "lower must not be above upper")
-    given = None if bounds.lower is None else lower.tolist(), None if bounds.upper is None else upper.tolist()
+        raise ConfigError(
+            f"model.bounds: lower is {lower[j]:g} and upper {upper[j]:g} for feature {feature} "
+            f"({len(wrong)} in all); "
+            "lower must not be above upper"
+        )
+    given = (
+        None if bounds.lower is None else lower.tolist(),
+        None if bounds.upper is None else upper.tolist(),
+    )
     return replace(model, penalty=penalty, bounds=BoundsConfig(*given))

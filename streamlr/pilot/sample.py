@@ -13,7 +13,7 @@ from streamlr.data.partition import FEW_SUMS
 from streamlr.data.source import ArraySource
 from streamlr.execution.engine import Engine, one_blas_thread
 from streamlr.execution.local import SerialEngine, ThreadsEngine, available_cores
-from streamlr.execution.process import give_back
+from streamlr.execution.process import trim_allocator
 from streamlr.execution.scanner import Scanner, plan_slabs
 from streamlr.kernels.columns import joined
 from streamlr.kernels.memory import page_memory
@@ -46,7 +46,7 @@ def join_sample(parts: list[SampledRows]) -> SampledRows | None:
         row += len(part)
         if (row - given) * X[:1].nbytes >= _GIVEN_BACK_BYTES:
             del part
-            give_back()
+            trim_allocator()
             given = row
     return SampledRows(X, columns)
 
@@ -85,7 +85,7 @@ def _of_rows(objective: Objective, scanner: Scanner, keyed: bool) -> Objective:
         objective.moments,
         objective.coordinates,
         objective.split if keyed else None,
-        objective.held_out,
+        objective.holdout,
         objective.penalty_spread,
     )
 

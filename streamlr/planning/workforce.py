@@ -7,12 +7,19 @@ from dataclasses import dataclass
 
 from streamlr.config.sections import ClusterConfig
 from streamlr.errors import MemoryLimitError
-from streamlr.execution import ENGINES, told_of_engine
+from streamlr.execution import ENGINES, engine_facts
 from streamlr.execution.limits import FoundLimit, found_limit
 from streamlr.execution.local import available_cores
 from streamlr.execution.process import process_bytes
-from streamlr.planning import memory as projection
-from streamlr.planning.memory import SAMPLES_FORWARDED, SAMPLES_SENT, Demand, leader_peak, local_peak, worker_peak
+from streamlr.planning import memory as memory_model
+from streamlr.planning.memory import (
+    SAMPLES_FORWARDED,
+    SAMPLES_SENT,
+    RunShape,
+    client_peak,
+    local_peak,
+    worker_peak,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +35,7 @@ class Excess:
 
 
 @dataclass(frozen=True, slots=True)
-class Workers:
+class WorkerLayout:
     """Who will take the sums."""
 
     threads: int
@@ -42,7 +49,8 @@ class Workers:
     worker_base_bytes: int
     """The same of the others, where there are any."""
     answer_directly: bool = False
-    """Whether they send what they have summed straight to this process, on whose machine they are."""
+    """Whether they send what they have summed straight to this process, on whose machine they are.
+    """
     found: FoundLimit | None = None
     """What this process may use, or together with the workers on its machine."""
     worker_found: FoundLimit | None = None
@@ -57,14 +65,14 @@ class Workers:
 class Peaks:
     """Projected bytes of the processes of a run."""
 
-    leader: int
+    client: int
     """Of this process."""
     worker: int
     """Of the largest that takes sums; the same process where that is this one."""
 
     @property
     def largest(self) -> int:
-        return max(self.leader, self.worker)
+        return max(self.client, self.worker)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,38 +81,70 @@ class Room:
 
     limit: int | None
     """``cluster.memory_limit``, of each process."""
-    workers: Workers
+    workers: WorkerLayout
 
     @property
     def of_process(self) -> FoundLimit | None:
         """The least that one process may use."""
-        told = [] if self.limit is None else [FoundLimit(self.limit, "cluster.memory_limit")]
-        found = [limit for limit in (self.workers.found, self.workers.worker_found) if limit is not None]
-        return min(told + found, key=lambda limit: limit.nbytes, default=None)
+        reported = [] if self.limit is None else [FoundLimit(self.limit, "cluster.memory_limit")]
+        found = [
+            limit for limit in (self.workers.found, self.workers.worker_found) if limit is not None
+        ]
+        return min(reported + found, key=lambda limit: limit.nbytes, default=None)
 
-    def fits(self, demand: Demand, threads: int) -> bool:
-        """Whether it does on so many threads in each process; of the leader no limit that was set is asked, since fewer threads would not help it."""
-        peaks = peaks_of(demand, self.workers, threads)
-        told = self.limit is None or peaks.worker <= self.limit
-        return told and not any(found.needed_bytes > found.limit.nbytes for found in self._found(peaks))
+    def fits(self, shape: RunShape, threads: int) -> bool:
+        """Whether it does on so many threads in each process; of the client no limit that was set
+        is asked, since fewer threads would not help it."""
+        return self.holds(peaks_of(shape, self.workers, threads))
+
+    def holds(self, peaks: Peaks) -> bool:
+        """Whether fewer threads are not needed."""
+        reported = self.limit is None or peaks.worker <= self.limit
+        return reported and not any(
+            found.needed_bytes > found.limit.nbytes for found in self._found(peaks)
+        )
 
     def excess(self, peaks: Peaks) -> Excess | None:
         """The first limit that does not hold."""
-        told = [] if self.limit is None else [Excess(peaks.largest, "in one process", FoundLimit(self.limit, "cluster.memory_limit"))]
-        return next((found for found in [*told, *self._found(peaks)] if found.needed_bytes > found.limit.nbytes), None)
+        reported = (
+            []
+            if self.limit is None
+            else [
+                Excess(
+                    peaks.largest, "in one process", FoundLimit(self.limit, "cluster.memory_limit")
+                )
+            ]
+        )
+        return next(
+            (
+                found
+                for found in [*reported, *self._found(peaks)]
+                if found.needed_bytes > found.limit.nbytes
+            ),
+            None,
+        )
 
     def _found(self, peaks: Peaks) -> Iterator[Excess]:
         """What is needed under each limit that was found, over it or not."""
         workers = self.workers
         if workers.found is not None:
             together = workers.answer_directly and not workers.in_this_process
-            needed = peaks.leader + together * workers.processes * peaks.worker
-            yield Excess(needed, f"in {workers.processes + 1} processes" if together else "in one process", workers.found)
+            needed = peaks.client + together * workers.processes * peaks.worker
+            yield Excess(
+                needed,
+                f"in {workers.processes + 1} processes" if together else "in one process",
+                workers.found,
+            )
         if workers.worker_found is not None:
             yield Excess(peaks.worker, "in a worker", workers.worker_found)
 
 
-def workers_of(cluster: ClusterConfig, threads: int, worker_base_bytes: int | None = None, worker_found: FoundLimit | None = None) -> Workers:
+def workers_of(
+    cluster: ClusterConfig,
+    threads: int,
+    worker_base_bytes: int | None = None,
+    worker_found: FoundLimit | None = None,
+) -> WorkerLayout:
     """Who will take the sums on an engine with so many threads in all.
 
     Parameters
@@ -118,10 +158,18 @@ def workers_of(cluster: ClusterConfig, threads: int, worker_base_bytes: int | No
     """
     here = found_limit()
     if ENGINES[cluster.kind].in_process:
-        return Workers(threads, threads, True, process_bytes(), 0, found=here)
+        return WorkerLayout(threads, threads, True, process_bytes(), 0, found=here)
     started = worker_base_bytes is not None
-    return Workers(threads, min(threads, cluster.threads_per_worker), False, process_bytes() + (0 if started else projection.CLUSTER_BYTES),
-                   projection.WORKER_BYTES if worker_base_bytes is None else worker_base_bytes, ENGINES[cluster.kind].answers_directly, here, worker_found)
+    return WorkerLayout(
+        threads,
+        min(threads, cluster.threads_per_worker),
+        False,
+        process_bytes() + (0 if started else memory_model.CLUSTER_BYTES),
+        memory_model.WORKER_BYTES if worker_base_bytes is None else worker_base_bytes,
+        ENGINES[cluster.kind].answers_directly,
+        here,
+        worker_found,
+    )
 
 
 def with_room(cluster: ClusterConfig) -> ClusterConfig:
@@ -136,7 +184,7 @@ def with_room(cluster: ClusterConfig) -> ClusterConfig:
     """
     if not ENGINES[cluster.kind].answers_directly:
         return cluster
-    workers = workers_of(cluster, told_of_engine(cluster)[0])
+    workers = workers_of(cluster, engine_facts(cluster)[0])
     processes, found = workers.processes, workers.found
     needed = workers.base_bytes + processes * workers.worker_base_bytes
     if found is not None and needed > found.nbytes:
@@ -149,11 +197,18 @@ def with_room(cluster: ClusterConfig) -> ClusterConfig:
     return cluster
 
 
-def peaks_of(demand: Demand, workers: Workers, threads: int) -> Peaks:
+def peaks_of(shape: RunShape, workers: WorkerLayout, threads: int) -> Peaks:
     """What a run takes with so many threads in each process."""
     if workers.in_this_process:
-        peak = local_peak(demand, threads, workers.base_bytes, available_cores())
+        peak = local_peak(shape, threads, workers.base_bytes, available_cores())
         return Peaks(peak, peak)
     samples = SAMPLES_SENT if workers.answer_directly else SAMPLES_FORWARDED
-    worker = worker_peak(demand, threads, workers.processes, workers.worker_base_bytes, samples, workers.threads_per_process - threads)
-    return Peaks(leader_peak(demand, available_cores(), workers.base_bytes), worker)
+    worker = worker_peak(
+        shape,
+        threads,
+        workers.processes,
+        workers.worker_base_bytes,
+        samples,
+        workers.threads_per_process - threads,
+    )
+    return Peaks(client_peak(shape, available_cores(), workers.base_bytes), worker)

@@ -1,4 +1,5 @@
-"""Progress for a person: a live bar on a terminal, plain lines elsewhere, nothing when quiet. All of it on standard error."""
+"""Progress for a person: a live bar on a terminal, plain lines elsewhere, nothing when quiet. All
+of it on standard error."""
 
 from __future__ import annotations
 
@@ -9,14 +10,29 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from streamlr.events import Event, Note, PassFinished, PathPassFinished, ScanFinished, ScanStarted, SlabFinished, finite
+from streamlr.events import (
+    Event,
+    Note,
+    PassFinished,
+    PathPassFinished,
+    ScanFinished,
+    ScanStarted,
+    SlabFinished,
+    finite,
+)
 
-_BAR = "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+_BAR = (
+    "{desc}: {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}, "
+    "{rate_fmt}{postfix}]"
+)
 
 
 def plain(text: str) -> str:
     """Text without control characters: names that come from data must not steer a terminal."""
-    return "".join(character if character.isprintable() or character == "\n" else f"\\x{ord(character):02x}" for character in text)
+    return "".join(
+        character if character.isprintable() or character == "\n" else f"\\x{ord(character):02x}"
+        for character in text
+    )
 
 
 def json_text(document: Any) -> str:
@@ -30,7 +46,11 @@ def json_text(document: Any) -> str:
 def _all_finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _all_finite(entry) for name, entry in value.items()}
-    return [_all_finite(entry) for entry in value] if isinstance(value, list | tuple) else finite(value)
+    return (
+        [_all_finite(entry) for entry in value]
+        if isinstance(value, list | tuple)
+        else finite(value)
+    )
 
 
 class Console:
@@ -69,8 +89,17 @@ class Console:
         if self._quiet or not self._stream.isatty():
             return
         self._slabs, self._slabs_done = event.n_slabs, 0
-        self._bar = tqdm(total=event.data_bytes, desc=event.title, unit="B", unit_scale=True, leave=False, file=self._stream,
-                         bar_format=_BAR, dynamic_ncols=True, mininterval=0.1)
+        self._bar = tqdm(
+            total=event.data_bytes,
+            desc=event.title,
+            unit="B",
+            unit_scale=True,
+            leave=False,
+            file=self._stream,
+            bar_format=_BAR,
+            dynamic_ncols=True,
+            mininterval=0.1,
+        )
 
     def _advance(self, event: SlabFinished) -> None:
         if self._bar is not None:
@@ -91,25 +120,43 @@ class Console:
 def pass_line(event: PassFinished) -> str:
     """One line for one pass."""
     speed = event.bytes_read / event.seconds / 1e9 if event.seconds > 0 else 0.0
-    validation = "" if event.validation_loss is None else f"validation {event.validation_loss:.9f}   "
-    return (f"pass {event.number:3d}   loss {event.loss:.9f}   {validation}gradient {event.gradient_max:.2e}   step {event.step:<6.3g} "
-            f"{event.seconds:7.2f} s   {speed:.2f} GB/s")
+    validation = (
+        "" if event.validation_loss is None else f"validation {event.validation_loss:.9f}   "
+    )
+    return (
+        f"pass {event.number:3d}   loss {event.loss:.9f}   {validation}gradient "
+        f"{event.gradient_max:.2e}   step {event.step:<6.3g} "
+        f"{event.seconds:7.2f} s   {speed:.2f} GB/s"
+    )
 
 
 def path_pass_line(event: PathPassFinished) -> str:
     """One line for one pass that many models share."""
     speed = event.bytes_read / event.seconds / 1e9 if event.seconds > 0 else 0.0
     gradient = f"gradient {event.gradient_max:.2e}" if math.isfinite(event.gradient_max) else ""
-    return f"pass {event.number:3d}   {f'{event.active} of {event.models} models go on':30} {gradient:17} {event.seconds:7.2f} s   {speed:.2f} GB/s"
+    return (
+        f"pass {event.number:3d}   {f'{event.active} of {event.models} models go on':30} "
+        f"{gradient:17} {event.seconds:7.2f} s   {speed:.2f} GB/s"
+    )
 
 
 class RowCounter:
     """Rows written so far, for commands that make a store."""
 
-    def __init__(self, title: str, total: int | None, *, quiet: bool, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, title: str, total: int | None, *, quiet: bool, stream: TextIO | None = None
+    ) -> None:
         target = stream or sys.stderr
-        self._bar = tqdm(total=total, desc=title, unit=" rows", unit_scale=True, leave=False, file=target, dynamic_ncols=True,
-                         disable=quiet or not target.isatty())
+        self._bar = tqdm(
+            total=total,
+            desc=title,
+            unit=" rows",
+            unit_scale=True,
+            leave=False,
+            file=target,
+            dynamic_ncols=True,
+            disable=quiet or not target.isatty(),
+        )
 
     def __call__(self, rows: int) -> None:
         self._bar.update(rows)

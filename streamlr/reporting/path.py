@@ -23,7 +23,7 @@ def path_lines(table: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) ->
     if marks and scores["lambda_min"] == scores["lambda_1se"]:
         marks = {scores["lambda_min"]: "min, 1se"}
     step = max(1, -(-len(table) // _MOST_LINES))
-    auc = any("held_auc" in row for row in table)
+    auc = any("validation_auc" in row for row in table)
     head = f"{'lambda':>12}{'nonzero':>9}{'loss':>14}"
     if marks:
         head += f"{'held-out loss':>16}{'(se)':>10}"
@@ -32,9 +32,10 @@ def path_lines(table: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) ->
         if i % step == 0 or i == len(table) - 1 or row["lambda"] in marks:
             line = f"{row['lambda']:12.6g}{row['nonzero']:9}{row['loss']:14.9f}"
             if marks:
-                line += f"{_number(row['held_loss']):16.9f}{_number(row['held_loss_se']):10.2g}"
+                line += f"{_number(row['validation_loss']):16.9f}"
+                line += f"{_number(row['validation_loss_se']):10.2g}"
             if auc:
-                line += f"{_number(row['held_auc']):10.6f}"
+                line += f"{_number(row['validation_auc']):10.6f}"
             lines.append(f"{line}  {marks.get(row['lambda'], '')}".rstrip())
     return lines
 

@@ -1,11 +1,13 @@
-"""Checkpoints: a solver's state record and all else that a run needs to go on, committed after a pass.
+"""Checkpoints: a solver's state record and all else that a run needs to go on, committed after a
+pass.
 
-One ``.npz`` file without pickles for each: arrays as they are, and one JSON text with the scalars, the format version, the
-fingerprints of data and configuration, the digests of the arrays and one of all that the text says. Written beside its name,
-flushed and renamed; the one before is kept, so that a damaged file costs a pass and not the run. Large arrays that stay the same
-stand beside them.
+One ``.npz`` file without pickles for each: arrays as they are, and one JSON text with the scalars,
+the format version, the fingerprints of data and configuration, the digests of the arrays and one of
+all that the text says. Written beside its name, flushed and renamed; the one before is kept, so
+that a damaged file costs a pass and not the run. Large arrays that stay the same stand beside them.
 
-Earlier versions wrote no digests: what has none is gone on with as it is, and they read what has some.
+Earlier versions wrote no digests: what has none is gone on with as it is, and they read what has
+some.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.data.records import commit_file, writing
-from streamlr.errors import RunDirectoryError
+from streamlr.errors import RunDirectoryError, option
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +61,10 @@ class Checkpoint:
 class CheckpointWriter:
     """Commits the checkpoints of one run.
 
-    An array of a megabyte or more (the metric of a wide L-BFGS) is written once, and again only when it is another: its content
-    does not change from pass to pass, and writing it anew would cost more than all the rest. It stands in two copies, so that damage to one
-    of them does not take both checkpoints with it.
+    An array of a megabyte or more (the metric of a wide L-BFGS) is written once, and again only
+    when it is another: its content does not change from pass to pass, and writing it anew would
+    cost more than all the rest. It stands in two copies, so that damage to one of them does not
+    take both checkpoints with it.
 
     Parameters
     ----------
@@ -85,11 +88,23 @@ class CheckpointWriter:
         with writing(self._directory):
             self._directory.mkdir(parents=True, exist_ok=True)
         before = {digest for _, digest in self._large.values()}
-        self._large = {name: (array, self._write_large(name, array)) for name, array in checkpoint.arrays.items() if array.nbytes >= _LARGE_BYTES}
-        small = {name: array for name, array in checkpoint.arrays.items() if name not in self._large}
+        self._large = {
+            name: (array, self._write_large(name, array))
+            for name, array in checkpoint.arrays.items()
+            if array.nbytes >= _LARGE_BYTES
+        }
+        small = {
+            name: array for name, array in checkpoint.arrays.items() if name not in self._large
+        }
         large = {name: digest for name, (_, digest) in self._large.items()}
-        header = {"format_version": FORMAT_VERSION, "passes": checkpoint.passes, "fingerprint": dict(checkpoint.fingerprint),
-                  "values": dict(checkpoint.values), "arrays": sorted(small), "large": large}
+        header = {
+            "format_version": FORMAT_VERSION,
+            "passes": checkpoint.passes,
+            "fingerprint": dict(checkpoint.fingerprint),
+            "values": dict(checkpoint.values),
+            "arrays": sorted(small),
+            "large": large,
+        }
         header[_DIGESTS] = {name: _digest(array) for name, array in small.items()}
         header[_DIGEST] = _header_digest(header)
         content: dict[str, Any] = {_HEADER: np.array(json.dumps(header)), **small}
@@ -99,24 +114,34 @@ class CheckpointWriter:
         self._saved = True
 
     def _write_large(self, name: str, array: NDArray[Any]) -> str:
-        """Write both copies of an array, if it is not the one that was written last; its digest, by which they are called."""
+        """Write both copies of an array, if it is not the one that was written last; its digest, by
+        which they are called."""
         if name in self._large and self._large[name][0] is array:
             digest = self._large[name][1]
             if all(_large_path(self._directory, digest, copy).exists() for copy in range(_COPIES)):
                 return digest
         digest = _digest(array)
         for copy in range(_COPIES):
-            commit_file(_large_path(self._directory, digest, copy), lambda file: np.save(file, array))
+            commit_file(
+                _large_path(self._directory, digest, copy), lambda file: np.save(file, array)
+            )
         return digest
 
     def _drop_old(self, newest: Path, large_before: set[str]) -> None:
-        """Also later ones: where all were damaged the run has begun anew, and they must not push out the new ones."""
+        """Also later ones: where all were damaged the run has begun anew, and they must not push
+        out the new ones."""
         files = _files(self._directory)
         kept = [path for path in files if path <= newest][-_KEPT:]
         large = {digest for _, digest in self._large.values()}
         stale = [path for path in files if path not in kept]
-        if self._saved or large == large_before:  # else the one before is another writer's, and may need others
-            stale += [path for path in self._directory.glob("large-*.npy") if path.name.split("-")[1] not in large | large_before]
+        if (
+            self._saved or large == large_before
+        ):  # else the one before is another writer's, and may need others
+            stale += [
+                path
+                for path in self._directory.glob("large-*.npy")
+                if path.name.split("-")[1] not in large | large_before
+            ]
         for path in stale:
             path.unlink(missing_ok=True)
 
@@ -132,7 +157,8 @@ def load_checkpoint(directory: Path, fingerprint: Mapping[str, str]) -> Checkpoi
     Raises
     ------
     RunDirectoryError
-        When it belongs to other data, another configuration or another format; the message names the difference.
+        When it belongs to other data, another configuration or another format; the message names
+        the difference.
     """
     lacking: _LackingError | None = None
     for path in reversed(_files(directory)):
@@ -145,13 +171,18 @@ def load_checkpoint(directory: Path, fingerprint: Mapping[str, str]) -> Checkpoi
         except RunDirectoryError:
             raise
         except Exception as error:  # whatever damage makes of a zip file
-            log.warning("checkpoint %s is damaged (%s); falling back to the one before", path.name, error)
+            log.warning(
+                "checkpoint %s is damaged (%s); falling back to the one before", path.name, error
+            )
             continue
         for name, expected in fingerprint.items():
             found = checkpoint.fingerprint.get(name)
             if found != expected:
-                raise RunDirectoryError(f"the checkpoint {path} was made with {name} {found}, this run has {expected}; go back to what it was "
-                                        "made with, or start anew with --overwrite")
+                raise RunDirectoryError(
+                    f"the checkpoint {path} was made with {name} {found}, this run has "
+                    f"{expected}; go back to what it was "
+                    f"made with, or start anew with {option('overwrite')}"
+                )
         return checkpoint
     if lacking is not None:
         raise lacking
@@ -176,8 +207,11 @@ def _read(path: Path) -> Checkpoint:
     with np.load(path, allow_pickle=False) as content:
         header = json.loads(str(content[_HEADER][()]))
         if header["format_version"] != FORMAT_VERSION:
-            raise RunDirectoryError(f"the checkpoint {path} has format version {header['format_version']}, this streamlr reads {FORMAT_VERSION}; "
-                                    "resume with the version that wrote it, or start anew with --overwrite")
+            raise RunDirectoryError(
+                f"the checkpoint {path} has format version {header['format_version']}, this "
+                f"streamlr reads {FORMAT_VERSION}; "
+                f"resume with the version that wrote it, or start anew with {option('overwrite')}"
+            )
         arrays = {name: content[name] for name in header["arrays"]}
     if {_DIGEST, _DIGESTS} & header.keys():
         _refuse_other_content(header, arrays)
@@ -186,7 +220,8 @@ def _read(path: Path) -> Checkpoint:
 
 
 def _refuse_other_content(header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Raise a ValueError where anything differs from what was saved, and tell of an array that is gone."""
+    """Raise a ValueError where anything differs from what was saved, and tell of an array that is
+    gone."""
     for name in header[_DIGESTS]:
         if name not in arrays:
             raise _LackingError(_lacks(header["passes"], repr(name)))
@@ -197,17 +232,23 @@ def _refuse_other_content(header: Mapping[str, Any], arrays: Mapping[str, NDArra
 
 def _header_digest(header: Mapping[str, Any]) -> str:
     """Of everything that the header says, as JSON keeps it."""
-    said = json.loads(json.dumps({name: value for name, value in header.items() if name != _DIGEST}))
+    said = json.loads(
+        json.dumps({name: value for name, value in header.items() if name != _DIGEST})
+    )
     return hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _lacks(passes: int, what: str) -> str:
-    return (f"the checkpoint of pass {passes} lacks {what}: another version of streamlr wrote it; resume with that "
-            "version, or start anew with --overwrite")
+    return (
+        f"the checkpoint of pass {passes} lacks {what}: another version of streamlr wrote it; "
+        "resume with that "
+        f"version, or start anew with {option('overwrite')}"
+    )
 
 
 def _refuse_compressed(path: Path) -> None:
-    """Checkpoints are stored as they are: what would swell on reading was put there by somebody else."""
+    """Checkpoints are stored as they are: what would swell on reading was put there by somebody
+    else."""
     size = path.stat().st_size
     with zipfile.ZipFile(path) as packed:
         for member in packed.infolist():
@@ -225,7 +266,9 @@ def _read_large(directory: Path, digest: str) -> NDArray[Any]:
             continue
         if _digest(array) == digest:
             return array
-        log.warning("%s is damaged (its content has changed); %d copies are kept", path.name, _COPIES)
+        log.warning(
+            "%s is damaged (its content has changed); %d copies are kept", path.name, _COPIES
+        )
     raise ValueError(f"no copy of {_large_path(directory, digest, 0).name} is whole")
 
 

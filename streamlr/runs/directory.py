@@ -1,4 +1,5 @@
-"""The directory of a run: configuration, history, summary, model and checkpoints, owned by one process at a time."""
+"""The directory of a run: configuration, history, summary, model and checkpoints, owned by one
+process at a time."""
 
 from __future__ import annotations
 
@@ -18,10 +19,11 @@ from streamlr.config.places import local_output, local_run
 from streamlr.config.sections import TrainConfig
 from streamlr.data.locks import FileLock
 from streamlr.data.records import commit_file, write_record, writing
-from streamlr.errors import RunDirectoryError, WriteError
+from streamlr.errors import RunDirectoryError, WriteError, either, option
 from streamlr.model import MODEL_NAME, Model
 
 CONFIG_NAME = "config.yaml"
+_RUN_DIR = either("--run-dir", "run.directory")
 HISTORY_NAME = "history.jsonl"
 SUMMARY_NAME = "summary.json"
 CHECKPOINT_NAME = "checkpoint"
@@ -29,7 +31,15 @@ PATH_NAME = "path.json"
 PATH_ARRAYS_NAME = "path.zarr"
 _LOCK_NAME = ".lock"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_OURS = (CONFIG_NAME, HISTORY_NAME, SUMMARY_NAME, MODEL_NAME, CHECKPOINT_NAME, PATH_NAME, PATH_ARRAYS_NAME)
+_OURS = (
+    CONFIG_NAME,
+    HISTORY_NAME,
+    SUMMARY_NAME,
+    MODEL_NAME,
+    CHECKPOINT_NAME,
+    PATH_NAME,
+    PATH_ARRAYS_NAME,
+)
 
 
 class RunDirectory:
@@ -47,7 +57,8 @@ class RunDirectory:
     Raises
     ------
     RunDirectoryError
-        When it holds a run and neither was asked for, when another process is at work in it, or when it cannot be made.
+        When it holds a run and neither was asked for, when another process is at work in it, or
+        when it cannot be made.
     WriteError
         When there is no room for it; so in every method that writes.
     """
@@ -59,12 +70,17 @@ class RunDirectory:
             self._lock = FileLock(self.path / _LOCK_NAME, self._in_use)
         except OSError as error:
             kind = WriteError if error.errno in _NO_ROOM else RunDirectoryError
-            raise kind(f"cannot make the run directory {str(path)!r}: {error}; choose another with --run-dir or run.directory") from error
+            raise kind(
+                f"cannot make the run directory {str(path)!r}: {error}; choose another with "
+                f"{either('--run-dir or run.directory', 'run.directory')}"
+            ) from error
         held = [name for name in _OURS if (self.path / name).exists()]
         if held and not (resume or overwrite):
             self.close()
-            raise RunDirectoryError(f"{str(path)!r} already holds a run ({', '.join(held)}); add --resume to go on with it, --overwrite to replace "
-                                    "it, or choose another --run-dir")
+            raise RunDirectoryError(
+                f"{str(path)!r} already holds a run ({', '.join(held)}); add {option('resume')} to "
+                f"go on with it, {option('overwrite')} to replace it, or choose another {_RUN_DIR}"
+            )
         _tidy(self.path)
         self.previous_summary = read_summary(self.path)
         self._stale = held if overwrite and not resume else []
@@ -74,10 +90,14 @@ class RunDirectory:
         return self.path / CHECKPOINT_NAME
 
     def begin(self) -> None:
-        """The first pass has succeeded: drop what an overwritten run left, but for its model, which stands until there is a new one."""
+        """The first pass has succeeded: drop what an overwritten run left, but for its model, which
+        stands until there is a new one."""
         with writing(self.path):
             for name in self._stale:
-                if name in (CHECKPOINT_NAME, PATH_ARRAYS_NAME) and not (self.path / name).is_symlink():
+                if (
+                    name in (CHECKPOINT_NAME, PATH_ARRAYS_NAME)
+                    and not (self.path / name).is_symlink()
+                ):
                     shutil.rmtree(self.path / name)
                 elif name not in (MODEL_NAME, SUMMARY_NAME):
                     (self.path / name).unlink()
@@ -91,7 +111,10 @@ class RunDirectory:
         self._write(HISTORY_NAME, "".join(json.dumps(line) + "\n" for line in lines))
 
     def append_history(self, line: Mapping[str, Any]) -> None:
-        with writing(self.path / HISTORY_NAME), open(self.path / HISTORY_NAME, "a", encoding="utf-8", opener=_at_once) as file:
+        with (
+            writing(self.path / HISTORY_NAME),
+            open(self.path / HISTORY_NAME, "a", encoding="utf-8", opener=_at_once) as file,
+        ):
             file.write(json.dumps(line) + "\n")
 
     def write_results(self, model: Model, summary: Mapping[str, Any]) -> None:
@@ -100,7 +123,9 @@ class RunDirectory:
 
     def write_path(self, table: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         """What a path has found: a table as JSON, and its coefficients as a Zarr group."""
-        write_record(self.path / PATH_ARRAYS_NAME, arrays, {"format": "streamlr path", "format_version": 1})
+        write_record(
+            self.path / PATH_ARRAYS_NAME, arrays, {"format": "streamlr path", "format_version": 1}
+        )
         self._write(PATH_NAME, json.dumps(dict(table), indent=2) + "\n")
 
     def close(self) -> None:
@@ -113,7 +138,10 @@ class RunDirectory:
         self.close()
 
     def _in_use(self, holder: str) -> RunDirectoryError:
-        return RunDirectoryError(f"{str(self.path)!r} is in use by another run ({holder}); wait for it, stop it, or choose another --run-dir")
+        return RunDirectoryError(
+            f"{str(self.path)!r} is in use by another run ({holder}); wait for it, stop it, or "
+            f"choose another {_RUN_DIR}"
+        )
 
     def _write(self, name: str, text: str) -> None:
         commit_file(self.path / name, lambda file: file.write(text.encode("utf-8")))
@@ -121,7 +149,11 @@ class RunDirectory:
 
 def remedy(error: WriteError) -> str:
     """What to do about a write that failed, for the middle of a sentence."""
-    return "make room" if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM else "see to that"
+    return (
+        "make room"
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _NO_ROOM
+        else "see to that"
+    )
 
 
 def read_summary(path: str | Path) -> dict[str, Any] | None:
@@ -140,11 +172,16 @@ def _at_once(path: str, flags: int) -> int:
 
 
 def _tidy(path: Path) -> None:
-    """Drop what a death between a write and its rename left; a model that had just made way for another comes back."""
+    """Drop what a death between a write and its rename left; a model that had just made way for
+    another comes back."""
     for old in path.glob(f".{MODEL_NAME}.old-*"):
         if not (path / MODEL_NAME).exists():
             os.replace(old, path / MODEL_NAME)
-    for left in [*path.glob(f".{MODEL_NAME}.old-*"), *path.glob(".*.partial*"), *(path / CHECKPOINT_NAME).glob(".*.partial")]:
+    for left in [
+        *path.glob(f".{MODEL_NAME}.old-*"),
+        *path.glob(".*.partial*"),
+        *(path / CHECKPOINT_NAME).glob(".*.partial"),
+    ]:
         with contextlib.suppress(OSError):
             if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left)

@@ -1,6 +1,8 @@
-"""Checkpoints of a path: where every model stands, and what is known of the curvature, committed after a pass.
+"""Checkpoints of a path: where every model stands, and what is known of the curvature, committed
+after a pass.
 
-Fields of the models' states are stacked, so that a file has a few arrays and not thousands; Hessians, which models share, are there once.
+Fields of the models' states are stacked, so that a file has a few arrays and not thousands;
+Hessians, which models share, are there once.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ array, or none."""
 _PREFIX = "standings.state."
 
 
-def pack_progress(progress: list[SolveProgress], solver: str, known: list[CurvatureModel]) -> Packed:
+def pack_progress(
+    progress: list[SolveProgress], solver: str, known: list[CurvatureModel]
+) -> Packed:
     """Where all models stand.
 
     Parameters
@@ -104,9 +108,7 @@ def _states(checkpoint: Checkpoint, kind: type[State], known: list[CurvatureMode
     each: list[Mapping[str, Any]] = [
         dict(zip(fields, one, strict=True)) for one in zip(*fields.values(), strict=True)
     ]
-    return [
-        unflatten(kind, _PREFIX, Checkpoint(checkpoint.passes, {}, {}, one)) for one in each
-    ]
+    return [unflatten(kind, _PREFIX, Checkpoint(checkpoint.passes, {}, {}, one)) for one in each]
 
 
 def _unpacked(name: str, checkpoint: Checkpoint, known: list[CurvatureModel]) -> list[Any]:
@@ -134,14 +136,30 @@ def pack_curvatures(curvatures: Curvatures) -> Packed:
         elif isinstance(known, Curvature):
             arrays |= {f"curvature.{i}.V": known.V, f"curvature.{i}.mu": known.mu}
         else:
-            arrays |= {f"curvature.{i}.{name}": getattr(known, name) for name in ("V", "U", "mu", "gamma", "weights")}
-    return arrays, {"curvature.known": len(curvatures.known), "curvature.nearest": curvatures.nearest}
+            arrays |= {
+                f"curvature.{i}.{name}": getattr(known, name)
+                for name in ("V", "U", "mu", "gamma", "weights")
+            }
+    return arrays, {
+        "curvature.known": len(curvatures.known),
+        "curvature.nearest": curvatures.nearest,
+    }
 
 
 def unpack_curvatures(checkpoint: Checkpoint, coordinates: Coordinates) -> Curvatures:
     """What `pack_curvatures` has packed."""
     known: list[CurvatureModel] = []
     for i in range(checkpoint.values["curvature.known"]):
-        found = {name.rpartition(".")[2]: array for name, array in checkpoint.arrays.items() if name.startswith(f"curvature.{i}.")}
-        known.append(found["hessian"] if "hessian" in found else Kronecker(coordinates, **found) if "U" in found else Curvature(**found))
+        found = {
+            name.rpartition(".")[2]: array
+            for name, array in checkpoint.arrays.items()
+            if name.startswith(f"curvature.{i}.")
+        }
+        known.append(
+            found["hessian"]
+            if "hessian" in found
+            else Kronecker(coordinates, **found)
+            if "U" in found
+            else Curvature(**found)
+        )
     return Curvatures(known, checkpoint.values["curvature.nearest"])

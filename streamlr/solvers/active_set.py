@@ -2,14 +2,17 @@
 
     q(x) = gᵀ(x - v) + ½ (x - v)ᵀ B (x - v) + Σ t |x|,   lower <= x <= upper
 
-The free entries go to where q is smallest with the signs that they have, or as far as the first of them meets a kink or a bound, which then is free
-no longer; once they are there, the entry whose subgradient is largest is set free (Lee, Battle, Raina and Ng, "Efficient sparse coding algorithms",
-2006, algorithm 1, one entry at a time, as in Lawson and Hanson's method for bounds). q falls with every step, so that no set of free entries comes
-twice.
+The free entries go to where q is smallest with the signs that they have, or as far as the first of
+them meets a kink or a bound, which then is free no longer; once they are there, the entry whose
+subgradient is largest is set free (Lee, Battle, Raina and Ng, "Efficient sparse coding algorithms",
+2006, algorithm 1, one entry at a time, as in Lawson and Hanson's method for bounds). q falls with
+every step, so that no set of free entries comes twice.
 
-Where there are fewer examples than features B is singular. An entry that the free ones make up for is not set free beside them: they move together
-along the direction in which q has no curvature, which lets one of them go, and it takes that one's place. So the free entries' part of B keeps an
-inverse, which is bordered and cut at k² operations a step; the whole costs about as much as to factor B once.
+Where there are fewer examples than features B is singular. An entry that the free ones make up for
+is not set free beside them: they move together along the direction in which q has no curvature,
+which lets one of them go, and it takes that one's place. So the free entries' part of B keeps an
+inverse, which is bordered and cut at k² operations a step; the whole costs about as much as to
+factor B once.
 """
 
 from __future__ import annotations
@@ -32,14 +35,17 @@ _INEXACT = 1e-7
 _STEPS_OF_ENTRY = 4
 """Steps for each entry after which an end is made: one in and one out is usual."""
 _FACTOR = 4.0
-"""By which thresholds fall from stage to stage: entries are set free in about the order in which they count."""
+"""By which thresholds fall from stage to stage: entries are set free in about the order in which
+they count."""
 _ROUGH = 0.25
 """Subgradient, relative to the threshold, that is left at the end of a stage before the last."""
 _REFINEMENTS = 4
 _EPS = float(np.finfo(np.float64).eps)
 
 
-def settled(x: Array, slope: Array, B: Curvature, nonsmooth: Nonsmooth, goal: float) -> tuple[Array, Array]:
+def settled(
+    x: Array, slope: Array, B: Curvature, nonsmooth: Nonsmooth, goal: float
+) -> tuple[Array, Array]:
     """The minimum of a model whose curvature is a matrix, (d,), and its slope there, (d,).
 
     Parameters
@@ -69,7 +75,8 @@ def settled(x: Array, slope: Array, B: Curvature, nonsmooth: Nonsmooth, goal: fl
 
 
 def _shares(left: Array, thresholds: Array) -> list[float]:
-    """Multiples of the thresholds, falling to 1, from where none of the entries that are not free would be set free."""
+    """Multiples of the thresholds, falling to 1, from where none of the entries that are not free
+    would be set free."""
     held = thresholds > 0
     largest = 1.0 + float(np.max(left[held] / thresholds[held], initial=0.0))
     shares = [1.0]
@@ -79,7 +86,8 @@ def _shares(left: Array, thresholds: Array) -> list[float]:
 
 
 class ActiveSet:
-    """A point, the entries that are free there, their rows of B, and the inverse of their part of it.
+    """A point, the entries that are free there, their rows of B, and the inverse of their part of
+    it.
 
     Attributes
     ----------
@@ -96,7 +104,11 @@ class ActiveSet:
         self._curvature, self._signs = B.diagonal, np.sign(x)
         self._tied = np.zeros(len(x), dtype=bool)
         self._k, size = 0, 16
-        self._entries, self._rows, self._inverse = np.empty(size, dtype=np.intp), np.empty((size, len(x))), np.empty((size, size))
+        self._entries, self._rows, self._inverse = (
+            np.empty(size, dtype=np.intp),
+            np.empty((size, len(x))),
+            np.empty((size, size)),
+        )
         free = np.flatnonzero(nonsmooth.free(x))
         if self._take_all(free):
             return
@@ -122,7 +134,8 @@ class ActiveSet:
         return left
 
     def descend(self) -> bool:
-        """Move the free entries to where the model is smallest, or to the first stop on the way; whether there was one."""
+        """Move the free entries to where the model is smallest, or to the first stop on the way;
+        whether there was one."""
         at = self.entries
         step = self._solve(-(self.slope[at] + self._nonsmooth.thresholds[at] * self._signs[at]))
         return self._move(at, step, self._rows[: self._k], 1.0) >= 0
@@ -133,7 +146,8 @@ class ActiveSet:
         self._take(entry)
 
     def _move(self, at: Index, step: Array, rows: Array, most: float) -> int:
-        """Take a step of some entries, (k,), or so much of it as leads to a stop, and let go of what stops; its place among them, -1 for none."""
+        """Take a step of some entries, (k,), or so much of it as leads to a stop, and let go of
+        what stops; its place among them, -1 for none."""
         self.steps += 1
         length, stopped, end = self._first_stop(at, step, most)
         self.x[at] += length * step
@@ -152,11 +166,17 @@ class ActiveSet:
             return most, -1, 0.0
         bound = np.where(step > 0, self._nonsmooth.upper[at], self._nonsmooth.lower[at])
         kinked = (self._nonsmooth.thresholds[at] > 0) & (self._signs[at] * step < 0)
-        end = np.where(kinked, np.where(step > 0, np.minimum(0.0, bound), np.maximum(0.0, bound)), bound)
+        end = np.where(
+            kinked, np.where(step > 0, np.minimum(0.0, bound), np.maximum(0.0, bound)), bound
+        )
         with np.errstate(divide="ignore", invalid="ignore"):
             lengths = np.where(step != 0, np.maximum((end - self.x[at]) / step, 0.0), np.inf)
         first = int(np.argmin(lengths))
-        return (float(lengths[first]), first, float(end[first])) if lengths[first] < most else (most, -1, 0.0)
+        return (
+            (float(lengths[first]), first, float(end[first]))
+            if lengths[first] < most
+            else (most, -1, 0.0)
+        )
 
     def _take_all(self, entries: Index) -> bool:
         """Set entries free at once where none makes up for another; whether that is so."""
@@ -172,12 +192,17 @@ class ActiveSet:
         while len(self._entries) < len(entries):
             self._grow()
         k = self._k = len(entries)
-        self._entries[:k], self._rows[:k], self._inverse[:k, :k] = entries, rows, np.linalg.inv(rows[:, entries])
+        self._entries[:k], self._rows[:k], self._inverse[:k, :k] = (
+            entries,
+            rows,
+            np.linalg.inv(rows[:, entries]),
+        )
         self.steps += k
         return True
 
     def _take(self, entry: int) -> None:
-        """Set one more entry free, in the place of another one where the free ones make up for it."""
+        """Set one more entry free, in the place of another one where the free ones make up for
+        it."""
         for _ in range(2):
             row = self._B.rows(np.array([entry]))[0]
             across = self._solve(row[self.entries])
@@ -189,14 +214,20 @@ class ActiveSet:
                 return
 
     def _slide(self, entry: int, row: Array, across: Array, rest: float) -> bool:
-        """Move an entry and the free ones that make up for it to where the model is smallest; whether one of those has stopped, and is free no longer."""
+        """Move an entry and the free ones that make up for it to where the model is smallest;
+        whether one of those has stopped, and is free no longer."""
         at = np.append(self.entries, entry)
         direction = np.append(-across, 1.0)
-        fall = float(direction @ (self.slope[at] + self._nonsmooth.thresholds[at] * self._signs[at]))
+        fall = float(
+            direction @ (self.slope[at] + self._nonsmooth.thresholds[at] * self._signs[at])
+        )
         rows = np.vstack([self._rows[: self._k], row])
         most = abs(fall) / rest if rest > 0 else np.inf
         places = self._k
-        if not np.isfinite(most) and self._first_stop(at, -np.sign(fall or 1.0) * direction, np.inf)[1] < 0:
+        if (
+            not np.isfinite(most)
+            and self._first_stop(at, -np.sign(fall or 1.0) * direction, np.inf)[1] < 0
+        ):
             self._tied[entry] = True
             return False
         stopped = self._move(at, -np.sign(fall or 1.0) * direction, rows, most)
@@ -247,6 +278,14 @@ class ActiveSet:
 
     def _grow(self) -> None:
         k, size = self._k, 2 * len(self._entries)
-        entries, rows, inverse = np.empty(size, dtype=np.intp), np.empty((size, self._rows.shape[1])), np.empty((size, size))
-        entries[:k], rows[:k], inverse[:k, :k] = self._entries[:k], self._rows[:k], self._inverse[:k, :k]
+        entries, rows, inverse = (
+            np.empty(size, dtype=np.intp),
+            np.empty((size, self._rows.shape[1])),
+            np.empty((size, size)),
+        )
+        entries[:k], rows[:k], inverse[:k, :k] = (
+            self._entries[:k],
+            self._rows[:k],
+            self._inverse[:k, :k],
+        )
         self._entries, self._rows, self._inverse = entries, rows, inverse

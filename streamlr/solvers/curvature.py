@@ -1,4 +1,5 @@
-"""The curvature of a quadratic model: a Hessian that was had cheaply, corrected by the pairs (s, y) of BFGS, written out as a sum.
+"""The curvature of a quadratic model: a Hessian that was had cheaply, corrected by the pairs (s, y)
+of BFGS, written out as a sum.
 
     B = H + Σ σ w wᵀ,   w = y / √(yᵀs), σ = 1,  and  w = B s / √(sᵀ B s), σ = -1,  for each pair
 
@@ -16,7 +17,8 @@ Array = NDArray[np.float64]
 Index = NDArray[np.intp]
 
 _RIDGE = 1e-11
-"""Of the diagonal: far below any curvature that matters, and above the rounding of a Hessian that is singular."""
+"""Of the diagonal: far below any curvature that matters, and above the rounding of a Hessian that
+is singular."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,31 +72,41 @@ class Curvature:
         if self.hessian.ndim == 2:
             return np.asarray(np.linalg.solve(self.part(at), rhs), dtype=np.float64)
         inverse, W = 1.0 / (self.hessian + self.added)[at], self.vectors[:, at]
-        small = np.diag(self.signs) + (W * inverse) @ W.T  # Woodbury; the inverse of a sign is itself
+        small = (
+            np.diag(self.signs) + (W * inverse) @ W.T
+        )  # Woodbury; the inverse of a sign is itself
         return inverse * rhs - inverse * (W.T @ np.linalg.solve(small, W @ (inverse * rhs)))
 
 
-def curvature_of(hessian: Array, added: Array, moves: Array, changes: Array) -> Curvature:
+def curvature_of(hessian: Array, added: Array, steps: Array, changes: Array) -> Curvature:
     """B from a Hessian, (d,) or (d, d), and the last steps.
 
-    A diagonal is a guess and takes the size that the last pair tells; a matrix has the right size already.
+    A diagonal is a guess and takes the size that the last pair tells; a matrix has the right size
+    already.
 
     Parameters
     ----------
     hessian, added
-        H is their sum: its diagonal, (d,), or the whole, (d, d); and what is added to its diagonal, (d,).
+        H is their sum: its diagonal, (d,), or the whole, (d, d); and what is added to its diagonal,
+        (d,).
     moves, changes
         s and y of the last steps, oldest first, (M, d), with sᵀy > 0.
     """
     if hessian.ndim == 1:
         hessian, added = hessian + added, np.zeros_like(added)
-        if len(moves):
-            hessian = hessian * float((changes[-1] @ (changes[-1] / hessian)) / (moves[-1] @ changes[-1]))
+        if len(steps):
+            hessian = hessian * float(
+                (changes[-1] @ (changes[-1] / hessian)) / (steps[-1] @ changes[-1])
+            )
     B = Curvature(hessian, added, np.empty((0, len(added))), np.empty(0))
-    for s, y in zip(moves, changes, strict=True):
+    for s, y in zip(steps, changes, strict=True):
         Bs = B.product(s)
         size = float(s @ Bs)
         if not size > 0:
             continue
-        B = replace(B, vectors=np.vstack([B.vectors, Bs / np.sqrt(size), y / np.sqrt(s @ y)]), signs=np.append(B.signs, [-1.0, 1.0]))
+        B = replace(
+            B,
+            vectors=np.vstack([B.vectors, Bs / np.sqrt(size), y / np.sqrt(s @ y)]),
+            signs=np.append(B.signs, [-1.0, 1.0]),
+        )
     return B

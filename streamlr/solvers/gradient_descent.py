@@ -41,8 +41,17 @@ class GradientDescent:
 
     def init(self, problem: Problem, start: Evaluation) -> GradientDescentState:
         empty = GradientDescentState(
-            point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
-            step=0.0, status="", reason="", following=start.point, start_value=start.value)
+            point=start.point,
+            loss=start.loss,
+            value=start.value,
+            gradient=start.gradient,
+            gradient_max=start.gradient_max,
+            step=0.0,
+            status="",
+            reason="",
+            following=start.point,
+            start_value=start.value,
+        )
         return self._at(empty, start)
 
     def candidates(self, state: State) -> Array:
@@ -60,11 +69,28 @@ class GradientDescent:
     def _at(self, state: GradientDescentState, at: Evaluation) -> GradientDescentState:
         status, reason = "", ""
         if not np.isfinite(at.value):
-            status, reason = Status.DIVERGED, f"the loss is no longer finite; lower solver.learning_rate (now {self.learning_rate:g})"
+            status, reason = (
+                Status.DIVERGED,
+                "the loss is no longer finite; lower solver.learning_rate (now "
+                f"{self.learning_rate:g})",
+            )
         elif at.gradient_max <= self.tolerance and at.separates and not self.penalized:
             status, reason = Status.DIVERGED, SEPARABLE
         elif at.gradient_max <= self.tolerance:
-            status, reason = Status.CONVERGED, f"the gradient is {at.gradient_max:.2g}, within the tolerance of {self.tolerance:g}"
+            status, reason = (
+                Status.CONVERGED,
+                f"the gradient is {at.gradient_max:.2g}, within the tolerance of "
+                f"{self.tolerance:g}",
+            )
         return replace(
-            state, point=at.point, loss=at.loss, value=at.value, gradient=at.gradient, gradient_max=at.gradient_max,
-            step=self.learning_rate, status=status, reason=reason, following=at.point - self.learning_rate * at.gradient)
+            state,
+            point=at.point,
+            loss=at.loss,
+            value=at.value,
+            gradient=at.gradient,
+            gradient_max=at.gradient_max,
+            step=self.learning_rate,
+            status=status,
+            reason=reason,
+            following=at.point - self.learning_rate * at.gradient,
+        )

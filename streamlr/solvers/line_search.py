@@ -1,8 +1,9 @@
 """Which of several step lengths to take, when all were evaluated in the same pass.
 
-A point is acceptable when it lowers the objective in proportion to the step (Armijo), or, where the decrease drowns in
-rounding, when the slope along the direction has not grown (the approximate condition of Hager and Zhang, "A new conjugate
-gradient method with guaranteed descent and an efficient line search", SIAM J. Optim. 16, 2005, eq. 4.1).
+A point is acceptable when it lowers the objective in proportion to the step (Armijo), or, where the
+decrease drowns in rounding, when the slope along the direction has not grown (the approximate
+condition of Hager and Zhang, "A new conjugate gradient method with guaranteed descent and an
+efficient line search", SIAM J. Optim. 16, 2005, eq. 4.1).
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ SUFFICIENT_DECREASE = 1e-4
 _ROUNDING = 1e-13
 
 
-def best_acceptable(value: float, gradient: Array, direction: Array, steps: Array, evaluations: list[Evaluation]) -> int | None:
+def best_acceptable(
+    value: float, gradient: Array, direction: Array, steps: Array, evaluations: list[Evaluation]
+) -> int | None:
     """Index of the acceptable evaluation with the lowest objective, or None.
 
     Parameters
@@ -32,11 +35,20 @@ def best_acceptable(value: float, gradient: Array, direction: Array, steps: Arra
     evaluations
         What was found at ``point + step * direction``.
     """
-    return best_by_slopes(value, float(gradient @ direction), steps, evaluations, [float(found.gradient @ direction) for found in evaluations])
+    return best_by_slopes(
+        value,
+        float(gradient @ direction),
+        steps,
+        evaluations,
+        [float(found.gradient @ direction) for found in evaluations],
+    )
 
 
-def best_by_slopes(value: float, slope: float, steps: Array, evaluations: list[Evaluation], slopes: list[float]) -> int | None:
-    """The same from the slope at step 0 and those that were found, for objectives whose slope is more than a product with the gradient."""
+def best_by_slopes(
+    value: float, slope: float, steps: Array, evaluations: list[Evaluation], slopes: list[float]
+) -> int | None:
+    """The same from the slope at step 0 and those that were found, for objectives whose slope is
+    more than a product with the gradient."""
     best: int | None = None
     for k, found in enumerate(evaluations):
         if not (np.isfinite(found.value) and np.isfinite(found.gradient_max)):
@@ -49,7 +61,8 @@ def best_by_slopes(value: float, slope: float, steps: Array, evaluations: list[E
 
 
 def shorter_steps(value: float, slope: float, step: float, found: float, count: int) -> Array:
-    """Step lengths to try after ``step`` was refused, (count,): about the minimum of the parabola through what is known.
+    """Step lengths to try after ``step`` was refused, (count,): about the minimum of the parabola
+    through what is known.
 
     Parameters
     ----------

@@ -183,9 +183,7 @@ def _settled(progress: SolveProgress) -> SolveProgress:
     return progress if state is progress.state else replace(progress, state=state)
 
 
-def _query(
-    solve: Solve[ProblemOf], progress: SolveProgress, *, alone: bool
-) -> Query[ProblemOf]:
+def _query(solve: Solve[ProblemOf], progress: SolveProgress, *, alone: bool) -> Query[ProblemOf]:
     """What a solve asks for next.
 
     Where a direction is to be tried, a problem that has the pass to itself asks for the Hessian as

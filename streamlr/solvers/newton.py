@@ -2,8 +2,8 @@
 
     direction = -H⁻¹ g,  halved (by a parabola) until the objective falls
 
-A Hessian that is not positive definite in floating point is given a ridge on its diagonal (Nocedal and Wright,
-"Numerical Optimization", 2nd ed., algorithm 3.3).
+A Hessian that is not positive definite in floating point is given a ridge on its diagonal (Nocedal
+and Wright, "Numerical Optimization", 2nd ed., algorithm 3.3).
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ Array = NDArray[np.float64]
 _SMALLEST_RIDGE = 1e-12
 _MOST_REJECTIONS = 12
 RIDGE = 1e-11
-"""Relative to the diagonal: far below any curvature that matters, and above the rounding of a Hessian that is singular."""
+"""Relative to the diagonal: far below any curvature that matters, and above the rounding of a
+Hessian that is singular."""
 
 
 def inverse_of(hessian: Array, ridge: float = 0.0) -> Array:
-    """Inverse of a symmetric matrix with ``ridge`` times its diagonal added, and as much more as makes it positive definite."""
+    """Inverse of a symmetric matrix with ``ridge`` times its diagonal added, and as much more as
+    makes it positive definite."""
     diagonal = np.abs(np.diag(hessian)).copy()
     diagonal[diagonal == 0] = 1.0
     # scaled to a unit diagonal, so that the ridge means the same for every parameter
@@ -49,7 +51,8 @@ def inverse_of(hessian: Array, ridge: float = 0.0) -> Array:
 
 
 def _divided_by_outer(matrix: Array, root: Array, out: Array) -> Array:
-    """``matrix / outer(root, root)``, by rows: the outer product would be one more matrix in memory, and there are few enough bytes for those needed."""
+    """``matrix / outer(root, root)``, by rows: the outer product would be one more matrix in
+    memory, and there are few enough bytes for those needed."""
     for row, divisor in enumerate(root):
         np.divide(matrix[row], divisor * root, out=out[row])
     return out
@@ -79,9 +82,19 @@ class Newton:
     def init(self, problem: Problem, start: Evaluation) -> NewtonState:
         """Without a Hessian yet: the first pass evaluates the start again, with one."""
         return NewtonState(
-            point=start.point, loss=start.loss, value=start.value, gradient=start.gradient, gradient_max=start.gradient_max,
-            step=0.0, status="", reason="", direction=np.zeros_like(start.point), trial=0.0, rejections=0,
-            flattest_point=start.point)
+            point=start.point,
+            loss=start.loss,
+            value=start.value,
+            gradient=start.gradient,
+            gradient_max=start.gradient_max,
+            step=0.0,
+            status="",
+            reason="",
+            direction=np.zeros_like(start.point),
+            trial=0.0,
+            rejections=0,
+            flattest_point=start.point,
+        )
 
     def candidates(self, state: State) -> Array:
         assert isinstance(state, NewtonState)
@@ -91,15 +104,37 @@ class Newton:
         assert isinstance(state, NewtonState)
         found = evaluations[0]
         first = state.trial == 0.0
-        if not first and best_acceptable(state.value, state.gradient, state.direction, np.array([state.trial]), evaluations) is None:
+        if (
+            not first
+            and best_acceptable(
+                state.value, state.gradient, state.direction, np.array([state.trial]), evaluations
+            )
+            is None
+        ):
             return self._rejected(state, found)
         assert found.hessian is not None
-        direction = -(inverse_of(found.hessian, RIDGE) @ found.gradient) if np.isfinite(found.hessian).all() else np.zeros_like(found.point)
-        termination, suspect = check_convergence(self.problem, self.tolerance, found, direction, state.suspect)
+        direction = (
+            -(inverse_of(found.hessian, RIDGE) @ found.gradient)
+            if np.isfinite(found.hessian).all()
+            else np.zeros_like(found.point)
+        )
+        termination, suspect = check_convergence(
+            self.problem, self.tolerance, found, direction, state.suspect
+        )
         following = NewtonState(
-            point=found.point, loss=found.loss, value=found.value, gradient=found.gradient, gradient_max=found.gradient_max,
-            step=state.trial, status=termination.status if termination else "", reason=termination.reason if termination else "",
-            direction=direction, trial=1.0, rejections=0, suspect=suspect)
+            point=found.point,
+            loss=found.loss,
+            value=found.value,
+            gradient=found.gradient,
+            gradient_max=found.gradient_max,
+            step=state.trial,
+            status=termination.status if termination else "",
+            reason=termination.reason if termination else "",
+            direction=direction,
+            trial=1.0,
+            rejections=0,
+            suspect=suspect,
+        )
         if termination is None and not first and _no_longer_moves(state, found):
             return stalled(with_flattest(following, state), self.tolerance)
         return following
@@ -117,4 +152,7 @@ class Newton:
 
 def _no_longer_moves(state: State, found: Evaluation) -> bool:
     """Whether neither objective nor gradient have improved: rounding is all that is left."""
-    return found.value >= state.value - 1e-15 * abs(state.value) and found.gradient_max >= 0.5 * state.gradient_max
+    return (
+        found.value >= state.value - 1e-15 * abs(state.value)
+        and found.gradient_max >= 0.5 * state.gradient_max
+    )

@@ -26,7 +26,8 @@ class Evaluation:
     value: float
     """The loss plus the penalty, J."""
     gradient: Array
-    """Gradient of the smooth part of J, that is without l1, with respect to the parameters, (d,)."""
+    """Gradient of the smooth part of J, that is without l1, with respect to the parameters, (d,).
+    """
     gradient_max: float
     """Largest absolute entry of the gradient with respect to the coefficients of standardised
     features and the intercept; with l1 of the shortest subgradient, with bounds of the gradient
@@ -88,8 +89,8 @@ class Nonsmooth:
 
     def free(self, v: Array) -> NDArray[np.bool_]:
         """Entries about which the whole is smooth, (d,)."""
-        within = (v > self.lower) & (v < self.upper)
-        smooth: NDArray[np.bool_] = within & ((v != 0) | (self.thresholds == 0))
+        call_with_timeout = (v > self.lower) & (v < self.upper)
+        smooth: NDArray[np.bool_] = call_with_timeout & ((v != 0) | (self.thresholds == 0))
         return smooth
 
 

@@ -41,7 +41,8 @@ class ProximalState(QuasiNewtonState):
 
 
 def loss_hessian(problem: Problem, found: Evaluation) -> Array:
-    """Hessian of an evaluation without the penalty's part, (d, d); the evaluation's own, changed."""
+    """Hessian of an evaluation without the penalty's part, (d, d); the evaluation's own,
+    changed."""
     assert found.hessian is not None
     np.einsum("ii->i", found.hessian)[:] -= problem.penalty_curvature
     return found.hessian
@@ -49,7 +50,8 @@ def loss_hessian(problem: Problem, found: Evaluation) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Proximal(QuasiNewton[ProximalState]):
-    """Proximal quasi-Newton; several step lengths in one pass wherever the first is not good enough.
+    """Proximal quasi-Newton; several step lengths in one pass wherever the first is not good
+    enough.
 
     With ``needs_hessian`` each pass sums the Hessian, which then is B: Newton's method, for what is
     small.
@@ -77,7 +79,9 @@ class Proximal(QuasiNewton[ProximalState]):
     def candidates(self, state: State) -> Array:
         """At the full length the goal itself, whose zeros and bounds are exact."""
         now = self.own(state)
-        between = self.problem.nonsmooth.clip(now.point + np.outer(now.trials, now.goal - now.point))
+        between = self.problem.nonsmooth.clip(
+            now.point + np.outer(now.trials, now.goal - now.point)
+        )
         return np.where(now.trials[:, None] == 1.0, now.goal, between)
 
     def own(self, state: State) -> ProximalState:

@@ -2,13 +2,16 @@
 
     q(x) = gᵀ(x - v) + ½ (x - v)ᵀ B (x - v) + Σ t |x|,   lower <= x <= upper
 
-B is a Hessian that was had cheaply, corrected by the pairs (s, y) of BFGS (see `streamlr.solvers.curvature`).
+B is a Hessian that was had cheaply, corrected by the pairs (s, y) of BFGS (see
+`streamlr.solvers.curvature`).
 
-Rounds of two steps. On the entries that are free (neither at a bound nor at the kink of l1) q is smooth: Newton's step there is exact, and
-what it would take across a kink or a bound stops there. Then entries that others have set free or caught are found, by sweeps over
-the coordinates where the Hessian is a matrix, else by steps along the scaled subgradient. Both only ever lower q, so the rounds end, and
-once the free entries are the right ones the next Newton step is the answer: that costs no more rounds where features are nearly collinear.
-Where some rounds have not found them, as where there are fewer examples than features, `streamlr.solvers.active_set` does.
+Rounds of two steps. On the entries that are free (neither at a bound nor at the kink of l1) q is
+smooth: Newton's step there is exact, and what it would take across a kink or a bound stops there.
+Then entries that others have set free or caught are found, by sweeps over the coordinates where the
+Hessian is a matrix, else by steps along the scaled subgradient. Both only ever lower q, so the
+rounds end, and once the free entries are the right ones the next Newton step is the answer: that
+costs no more rounds where features are nearly collinear. Where some rounds have not found them, as
+where there are fewer examples than features, `streamlr.solvers.active_set` does.
 """
 
 from __future__ import annotations
@@ -26,9 +29,11 @@ Index = NDArray[np.intp]
 
 _MOST_ROUNDS = 40
 _FEW_ROUNDS = 8
-"""After which entries are set free one at a time, where the Hessian is a matrix: there are so many of about the same use that sweeps take turns."""
+"""After which entries are set free one at a time, where the Hessian is a matrix: there are so many
+of about the same use that sweeps take turns."""
 _PRECISION = 1e-4
-"""Of the model's minimum, by its subgradient, relative to that at the start: the model itself is no better."""
+"""Of the model's minimum, by its subgradient, relative to that at the start: the model itself is no
+better."""
 _SWEEPS = 3
 _SHORTER = (0.5, 0.25)
 """Parts of Newton's step that are tried where it is not good as a whole."""
@@ -37,7 +42,9 @@ _MOST_STOPS = 10
 _MOST_HALVINGS = 24
 
 
-def minimum(gradient: Array, point: Array, B: Curvature, nonsmooth: Nonsmooth, *, singular: bool = False) -> Array:
+def minimum(
+    gradient: Array, point: Array, B: Curvature, nonsmooth: Nonsmooth, *, singular: bool = False
+) -> Array:
     """Where q is smallest, (d,), with exact zeros and bounds that are met exactly.
 
     Parameters
@@ -75,8 +82,9 @@ def minimum(gradient: Array, point: Array, B: Curvature, nonsmooth: Nonsmooth, *
 def _newton(x: Array, slope: Array, B: Curvature, nonsmooth: Nonsmooth) -> tuple[Array, Array]:
     """Newton's steps on the free entries; the new point and its slope.
 
-    What would cross a kink or a bound stops there. Where the model does not fall that way, the step goes as far as the first entry that has to
-    stop, which it always may, and the next one is taken without that entry.
+    What would cross a kink or a bound stops there. Where the model does not fall that way, the step
+    goes as far as the first entry that has to stop, which it always may, and the next one is taken
+    without that entry.
     """
     for _ in range(_MOST_STOPS):
         at = np.flatnonzero(nonsmooth.free(x))
@@ -108,12 +116,19 @@ def _newton(x: Array, slope: Array, B: Curvature, nonsmooth: Nonsmooth) -> tuple
     return x, slope
 
 
-def _first_stop(x: Array, at: Index, direction: Array, nonsmooth: Nonsmooth) -> tuple[float, int, float]:
-    """Length of a step to the first kink or bound on the way, which of the entries ``at`` meets it, and where; infinity where none does."""
+def _first_stop(
+    x: Array, at: Index, direction: Array, nonsmooth: Nonsmooth
+) -> tuple[float, int, float]:
+    """Length of a step to the first kink or bound on the way, which of the entries ``at`` meets it,
+    and where; infinity where none does."""
     here = x[at]
     kink = np.where((nonsmooth.thresholds[at] > 0) & (here * direction < 0), 0.0, np.nan)
     bound = np.where(direction > 0, nonsmooth.upper[at], nonsmooth.lower[at])
-    goal = np.where(np.isnan(kink), bound, np.where(direction > 0, np.minimum(kink, bound), np.maximum(kink, bound)))
+    goal = np.where(
+        np.isnan(kink),
+        bound,
+        np.where(direction > 0, np.minimum(kink, bound), np.maximum(kink, bound)),
+    )
     with np.errstate(divide="ignore", invalid="ignore"):
         lengths = np.where(direction != 0, (goal - here) / direction, np.inf)
     stopped = int(np.argmin(lengths))
@@ -121,7 +136,8 @@ def _first_stop(x: Array, at: Index, direction: Array, nonsmooth: Nonsmooth) -> 
 
 
 def _rise(x: Array, y: Array, nonsmooth: Nonsmooth) -> float:
-    """By how much Σ t |.| grows from x to y: entry by entry, which keeps the digits of a short step."""
+    """By how much Σ t |.| grows from x to y: entry by entry, which keeps the digits of a short
+    step."""
     return float(nonsmooth.thresholds @ (np.abs(y) - np.abs(x)))
 
 
@@ -130,7 +146,9 @@ def _coordinates(x: Array, slope: Array, B: Curvature, nonsmooth: Nonsmooth, at:
     part = B.part(at)
     curvature = np.maximum(np.diag(part), B.diagonal[at]).tolist()
     u = slope[at].copy()
-    thresholds, lower, upper, values = (array[at].tolist() for array in (nonsmooth.thresholds, nonsmooth.lower, nonsmooth.upper, x))
+    thresholds, lower, upper, values = (
+        array[at].tolist() for array in (nonsmooth.thresholds, nonsmooth.lower, nonsmooth.upper, x)
+    )
     for _ in range(_SWEEPS):
         for j, a in enumerate(curvature):
             before = values[j]
@@ -145,7 +163,8 @@ def _coordinates(x: Array, slope: Array, B: Curvature, nonsmooth: Nonsmooth, at:
 
 
 def _steps(x: Array, slope: Array, B: Curvature, nonsmooth: Nonsmooth, at: Index) -> Array:
-    """A step of proximal gradients, scaled by the diagonal, shortened until the model falls by what it promises."""
+    """A step of proximal gradients, scaled by the diagonal, shortened until the model falls by what
+    it promises."""
     diagonal, length = B.diagonal, 1.0
     for _ in range(_MOST_HALVINGS):
         y = nonsmooth.nearest(x - length * slope / diagonal, diagonal / length)

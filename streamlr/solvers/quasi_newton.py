@@ -93,7 +93,7 @@ class QuasiNewton(ABC, Generic[StateOfMethod]):
     name: str = ""
     needs_hessian: bool = False
 
-    # what a method adds -------------------------------------------------------------------------
+    # what a method adds ---------------------------------------------------------------------------
 
     @abstractmethod
     def own(self, state: State) -> StateOfMethod:
@@ -133,7 +133,7 @@ class QuasiNewton(ABC, Generic[StateOfMethod]):
         """The state with a plain metric in the place of that of a sample."""
         return replace(state, metric=self.plain_metric())
 
-    # the step -----------------------------------------------------------------------------------
+    # the step -------------------------------------------------------------------------------------
 
     def begun(self, start: Evaluation, state: StateOfMethod) -> StateOfMethod:
         """A first state, which may be the last."""
@@ -165,9 +165,7 @@ class QuasiNewton(ABC, Generic[StateOfMethod]):
         )
         with_hessian = self.with_hessian(state, found)
         following = (
-            self._with_pair(state, found)
-            if with_hessian is None
-            else _without_memory(with_hessian)
+            self._with_pair(state, found) if with_hessian is None else _without_memory(with_hessian)
         )
         return replace(
             following,
@@ -234,9 +232,7 @@ class QuasiNewton(ABC, Generic[StateOfMethod]):
             state.gradient_max,
         )
         state = self.aimed(_without_memory(self.on_plain(state)))
-        return replace(
-            state, trials=FIRST_STEPS, rejections=0, passes_without_progress=0, step=0.0
-        )
+        return replace(state, trials=FIRST_STEPS, rejections=0, passes_without_progress=0, step=0.0)
 
 
 def _without_memory(state: StateOfMethod) -> StateOfMethod:

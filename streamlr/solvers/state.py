@@ -1,4 +1,5 @@
-"""What a solver is: ``init / candidates / step / result`` over an immutable record of where it stands.
+"""What a solver is: ``init / candidates / step / result`` over an immutable record of where it
+stands.
 
 The record is all there is (the shape is that of optimistix): written down it is a checkpoint, built
 by hand it is a warm start.

@@ -1,7 +1,9 @@
-"""What the folds of a path leave to be fitted: what their penalties are by, and what they can judge.
+"""What the folds of a path leave to be fitted: what their penalties are by, and what they can
+judge.
 
-A fold is what a fit of its rows alone would be, as in glmnet: with ``standardize`` its penalty is by
-their spreads, and of least squares its l2 by the spread of their target (see `streamlr.training.lambda_grid`).
+A fold is what a fit of its rows alone would be, as in glmnet: with ``standardize`` its penalty is
+by their spreads, and of least squares its l2 by the spread of their target (see
+`streamlr.training.lambda_grid`).
 """
 
 from __future__ import annotations
@@ -30,15 +32,16 @@ _LEAST_CLASSES = 2
 
 @dataclass(frozen=True, slots=True)
 class FoldMoments:
-    """What the survey tells of the rows that each of K folds leaves, and of those that it holds out.
+    """What the statistics pass tells of the rows that each of K folds leaves, and of those that it
+    holds out.
 
-    Of what is no class but a number or a count, C is 1, and marked is where all of them are the same,
-    or 0.
+    Of what is no class but a number or a count, C is 1, and marked is where all of them are the
+    same, or 0.
     """
 
     target_spread: Array
-    """Of least squares the spread of the target less the offset, of all rows, then of those that each
-    fold leaves, (1 + K,); of all else 1."""
+    """Of least squares the spread of the target less the offset, of all rows, then of those that
+    each fold leaves, (1 + K,); of all else 1."""
     feature_spread: Array
     """With ``standardize`` what the penalty of each fold is by, (K, n); else (K, 0)."""
     least_loss: Array
@@ -56,24 +59,35 @@ class FoldMoments:
 
     @classmethod
     def of(cls, sums: PartSums, moments: Moments, model: ModelConfig) -> FoldMoments:
-        """From what the survey says of K folds and the rows in none."""
+        """From what the statistics pass says of K folds and the rows in none."""
         left, n_folds = sums.without_each(), len(sums.weight_sum) - 1
         spreads, features = np.ones(1 + n_folds), np.empty((n_folds, 0))
         if FAMILIES[model.family].quadratic:
             spreads = np.concatenate([_target_spread(sums.whole()), _target_spread(left)])
         if sums.mean.shape[1] and n_folds:
-            features = np.stack([_feature_spread(left, k, moments, model.fit_intercept) for k in range(n_folds)])
+            features = np.stack(
+                [_feature_spread(left, k, moments, model.fit_intercept) for k in range(n_folds)]
+            )
         held = sums.weight_sum[:n_folds]
-        least = np.divide(sums.least_loss_sum[:n_folds], held, out=np.zeros(n_folds), where=held > 0)
+        least = np.divide(
+            sums.least_loss_sum[:n_folds], held, out=np.zeros(n_folds), where=held > 0
+        )
         several = sums.n_rows[:n_folds, None] > 1  # whoever leaves out one row at a time knows
-        return cls(spreads, features, least, _missing(left, model.family), _missing(sums, model.family)[:n_folds] & several)
+        return cls(
+            spreads,
+            features,
+            least,
+            _missing(left, model.family),
+            _missing(sums, model.family)[:n_folds] & several,
+        )
 
     def penalty_spread(self, fold: int) -> Array | None:
         """Of a fold, or of all rows (-1), for `Objective`, (n,); None for those that it knows."""
         return None if fold < 0 or not self.feature_spread.size else self.feature_spread[fold]
 
     def unsolved(self, family: str) -> Marks:
-        """The folds that leave rows of which no model is the best, (K,): a class is not among them, or no count above 0."""
+        """The folds that leave rows of which no model is the best, (K,): a class is not among them,
+        or no count above 0."""
         found: Marks = np.asarray(self.unknown.any(axis=1))
         return np.zeros_like(found) if FAMILIES[family].quadratic else found
 
@@ -90,13 +104,16 @@ class FoldMoments:
     def warnings(self, family: str, classes: Sequence[object]) -> list[str]:
         """What a person should know of the folds."""
         says = _sayings(FAMILIES[family])
-        told = []
+        reported = []
         if self.unknown.any():
             then = says.of_left_out if self.left_out(family).any() else says.of_fitted
-            told.append(f"{says.fitted} {lacking(self.unknown, classes)}: {then}; set path.folds lower, or deal the rows out to folds otherwise")
+            reported.append(
+                f"{says.fitted} {lacking(self.unknown, classes)}: {then}; set path.folds lower, "
+                "or deal the rows out to folds otherwise"
+            )
         if self.unseen.any():
-            told.append(f"{says.held_out} {lacking(self.unseen, classes)}: {says.of_held_out}")
-        return told
+            reported.append(f"{says.holdout} {lacking(self.unseen, classes)}: {says.of_holdout}")
+        return reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +126,9 @@ class _Sayings:
     """What follows."""
     of_left_out: str
     """What follows where others can judge without them."""
-    held_out: str
+    holdout: str
     """Among those that they hold out."""
-    of_held_out: str
+    of_holdout: str
     """What follows."""
 
 
@@ -145,7 +162,8 @@ def _sayings(family: Family) -> _Sayings:
 
 
 def parts_asked(model: ModelConfig, n_folds: int, split: Split | None) -> PartScan | None:
-    """What the survey is to tell of the folds of a path, and of the target of least squares."""
+    """What the statistics pass is to tell of the folds of a path, and of the target of least
+    squares."""
     quadratic = FAMILIES[model.family].quadratic
     if not n_folds and not quadratic:
         return None
@@ -155,7 +173,10 @@ def parts_asked(model: ModelConfig, n_folds: int, split: Split | None) -> PartSc
 def _target_spread(sums: PartSums) -> Array:
     """(P,); 1 where it is nothing, and no coefficient will be anything."""
     every = zip(sums.target_mean, sums.target_square_sum, sums.weight_sum.tolist(), strict=True)
-    found = [float(spread_of(mean, square, weight)[0]) if weight > 0 else 0.0 for mean, square, weight in every]
+    found = [
+        float(spread_of(mean, square, weight)[0]) if weight > 0 else 0.0
+        for mean, square, weight in every
+    ]
     return np.where(np.array(found) > 0, found, 1.0)
 
 
@@ -185,7 +206,11 @@ def lacking(marks: Marks, classes: Sequence[object]) -> str:
     """The folds, and which classes they lack, (K, C), for a person."""
     named = []
     for k in np.flatnonzero(marks.any(axis=1)).tolist():
-        lacks = [f"class {classes[j]!r}" for j in np.flatnonzero(marks[k]).tolist()] if len(classes) else []
+        lacks = (
+            [f"class {classes[j]!r}" for j in np.flatnonzero(marks[k]).tolist()]
+            if len(classes)
+            else []
+        )
         named.append(f"fold {k + 1}" + (f" ({_some(lacks)})" if lacks else ""))
     return f"{_some(named)} of {len(marks)}"
 

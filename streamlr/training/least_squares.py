@@ -1,8 +1,11 @@
-"""Least squares where its Hessian is known: equations from the survey, and evaluations in twice the working precision.
+"""Least squares where its Hessian is known: equations from the statistics pass, and evaluations in
+twice the working precision.
 
-A step with the Hessian leads to the optimum but for rounding. That of the residuals is multiplied by the condition of the features, which a
-gradient in twice the precision is rid of; that of the Hessian only makes for another step, unless it is singular to float64. So the survey's
-products and a pass or two do where the features are well conditioned, and one pass that sums the products as pairs where they are not.
+A step with the Hessian leads to the optimum but for rounding. That of the residuals is multiplied
+by the condition of the features, which a gradient in twice the precision is rid of; that of the
+Hessian only makes for another step, unless it is singular to float64. So the statistics pass's
+products and a pass or two do where the features are well conditioned, and one pass that sums the
+products as pairs where they are not.
 """
 
 from __future__ import annotations
@@ -19,28 +22,41 @@ from streamlr.kernels.scans.moments import SampledRows
 from streamlr.objective.objective import Objective
 from streamlr.solvers import Evaluation, LeastSquares
 from streamlr.solvers.least_squares import LeastSquaresState
-from streamlr.training.normal_equations import Design, Equations, factored, factored_pairs, factored_rows
+from streamlr.training.normal_equations import (
+    Design,
+    Equations,
+    factored,
+    factored_pairs,
+    factored_rows,
+)
 
 Array = NDArray[np.float64]
 
 _SMALL = 2**20
 """Values of data that are read in a moment, whatever is made of them."""
 _ILL = 1e8
-"""Condition of the features from which on a person is told: of the digits of the data less than half are left in the coefficients."""
+"""Condition of the features from which on a person is told: of the digits of the data less than
+half are left in the coefficients."""
 _MOST_NAMED = 5
-MANY_OPTIMA = ("there are fewer rows than features, and nothing holds these, so there are many optima; that to which the steps of the solver lead from 0 is "
-               "taken, with L-BFGS the one whose coefficients have the smallest norm in units of their spreads; solver.name: auto takes that in units of the "
-               "data, of up to 1,024 rows if there are more than 4,095 features")
+MANY_OPTIMA = (
+    "there are fewer rows than features, and nothing holds these, so there are many optima; that "
+    "to which the steps of the solver lead from 0 is "
+    "taken, with L-BFGS the one whose coefficients have the smallest norm in units of their "
+    "spreads; solver.name: auto takes that in units of the "
+    "data, of up to 1,024 rows if there are more than 4,095 features"
+)
 _FAR = 1e9
 """Spreads from 0 to a mean that rounding moves by more than steps can do with."""
 _FAR_TARGET = 1e6
 """The same of a target, whose rounding shows in gradients."""
 _CONDITION = 100.0
-"""Of the features, from which on rounding of the residuals would show in what a solver of the data themselves would find."""
+"""Of the features, from which on rounding of the residuals would show in what a solver of the data
+themselves would find."""
 
 
 def equations_of(objective: Objective, rows: SampledRows | None = None) -> Equations:
-    """The equations that the survey's products make, or where there are none all rows of the data."""
+    """The equations that the statistics pass's products make, or where there are none all rows of
+    the data."""
     correlation, at = objective.moments.correlation, objective.coordinates
     if correlation is None:
         assert rows is not None
@@ -54,7 +70,8 @@ def equations_of(objective: Objective, rows: SampledRows | None = None) -> Equat
 
 
 def _equations_of_rows(objective: Objective, rows: SampledRows) -> Equations:
-    """Those of all rows in memory. What rounding has left of their means goes too, or it would pass for one more direction of the features."""
+    """Those of all rows in memory. What rounding has left of their means goes too, or it would pass
+    for one more direction of the features."""
     moments, at = objective.moments, objective.coordinates
     omega = np.ones(len(rows.X)) if rows.weights is None else rows.weights
     share = omega / moments.weight_sum
@@ -70,9 +87,12 @@ def _equations_of_rows(objective: Objective, rows: SampledRows) -> Equations:
 
 
 def _is_far(objective: Objective) -> bool:
-    """Whether a feature is so far from 0 that rounding of its mean shows in steps: it is a part of 1e-7 of the spread or more."""
+    """Whether a feature is so far from 0 that rounding of its mean shows in steps: it is a part of
+    1e-7 of the spread or more."""
     moments = objective.moments
-    return objective.coordinates.fit_intercept and bool((np.abs(moments.mean) > _FAR * moments.spread)[moments.spread > 0].any())
+    return objective.coordinates.fit_intercept and bool(
+        (np.abs(moments.mean) > _FAR * moments.spread)[moments.spread > 0].any()
+    )
 
 
 def equations_of_pairs(objective: Objective, H: Pair, lean: Array) -> Equations:
@@ -83,11 +103,17 @@ def equations_of_pairs(objective: Objective, H: Pair, lean: Array) -> Equations:
 def _design(objective: Objective, lean: Array) -> Design:
     at, n = objective.coordinates, len(lean)
     rank = objective.moments.n_rows - at.fit_intercept
-    return Design(at.scale, lean, n if objective.penalty_scale.any() else max(0, min(n, rank)), objective.moments.n_rows)
+    return Design(
+        at.scale,
+        lean,
+        n if objective.penalty_scale.any() else max(0, min(n, rank)),
+        objective.moments.n_rows,
+    )
 
 
 class FineSquares:
-    """Evaluates an objective of least squares in twice the working precision; each call is one pass over the data.
+    """Evaluates an objective of least squares in twice the working precision; each call is one pass
+    over the data.
 
     Parameters
     ----------
@@ -97,12 +123,15 @@ class FineSquares:
 
     def __init__(self, objective: Objective) -> None:
         self._objective = objective
-        self._weight_unit = float(power_above(np.array(objective.moments.weight_sum / objective.moments.n_rows)))
+        self._weight_unit = float(
+            power_above(np.array(objective.moments.weight_sum / objective.moments.n_rows))
+        )
 
     def evaluate(
         self, points: Array, title: str, *, hessian: bool = False, direction: Array | None = None
     ) -> list[Evaluation]:
-        """The objective at each row of ``points``, (K, d), of several in the working precision alone; or at a pair, (1, 2, d). One pass."""
+        """The objective at each row of ``points``, (K, d), of several in the working precision
+        alone; or at a pair, (1, 2, d). One pass."""
         if len(points) > 1 or hessian:
             return self._objective.evaluate(points, title, hessian=hessian, direction=direction)
         point = Pair(*points[0]) if points.ndim == 3 else Pair.of(points[0])
@@ -119,7 +148,9 @@ class FineSquares:
         if self._objective.coordinates.fit_intercept:
             lean = sums.feature_sum / weight / scale
             H = H - lean[:, None] * lean
-        still = self._objective.coordinates.fit_intercept & (self._objective.moments.spread == 0)  # but for rounding
+        still = self._objective.coordinates.fit_intercept & (
+            self._objective.moments.spread == 0
+        )  # but for rounding
         H.hi[still] = H.lo[still] = H.hi[:, still] = H.lo[:, still] = 0.0
         H = H + Pair.of(np.diag(self._objective.penalty_scale))
         return self._found(point, sums), equations_of_pairs(self._objective, H, lean.hi)
@@ -127,29 +158,49 @@ class FineSquares:
     def _scan(self, point: Pair, title: str, *, products: bool) -> ResidualSums:
         at, objective = self._objective.coordinates, self._objective
         (V, u), (V_rest, u_rest) = at.split(point.hi), at.split(point.lo)
-        scan = ResidualScan(Pair(V[:, 0], V_rest[:, 0]) / Pair.of(at.scale), Pair(u[0], u_rest[0]), at.center, products, objective.split,
-                            self._weight_unit)
+        scan = ResidualScan(
+            Pair(V[:, 0], V_rest[:, 0]) / Pair.of(at.scale),
+            Pair(u[0], u_rest[0]),
+            at.center,
+            products,
+            objective.split,
+            self._weight_unit,
+        )
         sums: ResidualSums = objective.scanner.run(scan, title)
         return sums
 
     def _found(self, point: Array, sums: ResidualSums) -> Evaluation:
         objective, at = self._objective, self._objective.coordinates
-        V, weight, penalty = at.split(point)[0][:, 0], Pair.of(sums.weight_sum), objective.penalty_scale
+        V, weight, penalty = (
+            at.split(point)[0][:, 0],
+            Pair.of(sums.weight_sum),
+            objective.penalty_scale,
+        )
         by_V = sums.coefficient_sum / weight / Pair.of(at.scale) + two_product(penalty, V)
         by_u = sums.intercept_sum / weight
         gradient = at.join(by_V.hi[:, None], by_u.hi.reshape(1))
         loss = sums.loss_sum / sums.weight_sum
-        held = sums.held_weight_sum
+        held = sums.validation_weight_sum
         return Evaluation(
-            point, loss, loss + 0.5 * float(penalty @ V**2), gradient, float(np.abs(gradient).max()) / objective.target_unit,
-            validation_loss=sums.held_loss_sum / held if held > 0 else np.nan, validation_weight=held * self._weight_unit,
-            gradient_rest=at.join(by_V.lo[:, None], by_u.lo.reshape(1)))
+            point,
+            loss,
+            loss + 0.5 * float(penalty @ V**2),
+            gradient,
+            float(np.abs(gradient).max()) / objective.target_unit,
+            validation_loss=sums.validation_loss_sum / held if held > 0 else np.nan,
+            validation_weight=held * self._weight_unit,
+            gradient_rest=at.join(by_V.lo[:, None], by_u.lo.reshape(1)),
+        )
 
 
 def is_fine(objective: Objective, condition: float) -> bool:
-    """Whether features of this condition, or a target far from 0, ask for more digits than float64 has; data that are small have them in any case."""
+    """Whether features of this condition, or a target far from 0, ask for more digits than float64
+    has; data that are small have them in any case."""
     source, moments = objective.scanner.source, objective.moments
-    far = float(np.abs(moments.target_mean).max()) + abs(moments.offset_mean) > _FAR_TARGET * objective.target_unit
+    far = (
+        float(np.abs(moments.target_mean).max()) + abs(moments.offset_mean)
+        > _FAR_TARGET * objective.target_unit
+    )
     return condition > _CONDITION or far or source.n_rows * source.n_features <= _SMALL
 
 
@@ -170,7 +221,15 @@ class Start:
     """Those of the solver."""
 
 
-def start_squares(objective: Objective, point: Array, tolerance: float, equations: Equations, *, known: bool, most_passes: int) -> Start:
+def start_squares(
+    objective: Objective,
+    point: Array,
+    tolerance: float,
+    equations: Equations,
+    *,
+    known: bool,
+    most_passes: int,
+) -> Start:
     """The solver and its state at a point.
 
     Parameters
@@ -178,11 +237,11 @@ def start_squares(objective: Objective, point: Array, tolerance: float, equation
     objective, point, tolerance
         What is minimised, from where, and up to what gradient.
     equations
-        Those that the survey makes.
+        Those that the statistics pass makes.
     known
-        Whether the survey tells the objective there.
+        Whether the statistics pass tells the objective there.
     most_passes
-        Most passes, with that of the survey.
+        Most passes, with that of the statistics pass.
     """
     title = f"pass {objective.scanner.passes + 1}"
     pairs = _asks_for_pairs(objective, equations) and most_passes > 1
@@ -201,8 +260,11 @@ def start_squares(objective: Objective, point: Array, tolerance: float, equation
 
 
 def _asks_for_pairs(objective: Objective, equations: Equations) -> bool:
-    """Whether the survey's products have too few digits, and a pass of its own is to sum them as pairs."""
-    return (not equations.certain or _is_far(objective)) and len(equations.scale) <= MOST_FEATURES_OF_PRODUCTS
+    """Whether the statistics pass's products have too few digits, and a pass of its own is to sum
+    them as pairs."""
+    return (not equations.certain or _is_far(objective)) and len(
+        equations.scale
+    ) <= MOST_FEATURES_OF_PRODUCTS
 
 
 def lacks_pairs(objective: Objective, equations: Equations, state: LeastSquaresState) -> bool:
@@ -214,29 +276,57 @@ def resumed(objective: Objective, solver: LeastSquares, state: LeastSquaresState
     """The solver with the equations that it had when it was interrupted."""
     if state.products is None or state.products_rest is None or state.lean is None:
         return replace(solver, fine=is_fine(objective, solver.equations.condition))
-    return replace(solver, equations=equations_of_pairs(objective, Pair(state.products, state.products_rest), state.lean), fine=True)
+    return replace(
+        solver,
+        equations=equations_of_pairs(
+            objective, Pair(state.products, state.products_rest), state.lean
+        ),
+        fine=True,
+    )
 
 
 def are_many_optima(objective: Objective) -> bool:
     """Whether there are fewer rows than features of least squares, and nothing holds these."""
-    n_rows, n_features = objective.moments.n_rows - objective.coordinates.fit_intercept, len(objective.moments.mean)
+    n_rows, n_features = (
+        objective.moments.n_rows - objective.coordinates.fit_intercept,
+        len(objective.moments.mean),
+    )
     return objective.quadratic and not objective.penalty_scale.any() and n_rows < n_features
 
 
 def findings(equations: Equations, n_rows: int, names: Sequence[str] | None) -> list[str]:
     """What a person should know of the features."""
     found, n, q = [], len(equations.scale), len(equations.dependent)
-    named = ", ".join(repr(names[j]) if names is not None else str(j) for j in equations.dependent[:_MOST_NAMED].tolist())
+    named = ", ".join(
+        repr(names[j]) if names is not None else str(j)
+        for j in equations.dependent[:_MOST_NAMED].tolist()
+    )
     if not equations.certain:
-        found.append(f"features are combinations of others, or so nearly that float64 does not tell them apart (condition number of those that it does: "
-                     f"{equations.condition:.2g}{'; left out: ' * (q > 0)}{named}): what is common to them is exact, what sets them apart is not")
+        found.append(
+            "features are combinations of others, or so nearly that float64 does not tell them "
+            "apart (condition number of those that it does: "
+            f"{equations.condition:.2g}{'; left out: ' * (q > 0)}{named}): what is common to them "
+            "is exact, what sets them apart is not"
+        )
     elif q:
-        why = f"{n_rows:,} rows tell no more of {n:,} features" if n_rows <= n else f"first: {named}"
-        units = "of the data" if equations.unit is equations.scale else "of their spreads, since those of the data differ by too much"
-        found.append(f"{q:,} of {n:,} features are combinations of the others ({why}), so there are many optima; that whose coefficients have the smallest "
-                     f"norm, in units {units}, is taken")
+        why = (
+            f"{n_rows:,} rows tell no more of {n:,} features" if n_rows <= n else f"first: {named}"
+        )
+        units = (
+            "of the data"
+            if equations.unit is equations.scale
+            else "of their spreads, since those of the data differ by too much"
+        )
+        found.append(
+            f"{q:,} of {n:,} features are combinations of the others ({why}), so there are many "
+            "optima; that whose coefficients have the smallest "
+            f"norm, in units {units}, is taken"
+        )
     if equations.certain and equations.condition > _ILL:
         digit = max(1, round(16 - np.log10(equations.condition)))
-        found.append(f"the features are nearly combinations of one another: the condition number of the standardised ones is {equations.condition:.2g}, so a "
-                     f"change in the 16th digit of the data can change digit {digit} of the coefficients")
+        found.append(
+            "the features are nearly combinations of one another: the condition number of the "
+            f"standardised ones is {equations.condition:.2g}, so a "
+            f"change in the 16th digit of the data can change digit {digit} of the coefficients"
+        )
     return found

@@ -1,15 +1,19 @@
-"""The normal equations of least squares, factored: what step leads to the optimum, and of many optima to which one.
+"""The normal equations of least squares, factored: what step leads to the optimum, and of many
+optima to which one.
 
-    H = T A T,   A = L Lᵀ   by Cholesky's method with diagonal pivots, T powers of two near the roots of the diagonal
+    H = T A T,   A = L Lᵀ   by Cholesky's method with diagonal pivots, T powers of two near the
+    roots of the diagonal
 
-H is the Hessian by the coefficients of standardised features, V = S W. Of columns that are combinations of others the pivots vanish, and
-L is (n, r). Every solution of H V = h has Lᵀ T V = f with f from the pivots' rows, and the one whose W is shortest is
+H is the Hessian by the coefficients of standardised features, V = S W. Of columns that are
+combinations of others the pivots vanish, and L is (n, r). Every solution of H V = h has Lᵀ T V = f
+with f from the pivots' rows, and the one whose W is shortest is
 
     W = Q R⁻ᵀ f,   S T L = Q R           (Golub and Van Loan, "Matrix Computations", 4th ed., 5.6.2)
 
-the minimum-norm solution in the units of the data, as LAPACK has it. H is float64, or a pair where that many digits are needed: then L is
-computed in pairs and the steps are refined with H, so that they are exact though H may be singular to float64. Where there are too many
-features for H and few rows, L and Q are had from the rows.
+the minimum-norm solution in the units of the data, as LAPACK has it. H is float64, or a pair where
+that many digits are needed: then L is computed in pairs and the steps are refined with H, so that
+they are exact though H may be singular to float64. Where there are too many features for H and few
+rows, L and Q are had from the rows.
 """
 
 from __future__ import annotations
@@ -46,22 +50,27 @@ class Equations:
     scale: Array
     """S, (n,)."""
     lean: Array
-    """Means of the standardised features about their center, (n,), by which the intercept hangs together with V."""
+    """Means of the standardised features about their center, (n,), by which the intercept hangs
+    together with V."""
     rows: Index
     """Features of the pivots, (r,)."""
     dependent: Index
-    """Features that vary and are combinations of those, (q,); of few rows as many as there are too many."""
+    """Features that vary and are combinations of those, (q,); of few rows as many as there are too
+    many."""
     into: Array
     """What makes f of the pivots' entries of h, (r, r)."""
     out_of: Array
     """What makes V of f, (n, r)."""
     span: Array | None
-    """Orthonormal basis of what the data tell of V / unit, (n, r); None where they tell of everything."""
+    """Orthonormal basis of what the data tell of V / unit, (n, r); None where they tell of
+    everything."""
     unit: Array
-    """Of many solutions the shortest is that of V / unit, (n,): S, or 1 where the units differ by so much that rounding would choose; of rows
-    with a ridge D^-½, by which what they span is told."""
+    """Of many solutions the shortest is that of V / unit, (n,): S, or 1 where the units differ by
+    so much that rounding would choose; of rows with a ridge D^-½, by which what they span is told.
+    """
     condition: float
-    """Of the standardised features: largest over smallest singular value, of those that are not 0."""
+    """Of the standardised features: largest over smallest singular value, of those that are not 0.
+    """
     certain: bool
     """Whether the digits of H suffice to tell rank and steps."""
     matrix: Pair | None = None
@@ -75,15 +84,17 @@ class Equations:
         return still
 
     def after(self, point: Array, rest: Array, step: Array) -> Array:
-        """Where a step leads, and beneath what rounding has cut off from that, (2, d); ``rest`` is what it has from the point."""
+        """Where a step leads, and beneath what rounding has cut off from that, (2, d); ``rest`` is
+        what it has from the point."""
         found = Pair(point, rest) + Pair.of(step)
         return np.stack([found.hi, found.lo])
 
     def step(self, gradient: Array, rest: Array | None = None) -> Array:
-        """Newton's step from a point with this gradient, (d,): by V and then, if there is one, by the intercept.
+        """Newton's step from a point with this gradient, (d,): by V and then, if there is one, by
+        the intercept.
 
-        ``rest`` is what rounding has cut off from the gradient, without which a step far from the optimum has the digits of the working precision
-        less those that the condition takes.
+        ``rest`` is what rounding has cut off from the gradient, without which a step far from the
+        optimum has the digits of the working precision less those that the condition takes.
         """
         n = len(self.scale)
         g = Pair.of(gradient) if rest is None else Pair(gradient, rest)
@@ -100,15 +111,20 @@ class Equations:
         for _ in range(_MOST_REFINEMENTS):
             more = self._rough((h - times(self.matrix, found)).hi)
             found = found + Pair.of(more)
-            if not float(np.abs(more).max(initial=0.0)) > _EPS * float(np.abs(found.hi).max(initial=0.0)):
+            if not float(np.abs(more).max(initial=0.0)) > _EPS * float(
+                np.abs(found.hi).max(initial=0.0)
+            ):
                 break
         return found.hi
 
     def _rough(self, h: Array) -> Array:
-        return self.out_of @ (self.into @ h[self.rows])  # one after the other: their product would lose twice the digits
+        return self.out_of @ (
+            self.into @ h[self.rows]
+        )  # one after the other: their product would lose twice the digits
 
     def nearest(self, point: Array) -> Array:
-        """The point, (d,), or of those that mean the same for all rows the one whose coefficients are shortest."""
+        """The point, (d,), or of those that mean the same for all rows the one whose coefficients
+        are shortest."""
         if self.span is None:
             return point
         n = len(self.scale)
@@ -144,22 +160,42 @@ def factored(H: Array, design: Design) -> Equations:
         return replace(equations, dependent=np.setdiff1d(varying, order), certain=certain)
     half, condition = found
     half /= T
-    return Equations(design.scale, design.lean, np.arange(len(H)), np.empty(0, dtype=np.intp), half, half.T, None, design.scale, condition, True)
+    return Equations(
+        design.scale,
+        design.lean,
+        np.arange(len(H)),
+        np.empty(0, dtype=np.intp),
+        half,
+        half.T,
+        None,
+        design.scale,
+        condition,
+        True,
+    )
 
 
 def factored_pairs(H: Pair, design: Design) -> Equations:
-    """The same of pairs. Singular values below the precision times the number of rows are rounding, as LAPACK has it."""
+    """The same of pairs. Singular values below the precision times the number of rows are rounding,
+    as LAPACK has it."""
     T, varying = _near_roots(H.hi), np.flatnonzero(np.diag(H.hi) > 0)
     noise = (_EPS * max(design.n_rows, len(T))) ** 2
-    order, L = _cholesky_of_pairs(H.scaled(1.0 / T).scaled(1.0 / T[:, None]), max(noise, _NOISE_OF_PAIRS), min(design.most_rank, len(varying)))
-    return replace(_of_factor(L, order, T, design), dependent=np.setdiff1d(varying, order), matrix=H)
+    order, L = _cholesky_of_pairs(
+        H.scaled(1.0 / T).scaled(1.0 / T[:, None]),
+        max(noise, _NOISE_OF_PAIRS),
+        min(design.most_rank, len(varying)),
+    )
+    return replace(
+        _of_factor(L, order, T, design), dependent=np.setdiff1d(varying, order), matrix=H
+    )
 
 
 def factored_rows(A: Array, design: Design, ridge: Array | None = None) -> Equations:
-    """The equations of H = Aᵀ A + D by the singular values of A, (m, n), m < n: the rows less their means, times the root of their share of the weight.
+    """The equations of H = Aᵀ A + D by the singular values of A, (m, n), m < n: the rows less their
+    means, times the root of their share of the weight.
 
-    ``ridge`` is D, (n,), positive where a feature varies; None where there is none. With it the optimum is the only one, and D^½ V lies in what
-    the rows of A D^-½ span, so that a step is as exact for a tiny D as for none.
+    ``ridge`` is D, (n,), positive where a feature varies; None where there is none. With it the
+    optimum is the only one, and D^½ V lies in what the rows of A D^-½ span, so that a step is as
+    exact for a tiny D as for none.
     """
     varying, scale = A.any(axis=0), design.scale
     rows, nothing = np.flatnonzero(varying), np.empty(0, dtype=np.intp)
@@ -178,7 +214,8 @@ def factored_rows(A: Array, design: Design, ridge: Array | None = None) -> Equat
 
 
 def _of_many_optima(A: Array, scale: Array) -> tuple[Array, Array, Array, float]:
-    """Singular values, what they span, the unit in which the shortest is taken, and the condition of the standardised features."""
+    """Singular values, what they span, the unit in which the shortest is taken, and the condition
+    of the standardised features."""
     standardised = np.linalg.svd(np.linalg.qr((A / scale).T, mode="r"), compute_uv=False)
     rank = _rank(standardised, A)
     condition = float(standardised[0] / standardised[rank - 1]) if rank else 1.0
@@ -189,7 +226,8 @@ def _of_many_optima(A: Array, scale: Array) -> tuple[Array, Array, Array, float]
 
 
 def _singular(A: Array) -> tuple[Array, Array]:
-    """Singular values of (m, n), (r,), without those that are rounding, and the vectors that span its rows, (n, r)."""
+    """Singular values of (m, n), (r,), without those that are rounding, and the vectors that span
+    its rows, (n, r)."""
     Q, R = np.linalg.qr(A.T)
     U, singular, _ = np.linalg.svd(R)
     rank = _rank(singular, A)
@@ -209,7 +247,8 @@ def _near_roots(H: Array) -> Array:
 
 
 def _well_conditioned(A: Array) -> tuple[Array, float] | None:
-    """The inverse of A's factor by LAPACK, and the root of A's condition; None where that is no way to tell them."""
+    """The inverse of A's factor by LAPACK, and the root of A's condition; None where that is no way
+    to tell them."""
     try:
         factor = np.linalg.cholesky(A)
     except np.linalg.LinAlgError:
@@ -221,7 +260,8 @@ def _well_conditioned(A: Array) -> tuple[Array, float] | None:
 
 
 def _largest(multiplied: Callable[[Array], Array], n: int) -> float:
-    """Largest eigenvalue of a positive definite matrix, by the power method: a few per cent of it may be lacking."""
+    """Largest eigenvalue of a positive definite matrix, by the power method: a few per cent of it
+    may be lacking."""
     v, size = np.cos(np.arange(n) + 1.0), 0.0
     for _ in range(_STEPS_OF_POWER):
         v = multiplied(v / np.linalg.norm(v))
@@ -246,9 +286,14 @@ def _cholesky(A: Array, noise: float, most: int) -> tuple[Index, Array]:
 
 
 def _cholesky_of_pairs(A: Pair, noise: float, most: int) -> tuple[Index, Array]:
-    """The same in twice the precision; L is rounded at the end, which costs steps no more than the root of the condition."""
+    """The same in twice the precision; L is rounded at the end, which costs steps no more than the
+    root of the condition."""
     n = A.shape[0]
-    left, L, order = Pair(np.diag(A.hi).copy(), np.diag(A.lo).copy()), Pair.zeros(n, most), np.empty(most, dtype=np.intp)
+    left, L, order = (
+        Pair(np.diag(A.hi).copy(), np.diag(A.lo).copy()),
+        Pair.zeros(n, most),
+        np.empty(most, dtype=np.intp),
+    )
     for j in range(most):
         p = int(np.argmax(left.hi))
         if not left.hi[p] > noise:
@@ -266,24 +311,49 @@ def _of_factor(L: Array, order: Index, T: Array, design: Design) -> Equations:
     (n, r), scale = L.shape, design.scale
     nothing = np.empty(0, dtype=np.intp)
     if r == 0:
-        return Equations(scale, design.lean, order, nothing, np.zeros((0, 0)), np.zeros((n, 0)), np.zeros((n, 0)), scale, 1.0, True)
+        return Equations(
+            scale,
+            design.lean,
+            order,
+            nothing,
+            np.zeros((0, 0)),
+            np.zeros((n, 0)),
+            np.zeros((n, 0)),
+            scale,
+            1.0,
+            True,
+        )
     inverse: Array = np.asarray(np.linalg.inv(L[order]), dtype=np.float64)
     condition = _condition(L, L[order], inverse)
     into = inverse / T[order]
     if r == n:
         out_of = np.empty((n, n))
         out_of[order] = into.T
-        return Equations(scale, design.lean, order, nothing, into, out_of, None, scale, condition, True)
+        return Equations(
+            scale, design.lean, order, nothing, into, out_of, None, scale, condition, True
+        )
     for unit in (scale, np.ones(n)):
         Q, R = np.linalg.qr((unit * T)[:, None] * L)
         R_inverse = np.linalg.inv(R)
         if np.linalg.norm(R, 1) * np.linalg.norm(R_inverse, 1) <= _USABLE:
             break
-    return Equations(scale, design.lean, order, nothing, into, unit[:, None] * (Q @ R_inverse.T), Q, unit, condition, True)
+    return Equations(
+        scale,
+        design.lean,
+        order,
+        nothing,
+        into,
+        unit[:, None] * (Q @ R_inverse.T),
+        Q,
+        unit,
+        condition,
+        True,
+    )
 
 
 def _condition(L: Array, triangle: Array, inverse: Array) -> float:
-    """Largest over smallest singular value of L, (n, r); where it is large a bound that costs less."""
+    """Largest over smallest singular value of L, (n, r); where it is large a bound that costs
+    less."""
     if len(L) > _MOST_SINGULAR:
         return float(np.linalg.norm(triangle, 1) * np.linalg.norm(inverse, 1))
     singular = np.linalg.svd(L, compute_uv=False)

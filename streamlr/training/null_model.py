@@ -1,8 +1,9 @@
-"""The model with which a path begins: intercept, offset and what nobody penalises, at their optimum.
+"""The model with which a path begins: intercept, offset and what nobody penalises, at their
+optimum.
 
-At the strength from which on l1 leaves no coefficient this is the optimum, so its gradient tells that
-strength. Without an offset and without unpenalised features the survey knows it. With an offset alone
-the intercept is the root of one equation,
+At the strength from which on l1 leaves no coefficient this is the optimum, so its gradient tells
+that strength. Without an offset and without unpenalised features the statistics pass knows it. With
+an offset alone the intercept is the root of one equation,
 
     link(mean activation at u) = link(mean of the target)
 
@@ -45,7 +46,8 @@ _LEAST_SLOPE = 1e-3
 _MOST_PASSES = 30
 """Whatever ``solver.max_passes`` says: a path that goes on under another has the same strengths."""
 _SECANT = 1e-5
-"""How far apart they are: half of the digits go to rounding, and the others to the change of the Hessian."""
+"""How far apart they are: half of the digits go to rounding, and the others to the change of the
+Hessian."""
 _MOST_NEWTON = 4
 _MOST_SCANS = 60
 _NEAR = 1e-7
@@ -61,7 +63,9 @@ class NullModel:
     plan: Plan
     """How much has room."""
 
-    def found(self, sample: SampledRows | None, pass_done: Callable[[int], None]) -> Evaluation | State:
+    def found(
+        self, sample: SampledRows | None, pass_done: Callable[[int], None]
+    ) -> Evaluation | State:
         """Where it is, with the gradient there.
 
         Parameters
@@ -90,14 +94,20 @@ class NullModel:
         free: NDArray[np.bool_] = (given.l1 == 0) & (given.lower < given.upper)
         return free
 
-    def _solved(self, sample: SampledRows | None, pass_done: Callable[[int], None]) -> Evaluation | State:
+    def _solved(
+        self, sample: SampledRows | None, pass_done: Callable[[int], None]
+    ) -> Evaluation | State:
         """At the optimum of all rows, to a gradient that is nothing beside that of what counts."""
         unit, columns = self.unit, self.plan.columns
-        bounds = _held_bounds(unit.model, len(unit.moments.mean))
+        bounds = _fixed_bounds(unit.model, len(unit.moments.mean))
         held = replace(unit.model, penalty=PenaltyConfig(), bounds=bounds)
         null = Objective(unit.scanner, held, unit.classes, unit.moments)
         pass_done(unit.scanner.passes)
-        begun = start_plain([[null]]) if sample is None else start_together([[null]], sample, 1, columns)
+        begun = (
+            start_plain([[null]])
+            if sample is None
+            else start_together([[null]], sample, 1, columns)
+        )
         curvatures, (standing,) = begun
         scale = _Scale.of(unit)
         if sample is not None:
@@ -109,11 +119,21 @@ class NullModel:
         for _ in range(2):
             first = unit.scanner.passes
             (standing,) = minimize_together(
-                curvatures.solves([[null]], tolerance), [standing], first, first + _MOST_PASSES, evaluate_together,
-                lambda number, now, _: None if now[0].ended else pass_done(number), columns)
+                curvatures.solves([[null]], tolerance),
+                [standing],
+                first,
+                first + _MOST_PASSES,
+                evaluate_together,
+                lambda number, now, _: None if now[0].ended else pass_done(number),
+                columns,
+            )
             state = _state(standing)
             tolerance = scale.tolerance(scale.slope(state))
-            log.info("without penalised features: a gradient of %.2g, wanted %.2g", state.gradient_max, tolerance)
+            log.info(
+                "without penalised features: a gradient of %.2g, wanted %.2g",
+                state.gradient_max,
+                tolerance,
+            )
             if state.gradient_max <= 10 * tolerance or state.status != Status.CONVERGED:
                 break
             standing = replace(standing, state=replace(state, status="", reason=""))
@@ -145,7 +165,8 @@ class _Scale:
         return cls(unit.nonsmooth.thresholds > 0, measure, slope if slope > 0 else 1.0, of_target)
 
     def slope(self, at: Evaluation | State) -> float:
-        """Largest entry of the gradient of what is penalised, as far as rounding does not hide it."""
+        """Largest entry of the gradient of what is penalised, as far as rounding does not hide
+        it."""
         return max(float(np.abs(at.gradient[self.counted]).max()), _LEAST_SLOPE * self.most)
 
     def tolerance(self, slope: float) -> float:
@@ -153,27 +174,39 @@ class _Scale:
         return _OF_SLOPE * slope * self.measure
 
     def settled(self, at: Evaluation, free: NDArray[np.intp], error: float) -> bool:
-        """Whether a share, the error, of the gradient of what is free is as small, and no bound holds more."""
-        wanted, wrong = _OF_SLOPE * self.slope(at), float(np.abs(at.gradient[free]).max(initial=0.0))
-        return wrong * error <= wanted and at.gradient_max <= 1.001 * max(wrong, wanted) * self.measure
+        """Whether a share, the error, of the gradient of what is free is as small, and no bound
+        holds more."""
+        wanted, wrong = (
+            _OF_SLOPE * self.slope(at),
+            float(np.abs(at.gradient[free]).max(initial=0.0)),
+        )
+        return (
+            wrong * error <= wanted and at.gradient_max <= 1.001 * max(wrong, wanted) * self.measure
+        )
 
 
-def _by_secants(null: Objective, point: Array, scale: _Scale, most_columns: int,
-                pass_done: Callable[[int], None]) -> Evaluation | Array:
-    """From near the optimum by Newton's method, whose Hessians are had from gradients of the same pass.
+def _by_secants(
+    null: Objective,
+    point: Array,
+    scale: _Scale,
+    most_columns: int,
+    pass_done: Callable[[int], None],
+) -> Evaluation | Array:
+    """From near the optimum by Newton's method, whose Hessians are had from gradients of the same
+    pass.
 
-    It takes two passes, or one where the point is the optimum: the last step is taken without looking,
-    for the Hessian tells the gradient where it leads. Where that does not do, or there is no room for
-    so many points, how far it has led, (d,).
+    It takes two passes, or one where the point is the optimum: the last step is taken without
+    looking, for the Hessian tells the gradient where it leads. Where that does not do, or there is
+    no room for so many points, how far it has led, (d,).
     """
     free = np.flatnonzero(null.nonsmooth.free(point))
     if len(free) >= min(most_columns, MOST_SECANTS):
         return point
-    moves = np.zeros((1 + len(free), len(point)))
-    moves[1 + np.arange(len(free)), free] = _SECANT * scale.unit
+    steps = np.zeros((1 + len(free), len(point)))
+    steps[1 + np.arange(len(free)), free] = _SECANT * scale.unit
     best, value = point, np.inf
     for _ in range(_MOST_NEWTON):
-        here, *beside = null.evaluate(point + moves, f"pass {null.scanner.passes + 1}")
+        here, *beside = null.evaluate(point + steps, f"pass {null.scanner.passes + 1}")
         if not here.value < value:
             break
         gradients = np.array([found.gradient for found in beside]).reshape(len(free), len(point))
@@ -181,7 +214,9 @@ def _by_secants(null: Objective, point: Array, scale: _Scale, most_columns: int,
         step = _newton_step(here, curvature, free)
         length = float(np.abs(step).max()) / scale.unit
         if scale.settled(here, free, max(_SECANT, length)):
-            return replace(here, point=point + step, gradient=here.gradient + curvature @ step[free])
+            return replace(
+                here, point=point + step, gradient=here.gradient + curvature @ step[free]
+            )
         best, value = here.point, here.value
         point = null.nonsmooth.clip(point + step)
         pass_done(null.scanner.passes)
@@ -189,7 +224,8 @@ def _by_secants(null: Objective, point: Array, scale: _Scale, most_columns: int,
 
 
 def _newton_step(at: Evaluation, curvature: Array, free: NDArray[np.intp]) -> Array:
-    """(d,), with those columns of the Hessian that are free, (d, f); the shortest where some repeat others."""
+    """(d,), with those columns of the Hessian that are free, (d, f); the shortest where some repeat
+    others."""
     step = np.zeros_like(at.point)
     step[free] = np.linalg.lstsq(curvature[free], -at.gradient[free], rcond=None)[0]
     return step
@@ -200,7 +236,7 @@ def _state(standing: SolveProgress) -> State:
     return standing.state
 
 
-def _held_bounds(model: ModelConfig, n_features: int) -> BoundsConfig:
+def _fixed_bounds(model: ModelConfig, n_features: int) -> BoundsConfig:
     """The model's, but for what is penalised, which is held at 0, or at the bound next to it."""
     given = Penalty.of(model, n_features)
     nearest = np.clip(0.0, given.lower, given.upper)

@@ -20,7 +20,7 @@ from streamlr.execution import ENGINES, open_engine
 from streamlr.execution.engine import one_blas_thread
 from streamlr.planning.workforce import with_room
 from streamlr.runs.directory import RunDirectory
-from streamlr.runs.session import FirstLook
+from streamlr.runs.session import Session
 from streamlr.training.given import refuse_lost
 
 
@@ -44,7 +44,7 @@ def opened(
     *,
     resume: bool,
     overwrite: bool,
-) -> Iterator[tuple[FirstLook, RunDirectory | None]]:
+) -> Iterator[tuple[Session, RunDirectory | None]]:
     """The data of a run, on its engine, and its directory, if it has one.
 
     Raises
@@ -68,7 +68,7 @@ def opened(
             publish(Note(f"asking the scheduler at {settings.cluster.address}"))
         engine = stack.enter_context(open_engine(with_room(settings.cluster)))
         stack.enter_context(one_blas_thread())
-        yield FirstLook(settings, source, engine, publish), directory
+        yield Session(settings, source, engine, publish), directory
 
 
 def _open_source(settings: TrainConfig, given: Arrays) -> Source:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from streamlr.events import finite
 from streamlr.objective.objective import Objective
 from streamlr.solvers import SolveProgress, Status, termination_of
-from streamlr.training.lambda_grid import Judgement, mean_and_error, nonzero
+from streamlr.training.lambda_grid import CrossValidation, mean_and_error, nonzero
 
 Array = NDArray[np.float64]
 Scores = dict[str, tuple[Array, Array]]
@@ -33,18 +33,20 @@ class FoldVerdicts:
     """What no model can change of the loss of the rows that each holds out, (K,)."""
 
     @property
-    def judgement(self) -> Judgement | None:
+    def cross_validation(self) -> CrossValidation | None:
         """By the loss; None where there are no folds."""
         if not self.scores:
             return None
         losses, weights = self.scores["loss"]
-        return Judgement.of(losses, self._counting(weights), self.least_loss)
+        return CrossValidation.of(losses, self._counting(weights), self.least_loss)
 
     def means(self) -> Scores:
         """Of every score its mean over the folds that judge, and its standard error, (L,) each."""
-        found = {name: mean_and_error(values, self._counting(weights))
-                 for name, (values, weights) in self.scores.items()}
-        judged = self.judgement
+        found = {
+            name: mean_and_error(values, self._counting(weights))
+            for name, (values, weights) in self.scores.items()
+        }
+        judged = self.cross_validation
         if judged is not None:
             found["loss"] = judged.mean, judged.standard_error
         return found
@@ -58,8 +60,14 @@ class FoldVerdicts:
         return np.where(self.left_out, 0.0, weights)
 
 
-def path_table(lambdas: Array, grid: Sequence[Sequence[Objective]], standings: Sequence[SolveProgress],
-               coefficients: Array, folds: FoldVerdicts, max_passes: int) -> list[dict[str, Any]]:
+def path_table(
+    lambdas: Array,
+    grid: Sequence[Sequence[Objective]],
+    standings: Sequence[SolveProgress],
+    coefficients: Array,
+    folds: FoldVerdicts,
+    max_passes: int,
+) -> list[dict[str, Any]]:
     """A record for each strength, as in ``path.json``.
 
     Parameters
@@ -92,17 +100,17 @@ def path_table(lambdas: Array, grid: Sequence[Sequence[Objective]], standings: S
             "passes": max(s.passes for s in here),
             "nonzero": counted[i],
         }
-        rows.append({key: finite(value) for key, value in (row | _held(means, i)).items()})
+        rows.append({key: finite(value) for key, value in (row | _validation(means, i)).items()})
     return rows
 
 
-def _held(means: Mapping[str, tuple[Array, Array]], i: int) -> dict[str, float]:
+def _validation(means: Mapping[str, tuple[Array, Array]], i: int) -> dict[str, float]:
     """The scores of the rows held out at one strength."""
     found = {}
     for name, (mean, error) in means.items():
-        found[f"held_{name}"] = float(mean[i])
+        found[f"validation_{name}"] = float(mean[i])
         if not name.endswith("bound"):
-            found[f"held_{name}_se"] = float(error[i])
+            found[f"validation_{name}_se"] = float(error[i])
     return found
 
 
@@ -110,7 +118,9 @@ def penalties(grid: Sequence[Sequence[Objective]]) -> dict[str, Array]:
     """Those of all models, as ``path.zarr`` has them: (L,) of all rows, (L, K) of the folds."""
     found: dict[str, Array] = {}
     for name in ("l1", "l2"):
-        every = np.array([[getattr(objective.model.penalty, name) for objective in row] for row in grid])
+        every = np.array(
+            [[getattr(objective.model.penalty, name) for objective in row] for row in grid]
+        )
         found[name] = every[:, 0]
         if every.shape[1] > 1:
             found[f"fold_{name}"] = every[:, 1:]
@@ -122,6 +132,8 @@ def worst(standings: Sequence[SolveProgress], max_passes: int) -> tuple[str, str
     ends = [termination_of(standing.reached, max_passes) for standing in standings]
     bad = [end for end in ends if end.status != Status.CONVERGED]
     if not bad:
-        return str(Status.CONVERGED), f"the gradients of all {len(ends)} models are within the tolerance"
-    told = f"{len(bad)} of {len(ends)} models did not converge; the first: {bad[0].reason}"
-    return str(bad[0].status), told
+        return str(
+            Status.CONVERGED
+        ), f"the gradients of all {len(ends)} models are within the tolerance"
+    reported = f"{len(bad)} of {len(ends)} models did not converge; the first: {bad[0].reason}"
+    return str(bad[0].status), reported

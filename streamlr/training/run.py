@@ -8,13 +8,13 @@ from typing import Any, Generic, TypeVar
 
 from numpy.typing import NDArray
 
-from streamlr.errors import WriteError
+from streamlr.errors import WriteError, both
 from streamlr.events import PassFinished, PathPassFinished
 from streamlr.objective.objective import Objective
 from streamlr.runs.checkpoint import Checkpoint
 from streamlr.runs.directory import RunDirectory
 from streamlr.runs.record import RunRecord
-from streamlr.runs.session import FirstLook
+from streamlr.runs.session import Session
 from streamlr.solvers import Solve, SolveProgress, minimize_together
 from streamlr.solvers.loop import Evaluate
 
@@ -41,15 +41,15 @@ class Run(ABC, Generic[Result]):
 
     solves: Sequence[Solve[Objective]]
 
-    def __init__(self, look: FirstLook, directory: RunDirectory | None) -> None:
-        self.settings = look.settings
-        self.look = look
+    def __init__(self, session: Session, directory: RunDirectory | None) -> None:
+        self.settings = session.settings
+        self.session = session
         self.directory = directory
-        self.record = RunRecord(look, directory)
+        self.record = RunRecord(session, directory)
 
     def finish(self, resume: bool) -> Result:
         """Make the run, or with ``resume`` what is left of it."""
-        self.look.tell_plan()
+        self.session.announce_plan()
         saved = self.record.load() if resume else None
         try:
             progress = self.begin() if saved is None else self.go_on(saved)
@@ -60,11 +60,11 @@ class Run(ABC, Generic[Result]):
                 self.settings.solver.max_passes,
                 self.evaluate(),
                 self.pass_done,
-                self.look.plan.columns,
+                self.session.plan.columns,
             )
             return self.result(progress)
         except WriteError as error:
-            raise WriteError(f"{error}; {self.record.what_is_safe(error)}") from error
+            raise WriteError(f"{both(error)}; {self.record.what_is_safe(error)}") from error
         except (Exception, KeyboardInterrupt):
             self.record.commit_finished()
             raise
@@ -83,7 +83,7 @@ class Run(ABC, Generic[Result]):
 
     @abstractmethod
     def begin(self) -> list[SolveProgress]:
-        """List the labels, survey the data (pass 1), and set the solvers up."""
+        """List the labels, sum the moments (pass 1), and set the solvers up."""
 
     @abstractmethod
     def go_on(self, saved: Checkpoint) -> list[SolveProgress]:

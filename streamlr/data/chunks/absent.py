@@ -20,13 +20,16 @@ def is_metadata(key: str) -> bool:
 
 
 class RefuseMissing(WrapperStore[Store]):
-    """A store that fails on an absent chunk, where Zarr would hand back the fill value in silence."""
+    """A store that fails on an absent chunk, where Zarr would hand back the fill value in
+    silence."""
 
     @property
     def wrapped(self) -> Store:
         return self._store
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
         value = await super().get(key, prototype, byte_range)
         if value is None and not is_metadata(key):
             raise MissingChunkError(key)

@@ -1,8 +1,8 @@
 """From the bytes of a stored chunk to its values, with every check that the bytes allow.
 
-This is the fast path for chunks in local files: Zarr's own pipeline costs some 300 microseconds a chunk and a copy more.
-It knows the codecs in `_BYTES_CODECS`; for anything else `chunk_decoder` returns None and the caller goes through Zarr.
-A test holds both to the same values.
+This is the fast path for chunks in local files: Zarr's own pipeline costs some 300 microseconds a
+chunk and a copy more. It knows the codecs in `_BYTES_CODECS`; for anything else `chunk_decoder`
+returns None and the caller goes through Zarr. A test holds both to the same values.
 """
 
 from __future__ import annotations
@@ -57,13 +57,16 @@ def _blosc(encoded: Bytes) -> Bytes:
     if len(view) < _BLOSC_HEADER_BYTES:
         raise DamagedChunkError(f"{len(view)} bytes, too few for a Blosc header")
     (stated,) = struct.unpack("<I", view[12:16])
-    if stated != len(view):  # Blosc itself decodes a chunk that lost its last bytes into wrong values without a word
+    if stated != len(
+        view
+    ):  # Blosc itself decodes a chunk that lost its last bytes into wrong values without a word
         raise DamagedChunkError(f"{len(view)} bytes, but its Blosc header states {stated}")
     return view
 
 
 def zstd_bytes(encoded: Bytes) -> int | None:
-    """Decoded bytes by the header of a Zstandard frame (RFC 8878, 3.1.1.1); None where it does not state them, or is none."""
+    """Decoded bytes by the header of a Zstandard frame (RFC 8878, 3.1.1.1); None where it does not
+    state them, or is none."""
     head = bytes(memoryview(encoded)[:_ZSTD_HEADER_BYTES])
     if len(head) < 5 or head[:4] != _ZSTD_MAGIC:
         return None
@@ -76,7 +79,8 @@ def zstd_bytes(encoded: Bytes) -> int | None:
 
 
 class _Deflate:
-    """zlib's and gzip's streams. numcodecs lets zlib's pass with anything behind the end, and both unfold to gigabytes that no chunk has."""
+    """zlib's and gzip's streams. numcodecs lets zlib's pass with anything behind the end, and both
+    unfold to gigabytes that no chunk has."""
 
     def __init__(self, window_bits: int, members: bool) -> None:
         self._window_bits = window_bits
@@ -109,7 +113,8 @@ class _BytesCodec:
     """Decoded chunks that the decoder makes beside the one that it fills."""
 
 
-# Blosc and Zstandard write to the place of the values, the others gather theirs in pieces that are joined at the end
+# Blosc and Zstandard write to the place of the values, the others gather theirs in pieces that are
+# joined at the end
 _BYTES_CODECS: dict[str, Callable[[], _BytesCodec]] = {
     "crc32c": lambda: _BytesCodec(_strip_crc32c, None),
     "blosc": lambda: _BytesCodec(_blosc, numcodecs.Blosc()),
@@ -134,8 +139,14 @@ class Decoder:
         return not self.codecs
 
     def copies(self, head: Bytes) -> float:
-        """Decoded chunks that exist for a moment beside the one that is filled, of chunks whose stored bytes begin so (nothing: not known)."""
-        gathered = bool(head) and bool(self.codecs) and isinstance(self.codecs[-1].decoder, numcodecs.Zstd) and zstd_bytes(head) is None
+        """Decoded chunks that exist for a moment beside the one that is filled, of chunks whose
+        stored bytes begin so (nothing: not known)."""
+        gathered = (
+            bool(head)
+            and bool(self.codecs)
+            and isinstance(self.codecs[-1].decoder, numcodecs.Zstd)
+            and zstd_bytes(head) is None
+        )
         return sum(codec.copies for codec in self.codecs) + gathered * _GATHERED_COPIES
 
     def decode(self, encoded: Bytes, out: NDArray[Any]) -> None:
@@ -157,22 +168,39 @@ class Decoder:
                 _require_length(struct.unpack("<I", memoryview(encoded)[4:8])[0], target.nbytes)
                 _run(codec.decoder, encoded, target)
                 return
-            stated = zstd_bytes(encoded) if last and isinstance(codec.decoder, numcodecs.Zstd) else None
+            stated = (
+                zstd_bytes(encoded) if last and isinstance(codec.decoder, numcodecs.Zstd) else None
+            )
             if stated is not None:
                 _require_length(stated, target.nbytes)
-                _run(codec.decoder, encoded, target)  # numcodecs would leave the rest of a larger place as it was, hence the comparison
+                _run(
+                    codec.decoder,
+                    encoded,
+                    target,
+                    # numcodecs would leave the rest of a larger place as it was, hence the
+                    # comparison
+                )
                 return
             # what a codec leaves to the next is never much more than the values
-            encoded = _run(codec.decoder, encoded, target.nbytes if last else 2 * target.nbytes + _OVERHEAD_BYTES)
+            encoded = _run(
+                codec.decoder,
+                encoded,
+                target.nbytes if last else 2 * target.nbytes + _OVERHEAD_BYTES,
+            )
         _require_length(memoryview(encoded).nbytes, target.nbytes)
         target[:] = np.frombuffer(encoded, dtype=np.uint8)
 
 
 def _run(decoder: Any, encoded: Bytes, place: NDArray[np.uint8] | int) -> Any:
-    """Decode to a place, or to one of the decoder's own, of that many bytes at most where it can be told."""
+    """Decode to a place, or to one of the decoder's own, of that many bytes at most where it can be
+    told."""
     try:
         if isinstance(place, int):
-            return decoder.decode(encoded, place) if isinstance(decoder, _Deflate) else decoder.decode(encoded)
+            return (
+                decoder.decode(encoded, place)
+                if isinstance(decoder, _Deflate)
+                else decoder.decode(encoded)
+            )
         return decoder.decode(encoded, place)
     except DamagedChunkError:
         raise
@@ -194,12 +222,17 @@ def chunk_decoder(codecs: Sequence[Mapping[str, Any]]) -> Decoder | None:
     names = [codec["name"] for codec in codecs[1:]]
     if not all(name in _BYTES_CODECS for name in names):
         return None
-    return Decoder(tuple(_BYTES_CODECS[name]() for name in reversed(names)), "crc32c" in names or _zstd_checksum(codecs))
+    return Decoder(
+        tuple(_BYTES_CODECS[name]() for name in reversed(names)),
+        "crc32c" in names or _zstd_checksum(codecs),
+    )
 
 
 def _zstd_checksum(codecs: Sequence[Mapping[str, Any]]) -> bool:
     return codecs[-1]["name"] == "gzip" or (
-        codecs[-1]["name"] == "zstd" and bool((codecs[-1].get("configuration") or {}).get("checksum")))
+        codecs[-1]["name"] == "zstd"
+        and bool((codecs[-1].get("configuration") or {}).get("checksum"))
+    )
 
 
 def chunk_decoder_v2(metadata: Mapping[str, Any]) -> Decoder | None:

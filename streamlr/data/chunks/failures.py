@@ -1,8 +1,8 @@
 """What an error of reading means: whether another attempt may succeed, and what is to be told.
 
 File systems raise errors of their own libraries, which are rarely those of the operating system and
-are mostly not installed. So they are told by the names of their classes and by the numbers that they
-carry, theirs and those of the errors that led to them; no library is imported for it.
+are mostly not installed. So they are told by the names of their classes and by the numbers that
+they carry, theirs and those of the errors that led to them; no library is imported for it.
 """
 
 from __future__ import annotations
@@ -54,51 +54,103 @@ class RequestError(Exception):
 
 
 _ERRNOS = {
-    Failure.PASSING: ("EAGAIN EBUSY ECOMM ECONNABORTED ECONNRESET EINTR EIO EMFILE ENETRESET ENFILE ENOBUFS ENOLINK ENOTCONN EPIPE EPROTO EREMOTEIO "
-                      "ESHUTDOWN ESTALE ETIME ETIMEDOUT"),
+    Failure.PASSING: (
+        "EAGAIN EBUSY ECOMM ECONNABORTED ECONNRESET EINTR EIO EMFILE ENETRESET ENFILE ENOBUFS "
+        "ENOLINK ENOTCONN EPIPE EPROTO EREMOTEIO "
+        "ESHUTDOWN ESTALE ETIME ETIMEDOUT"
+    ),
     Failure.NOBODY: "ECONNREFUSED EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ENONET EADDRNOTAVAIL",
     Failure.REFUSED: "EACCES EPERM EKEYEXPIRED EKEYREJECTED EKEYREVOKED ENOKEY",
     Failure.ABSENT: "ENOENT ENOTDIR EISDIR",
     Failure.MEMORY: "ENOMEM",
 }
-_OF_ERRNO = {getattr(errno, name): meaning for meaning, names in _ERRNOS.items() for name in names.split() if hasattr(errno, name)}
+_OF_ERRNO = {
+    getattr(errno, name): meaning
+    for meaning, names in _ERRNOS.items()
+    for name in names.split()
+    if hasattr(errno, name)
+}
 
-# by library and class, the most special first; those that are not here are told by what they derive from
+# by library and class, the most special first; those that are not here are told by what they derive
+# from
 _CLASSES = {
     Failure.OTHER: """
-        aiohttp.ClientSSLError aiohttp.ClientConnectorCertificateError aiohttp.InvalidURL aiohttp.NonHttpUrlClientError aiohttp.TooManyRedirects
-        botocore.SSLError botocore.EndpointProviderError botocore.ParamValidationError httpx.UnsupportedProtocol httpx.InvalidURL
-        requests.SSLError requests.InvalidURL requests.MissingSchema requests.InvalidSchema requests.TooManyRedirects urllib3.SSLError""",
+        aiohttp.ClientSSLError aiohttp.ClientConnectorCertificateError aiohttp.InvalidURL
+        aiohttp.NonHttpUrlClientError aiohttp.TooManyRedirects botocore.SSLError
+        botocore.EndpointProviderError botocore.ParamValidationError httpx.UnsupportedProtocol
+        httpx.InvalidURL requests.SSLError requests.InvalidURL requests.MissingSchema
+        requests.InvalidSchema requests.TooManyRedirects urllib3.SSLError""",
     Failure.REFUSED: """
-        botocore.NoCredentialsError botocore.PartialCredentialsError botocore.NoAuthTokenError botocore.TokenRetrievalError botocore.SSOError
-        botocore.ProfileNotFound obstore.PermissionDeniedError obstore.UnauthenticatedError google.DefaultCredentialsError azure.ClientAuthenticationError
+        botocore.NoCredentialsError botocore.PartialCredentialsError botocore.NoAuthTokenError
+        botocore.TokenRetrievalError botocore.SSOError botocore.ProfileNotFound
+        obstore.PermissionDeniedError obstore.UnauthenticatedError
+        google.DefaultCredentialsError azure.ClientAuthenticationError
         paramiko.AuthenticationException""",
     Failure.ABSENT: "obstore.NotFoundError azure.ResourceNotFoundError",
-    Failure.NOBODY: "aiohttp.ClientConnectorError httpx.ConnectError httpcore.ConnectError urllib3.NewConnectionError",
+    Failure.NOBODY: "aiohttp.ClientConnectorError httpx.ConnectError httpcore.ConnectError "
+    "urllib3.NewConnectionError",
     Failure.PASSING: """
-        aiohttp.ClientConnectionError aiohttp.ClientPayloadError aiohttp.HttpProcessingError aiohttp.ServerDisconnectedError
-        aiobotocore.AioReadTimeoutError botocore.ConnectionError botocore.HTTPClientError botocore.IncompleteReadError botocore.ResponseStreamingError
-        botocore.ChecksumError botocore.FlexibleChecksumError botocore.ResponseParserError botocore.MetadataRetrievalError
-        botocore.CredentialRetrievalError azure.ServiceRequestError azure.ServiceResponseError azure.IncompleteReadError gcsfs.ChecksumError
-        google.TransportError google.RetryError http.HTTPException httpx.TransportError httpcore.NetworkError httpcore.TimeoutException
-        httpcore.RemoteProtocolError paramiko.SSHException urllib3.ProtocolError urllib3.TimeoutError urllib3.MaxRetryError""",
+        aiohttp.ClientConnectionError aiohttp.ClientPayloadError aiohttp.HttpProcessingError
+        aiohttp.ServerDisconnectedError aiobotocore.AioReadTimeoutError
+        botocore.ConnectionError botocore.HTTPClientError botocore.IncompleteReadError
+        botocore.ResponseStreamingError botocore.ChecksumError botocore.FlexibleChecksumError
+        botocore.ResponseParserError botocore.MetadataRetrievalError
+        botocore.CredentialRetrievalError azure.ServiceRequestError azure.ServiceResponseError
+        azure.IncompleteReadError gcsfs.ChecksumError google.TransportError google.RetryError
+        http.HTTPException httpx.TransportError httpcore.NetworkError httpcore.TimeoutException
+        httpcore.RemoteProtocolError paramiko.SSHException urllib3.ProtocolError
+        urllib3.TimeoutError urllib3.MaxRetryError""",
 }
 _OF_CLASS = {name: meaning for meaning, names in _CLASSES.items() for name in names.split()}
 
-_REFUSED_CODES = ("AccessDenied", "AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "RequestExpired",
-                  "RequestTimeTooSkewed", "SignatureDoesNotMatch", "TokenRefreshRequired")
-_PASSING_CODES = ("InternalError", "RequestTimeout", "RequestTimeoutException", "ServiceUnavailable", "SlowDown", "Throttling", "ThrottlingException")
+_REFUSED_CODES = (
+    "AccessDenied",
+    "AuthorizationHeaderMalformed",
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestExpired",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+)
+_PASSING_CODES = (
+    "InternalError",
+    "RequestTimeout",
+    "RequestTimeoutException",
+    "ServiceUnavailable",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+)
 _ABSENT_CODES = ("NoSuchBucket", "NoSuchKey", "NotFound")
-_OF_CODE = {code: meaning for codes, meaning in ((_REFUSED_CODES, Failure.REFUSED), (_PASSING_CODES, Failure.PASSING), (_ABSENT_CODES, Failure.ABSENT))
-            for code in codes}
+_OF_CODE = {
+    code: meaning
+    for codes, meaning in (
+        (_REFUSED_CODES, Failure.REFUSED),
+        (_PASSING_CODES, Failure.PASSING),
+        (_ABSENT_CODES, Failure.ABSENT),
+    )
+    for code in codes
+}
 """What stores of Amazon's kind name in their answers."""
 
 # obstore has one class for most of what goes wrong, and all of it in the text
-_STATUS_IN_TEXT = re.compile(r"(?:status code:?|HTTP status \w+ error \(|non-2xx status code:?)\s*(\d{3})", re.IGNORECASE)
+_STATUS_IN_TEXT = re.compile(
+    r"(?:status code:?|HTTP status \w+ error \(|non-2xx status code:?)\s*(\d{3})", re.IGNORECASE
+)
 _STATUS_AT_FRONT = re.compile(r"(?:HTTP(?:/[\d.]+)?\s+)?(\d{3})\b(?!\.)")
-_PASSING_TEXT = re.compile(r"HTTP error|error sending request|body error|timed? ?out|connection|retries", re.IGNORECASE)
-_HOST_TEXT = re.compile(r"dns error|failed to lookup|name or service not known|name resolution|nodename nor servname", re.IGNORECASE)
-_NOBODY_TEXT = re.compile(r"dns error|connection refused|ConnectionRefused|failed to lookup|tcp connect error", re.IGNORECASE)
+_PASSING_TEXT = re.compile(
+    r"HTTP error|error sending request|body error|timed? ?out|connection|retries", re.IGNORECASE
+)
+_HOST_TEXT = re.compile(
+    r"dns error|failed to lookup|name or service not known|name resolution|nodename nor servname",
+    re.IGNORECASE,
+)
+_NOBODY_TEXT = re.compile(
+    r"dns error|connection refused|ConnectionRefused|failed to lookup|tcp connect error",
+    re.IGNORECASE,
+)
 
 
 def failure_of(error: BaseException) -> Failure:
@@ -131,7 +183,9 @@ def was_answered(error: BaseException) -> bool:
 
 def is_unknown_host(error: BaseException) -> bool:
     """Whether nobody answered because the host's name leads nowhere."""
-    return any(isinstance(link, socket.gaierror) or _HOST_TEXT.search(str(link)) for link in _chain(error))
+    return any(
+        isinstance(link, socket.gaierror) or _HOST_TEXT.search(str(link)) for link in _chain(error)
+    )
 
 
 def requested_key(error: BaseException) -> str | None:
@@ -140,25 +194,36 @@ def requested_key(error: BaseException) -> str | None:
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in a line, with what the last of those that led to it says, where that is something else."""
-    links = [link for link in _chain(error) if not isinstance(link, RequestError) and not type(link).__module__.startswith("zarr.")] or [error]
+    """What an error says, in a line, with what the last of those that led to it says, where that is
+    something else."""
+    links = [
+        link
+        for link in _chain(error)
+        if not isinstance(link, RequestError) and not type(link).__module__.startswith("zarr.")
+    ] or [error]
     first, last = _line(links[0]), _line(links[-1])
-    told = (last in first or first in last or not isinstance(links[-1], OSError)) or len(last) > _LONGEST_REASON
-    return first if told else f"{first} ({last})"
+    reported = (last in first or first in last or not isinstance(links[-1], OSError)) or len(
+        last
+    ) > _LONGEST_REASON
+    return first if reported else f"{first} ({last})"
 
 
 def _line(error: BaseException) -> str:
     text = str(error).strip().partition("\n")[0].strip()
     status = getattr(error, "status", None)
     if not text:
-        return type(error).__name__ if status is None else f"{type(error).__name__}, status {status}"
+        return (
+            type(error).__name__ if status is None else f"{type(error).__name__}, status {status}"
+        )
     return text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON] + "..."
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: list[BaseException] = []
     link: BaseException | None = error
-    while link is not None and len(seen) < _LONGEST_CHAIN and not any(link is known for known in seen):
+    while (
+        link is not None and len(seen) < _LONGEST_CHAIN and not any(link is known for known in seen)
+    ):
         yield link
         seen.append(link)
         link = _cause(link)
@@ -173,7 +238,9 @@ def _cause(error: BaseException) -> BaseException | None:
 def _lacks_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "can't start new thread" in str(error))
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+    )
 
 
 def _names(error: BaseException) -> Iterator[str]:
@@ -189,12 +256,18 @@ def _of_answer(error: BaseException) -> Failure | None:
     response = getattr(error, "response", None)
     if isinstance(response, Mapping):  # botocore's
         code = str(_part(response, "Error", "Code"))
-        return _OF_CODE.get(code) or _of_status(_part(response, "ResponseMetadata", "HTTPStatusCode")) or _of_status(code)
+        return (
+            _OF_CODE.get(code)
+            or _of_status(_part(response, "ResponseMetadata", "HTTPStatusCode"))
+            or _of_status(code)
+        )
     numbers = [getattr(error, name, None) for name in ("status", "status_code", "code")]
     numbers.append(getattr(response, "status_code", None))  # of requests and httpx
     if any(name.startswith("obstore.") for name in _names(error)):
         text = str(error)
-        named = next((meaning for code, meaning in _OF_CODE.items() if f"<Code>{code}</Code>" in text), None)
+        named = next(
+            (meaning for code, meaning in _OF_CODE.items() if f"<Code>{code}</Code>" in text), None
+        )
         if named is not None:
             return named
         numbers += _STATUS_IN_TEXT.findall(text)[:1]
@@ -222,9 +295,13 @@ def _of_status(status: Any) -> Failure | None:
 
 
 def _of_type(error: BaseException, requested: bool) -> Failure | None:
-    """By what kind of error it is; None where that says nothing. One of the operating system without a
-    number is a file system's word for anything, if it comes from a request, and else a codec's."""
-    if isinstance(error, ssl.SSLCertVerificationError | BadGzipFile | io.UnsupportedOperation | FileExistsError):
+    """By what kind of error it is; None where that says nothing. One of the operating system
+    without a number is a file system's word for anything, if it comes from a request, and else a
+    codec's."""
+    if isinstance(
+        error,
+        ssl.SSLCertVerificationError | BadGzipFile | io.UnsupportedOperation | FileExistsError,
+    ):
         return Failure.OTHER
     if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
         return Failure.ABSENT
@@ -243,7 +320,9 @@ def _of_type(error: BaseException, requested: bool) -> Failure | None:
     if isinstance(error, TimeoutError | ConnectionError | ssl.SSLError):
         return Failure.PASSING
     if error.errno is None:
-        status = _STATUS_AT_FRONT.match(str(error))  # as some file systems hand on what was answered
+        status = _STATUS_AT_FRONT.match(
+            str(error)
+        )  # as some file systems hand on what was answered
         answered = None if status is None else _of_status(status[1])
         return (answered or Failure.PASSING) if requested else Failure.OTHER
     return _OF_ERRNO.get(error.errno, Failure.OTHER)
@@ -251,5 +330,7 @@ def _of_type(error: BaseException, requested: bool) -> Failure | None:
 
 def _tells_of_nobody(error: BaseException) -> bool:
     if isinstance(error, OSError):
-        return isinstance(error, socket.gaierror) or _OF_ERRNO.get(error.errno or 0) is Failure.NOBODY
+        return (
+            isinstance(error, socket.gaierror) or _OF_ERRNO.get(error.errno or 0) is Failure.NOBODY
+        )
     return "obstore.GenericError" in _names(error) and _NOBODY_TEXT.search(str(error)) is not None

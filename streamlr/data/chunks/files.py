@@ -15,7 +15,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.data.chunks.decoding import DamagedChunkError, Decoder, chunk_decoder, chunk_decoder_v2, crc32c
+from streamlr.data.chunks.decoding import (
+    DamagedChunkError,
+    Decoder,
+    chunk_decoder,
+    chunk_decoder_v2,
+    crc32c,
+)
 from streamlr.data.source import Buffer
 
 NO_CHUNK = 2**64 - 1
@@ -71,17 +77,22 @@ class ChunkFiles:
     """What stands between the coordinates."""
     shards: ShardLayout | None = None
     """How chunks are packed into shards, where they are."""
-    _indices: OrderedDict[tuple[int, ...], ShardIndex] = field(default_factory=OrderedDict, repr=False)
+    _indices: OrderedDict[tuple[int, ...], ShardIndex] = field(
+        default_factory=OrderedDict, repr=False
+    )
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def path_of(self, index: tuple[int, ...]) -> Path:
         """The file that holds a chunk (or, with shards, the shard of a chunk)."""
         if self.shards is not None:
-            index = tuple(i // per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
+            index = tuple(
+                i // per for i, per in zip(index, self.shards.chunks_per_shard, strict=True)
+            )
         return self.directory / (self.key_prefix + self.key_separator.join(str(i) for i in index))
 
     def read(self, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer) -> None:
-        """Read one whole chunk into ``out``, C-contiguous, of the shape of a chunk; ``buffer`` lends memory for its stored bytes.
+        """Read one whole chunk into ``out``, C-contiguous, of the shape of a chunk; ``buffer``
+        lends memory for its stored bytes.
 
         Raises
         ------
@@ -108,7 +119,8 @@ class ChunkFiles:
             raise MissingChunkError from None
 
     def read_rows(self, index: tuple[int, ...], first: int, out: NDArray[Any]) -> None:
-        """Read some rows of a chunk that is stored as it is, from its row ``first`` on, into ``out``, C-contiguous and as wide as the chunk.
+        """Read some rows of a chunk that is stored as it is, from its row ``first`` on, into
+        ``out``, C-contiguous and as wide as the chunk.
 
         Raises as `read` does.
         """
@@ -131,7 +143,8 @@ class ChunkFiles:
             return b""  # the read that follows will tell
 
     def prefetch(self, index: tuple[int, ...]) -> None:
-        """Ask the operating system to bring the file of a chunk into memory meanwhile; a hint, so failures do not matter."""
+        """Ask the operating system to bring the file of a chunk into memory meanwhile; a hint, so
+        failures do not matter."""
         if self.shards is not None or not hasattr(os, "posix_fadvise"):
             return
         try:
@@ -144,14 +157,19 @@ class ChunkFiles:
             os.close(descriptor)
 
     def missing(self) -> Iterator[tuple[int, ...]]:
-        """Chunks (or first chunks of shards) that have no file, by listing directories rather than asking for each."""
+        """Chunks (or first chunks of shards) that have no file, by listing directories rather than
+        asking for each."""
         per = self.shards.chunks_per_shard if self.shards is not None else (1,) * len(self.grid)
         listed: dict[Path, set[str]] = {}
-        for index in _indices([range(0, size, step) for size, step in zip(self.grid, per, strict=True)]):
+        for index in _indices(
+            [range(0, size, step) for size, step in zip(self.grid, per, strict=True)]
+        ):
             path = self.path_of(index)
             names = listed.get(path.parent)
             if names is None:
-                names = listed[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+                names = listed[path.parent] = (
+                    set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+                )
             if path.name not in names:
                 yield index
 
@@ -163,19 +181,33 @@ class ChunkFiles:
         """Bytes of the largest chunk file (of the largest shard)."""
         return max((status.st_size for status in chunk_statuses(self.directory)), default=0)
 
-    def _read_from_shard(self, descriptor: int, size: int, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer) -> None:
+    def _read_from_shard(
+        self, descriptor: int, size: int, index: tuple[int, ...], out: NDArray[Any], buffer: Buffer
+    ) -> None:
         assert self.shards is not None
         shard = tuple(i // per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
-        within = tuple(i % per for i, per in zip(index, self.shards.chunks_per_shard, strict=True))
+        call_with_timeout = tuple(
+            i % per for i, per in zip(index, self.shards.chunks_per_shard, strict=True)
+        )
         where = self._index_of(descriptor, shard)
-        offset, nbytes = (int(value) for value in where.entries[within])
+        offset, nbytes = (int(value) for value in where.entries[call_with_timeout])
         if offset == NO_CHUNK and nbytes == NO_CHUNK:
             raise MissingChunkError
-        first, last = (0, size - self.shards.index_bytes) if self.shards.at_end else (self.shards.index_bytes, size)
+        first, last = (
+            (0, size - self.shards.index_bytes)
+            if self.shards.at_end
+            else (self.shards.index_bytes, size)
+        )
         if not first <= offset <= offset + nbytes <= last:
-            raise DamagedChunkError(f"the chunks of its shard lie at {first} to {last}, but by the index it lies at {offset} to {offset + nbytes}")
-        if where.overlapping[within]:
-            raise DamagedChunkError(f"by the index of its shard it lies at {offset} to {offset + nbytes}, where another chunk lies too")
+            raise DamagedChunkError(
+                f"the chunks of its shard lie at {first} to {last}, but by the index it lies at "
+                f"{offset} to {offset + nbytes}"
+            )
+        if where.overlapping[call_with_timeout]:
+            raise DamagedChunkError(
+                f"by the index of its shard it lies at {offset} to {offset + nbytes}, where "
+                "another chunk lies too"
+            )
         encoded = buffer.encoded(nbytes)
         read_exactly(descriptor, encoded, offset)
         self.decoder.decode(encoded.data, out)
@@ -185,7 +217,11 @@ class ChunkFiles:
             where = self._indices.get(shard)
         if where is None:
             assert self.shards is not None
-            at = max(0, os.fstat(descriptor).st_size - self.shards.index_bytes) if self.shards.at_end else 0
+            at = (
+                max(0, os.fstat(descriptor).st_size - self.shards.index_bytes)
+                if self.shards.at_end
+                else 0
+            )
             where = read_shard_index(os.pread(descriptor, self.shards.index_bytes, at), self.shards)
             with self._lock:
                 self._indices[shard] = where
@@ -219,7 +255,9 @@ def read_exactly(descriptor: int, out: NDArray[np.uint8], offset: int) -> None:
     while done < len(view):
         got = os.preadv(descriptor, [view[done:]], offset + done)
         if got == 0:
-            raise DamagedChunkError(f"its file ended after {done} of {len(view)} bytes while it was read")
+            raise DamagedChunkError(
+                f"its file ended after {done} of {len(view)} bytes while it was read"
+            )
         done += got
 
 
@@ -247,28 +285,47 @@ def read_shard_index(raw: bytes, layout: ShardLayout) -> ShardIndex:
         When they are too few or their checksum is wrong.
     """
     if len(raw) != layout.index_bytes:
-        raise DamagedChunkError(f"its shard has {len(raw)} bytes where an index of {layout.index_bytes} is due")
+        raise DamagedChunkError(
+            f"its shard has {len(raw)} bytes where an index of {layout.index_bytes} is due"
+        )
     if layout.checksummed:
         raw, (stored,) = raw[:-4], struct.unpack("<I", raw[-4:])
         if crc32c(raw) != stored:
-            raise DamagedChunkError(f"the index of its shard has checksum crc32c {crc32c(raw):08x}, stored was {stored:08x}")
-    entries = np.frombuffer(raw, dtype=layout.dtype).astype(np.uint64).reshape(*layout.chunks_per_shard, 2)
+            raise DamagedChunkError(
+                f"the index of its shard has checksum crc32c {crc32c(raw):08x}, stored was "
+                f"{stored:08x}"
+            )
+    entries = (
+        np.frombuffer(raw, dtype=layout.dtype)
+        .astype(np.uint64)
+        .reshape(*layout.chunks_per_shard, 2)
+    )
     return ShardIndex(entries, _overlapping(entries))
 
 
 def _overlapping(entries: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """Entries that share bytes with another: no writer makes such an index, and each alone would look sound."""
+    """Entries that share bytes with another: no writer makes such an index, and each alone would
+    look sound."""
     starts, lengths = entries[..., 0].ravel(), entries[..., 1].ravel()
     there = np.flatnonzero((starts != NO_CHUNK) & (lengths > 0))
     order = there[np.argsort(starts[there], kind="stable")]
-    starts, ends = starts[order], np.where(lengths[order] > NO_CHUNK - starts[order], np.uint64(NO_CHUNK), starts[order] + lengths[order])
+    starts, ends = (
+        starts[order],
+        np.where(
+            lengths[order] > NO_CHUNK - starts[order],
+            np.uint64(NO_CHUNK),
+            starts[order] + lengths[order],
+        ),
+    )
     found = np.zeros(entries.shape[:-1], dtype=np.bool_)
     found.ravel()[order[:-1]] |= starts[1:] < ends[:-1]
     found.ravel()[order[1:]] |= starts[1:] < np.maximum.accumulate(ends)[:-1]
     return found
 
 
-def chunk_files(root: Path, path: str, metadata: Mapping[str, Any], shape: tuple[int, ...]) -> ChunkFiles | None:
+def chunk_files(
+    root: Path, path: str, metadata: Mapping[str, Any], shape: tuple[int, ...]
+) -> ChunkFiles | None:
     """The chunk files of an array, or None where its layout is one that only Zarr itself reads.
 
     Parameters
@@ -286,7 +343,11 @@ def chunk_files(root: Path, path: str, metadata: Mapping[str, Any], shape: tuple
         return _files_v2(root / path, metadata, shape)
     grid = metadata["chunk_grid"]
     keys = metadata["chunk_key_encoding"]
-    if grid["name"] != "regular" or keys["name"] not in ("default", "v2") or metadata.get("storage_transformers"):
+    if (
+        grid["name"] != "regular"
+        or keys["name"] not in ("default", "v2")
+        or metadata.get("storage_transformers")
+    ):
         return None
     outer = tuple(grid["configuration"]["chunk_shape"])
     codecs = [dict(codec) for codec in metadata["codecs"]]
@@ -303,15 +364,32 @@ def chunk_files(root: Path, path: str, metadata: Mapping[str, Any], shape: tuple
         return None
     default = keys["name"] == "default"
     separator = (keys.get("configuration") or {}).get("separator", "/" if default else ".")
-    return ChunkFiles(root / path, chunk_shape, _grid(shape, chunk_shape), decoder, "c" + separator if default else "", separator, shards)
+    return ChunkFiles(
+        root / path,
+        chunk_shape,
+        _grid(shape, chunk_shape),
+        decoder,
+        "c" + separator if default else "",
+        separator,
+        shards,
+    )
 
 
-def _files_v2(directory: Path, metadata: Mapping[str, Any], shape: tuple[int, ...]) -> ChunkFiles | None:
+def _files_v2(
+    directory: Path, metadata: Mapping[str, Any], shape: tuple[int, ...]
+) -> ChunkFiles | None:
     decoder = chunk_decoder_v2(metadata)
     if decoder is None:
         return None
     chunk_shape = tuple(metadata["chunks"])
-    return ChunkFiles(directory, chunk_shape, _grid(shape, chunk_shape), decoder, "", metadata.get("dimension_separator", "."))
+    return ChunkFiles(
+        directory,
+        chunk_shape,
+        _grid(shape, chunk_shape),
+        decoder,
+        "",
+        metadata.get("dimension_separator", "."),
+    )
 
 
 def shard_layout(metadata: Mapping[str, Any]) -> ShardLayout | None:
@@ -323,13 +401,23 @@ def shard_layout(metadata: Mapping[str, Any]) -> ShardLayout | None:
     if len(codecs) != 1 or index_names not in (["bytes"], ["bytes", "crc32c"]):
         return None
     outer = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    per_shard = tuple(size // part for size, part in zip(outer, options["chunk_shape"], strict=True))
-    location = getattr(options.get("index_location", "end"), "value", options.get("index_location", "end"))
-    return ShardLayout(per_shard, location == "end", "crc32c" in index_names, ">u8" if getattr(order, "value", order) == "big" else "<u8")
+    per_shard = tuple(
+        size // part for size, part in zip(outer, options["chunk_shape"], strict=True)
+    )
+    location = getattr(
+        options.get("index_location", "end"), "value", options.get("index_location", "end")
+    )
+    return ShardLayout(
+        per_shard,
+        location == "end",
+        "crc32c" in index_names,
+        ">u8" if getattr(order, "value", order) == "big" else "<u8",
+    )
 
 
 def _indices(ranges: Sequence[range]) -> Iterator[tuple[int, ...]]:
-    """As `itertools.product`, which would first list every range: damaged metadata may claim any number of chunks."""
+    """As `itertools.product`, which would first list every range: damaged metadata may claim any
+    number of chunks."""
     if not ranges:
         yield ()
         return

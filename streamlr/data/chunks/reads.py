@@ -95,22 +95,23 @@ def give_up() -> None:
 
 
 def may_wait_for_ever() -> bool:
-    """Whether there may be a thread that waits for an answer, so that this process would not end."""
+    """Whether there may be a thread that waits for an answer, so that this process would not
+    end."""
     return _given_up or bool(_readings)
 
 
 @contextmanager
-def watched(look: Callable[[], None]) -> Iterator[None]:
-    """Have ``look`` called twice a second meanwhile, by another thread; it says what is to be said, of
-    reads too."""
+def watched(session: Callable[[], None]) -> Iterator[None]:
+    """Have ``look`` called twice a second meanwhile, by another thread; it says what is to be said,
+    of reads too."""
     with _lock:
-        _watchers.append(look)
+        _watchers.append(session)
     _wake()
     try:
         yield
     finally:
         with _lock:
-            _watchers.remove(look)
+            _watchers.remove(session)
 
 
 def readings() -> list[Reading]:
@@ -118,8 +119,9 @@ def readings() -> list[Reading]:
     return sorted(list(_readings.values()), key=lambda reading: reading.since)
 
 
-def told(least_seconds: float = 0.0) -> str:
-    """What is read, for a message that goes on with it; empty where nothing has been for so long."""
+def reported(least_seconds: float = 0.0) -> str:
+    """What is read, for a message that goes on with it; empty where nothing has been for so
+    long."""
     long = [reading for reading in readings() if reading.seconds >= least_seconds]
     if not long:
         return ""
@@ -148,8 +150,8 @@ def _speak() -> None:
         time.sleep(_LOOK_SECONDS)
         with _lock:
             watchers = list(_watchers)
-        for look in watchers:
-            look()
+        for session in watchers:
+            session()
         if not watchers and not _quiet:
             _speak_of_reads()
 

@@ -1,9 +1,9 @@
-"""Reads that fail for a moment, as networks and their file systems do, and are tried again; and what a
-person is told of reads that take long.
+"""Reads that fail for a moment, as networks and their file systems do, and are tried again; and
+what a person is told of reads that take long.
 
-Each attempt at something far away has a time-out, since a server may take a request and never answer
-it. The time-out grows each time that it was not enough: what it would take to fetch a large chunk over
-a slow line is known to nobody beforehand.
+Each attempt at something far away has a time-out, since a server may take a request and never
+answer it. The time-out grows each time that it was not enough: what it would take to fetch a large
+chunk over a slow line is known to nobody beforehand.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from typing import Any, TypeVar
 from streamlr.data.chunks.failures import Failure, failure_of, reason
 from streamlr.data.chunks.files import MissingChunkError
 from streamlr.data.chunks.reads import Reading, give_up, under_way
-from streamlr.errors import ChunkError, StreamlrError
+from streamlr.errors import ChunkError, StreamlrError, option
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 300.0
+_GO_ON = f"add {option('resume')} to go on from the last checkpoint"
 _FIRST_WAIT_SECONDS = 0.1
 _LONGEST_WAIT_SECONDS = 20.0
 _ATTEMPT_SECONDS = 60.0
@@ -42,10 +43,13 @@ _untold = 0
 
 
 class UnreadableError(Exception):
-    """What was read could not be, however often it was tried. The caller adds what, and what to do."""
+    """What was read could not be, however often it was tried. The caller adds what, and what to
+    do."""
 
     def __init__(self, attempts: int, seconds: float, failure: Failure, why: str) -> None:
-        super().__init__(f"in {attempts} attempt{'s' * (attempts > 1)} within {seconds:.0f} s: {why}")
+        super().__init__(
+            f"in {attempts} attempt{'s' * (attempts > 1)} within {seconds:.0f} s: {why}"
+        )
         self.failure = failure
 
 
@@ -66,8 +70,12 @@ class _Attempt:
 
 
 # both are seen by what the attempt runs in an event loop, in another thread
-_attempt: contextvars.ContextVar[_Attempt | None] = contextvars.ContextVar("streamlr_attempt", default=None)
-_stop: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("streamlr_stop", default=None)
+_attempt: contextvars.ContextVar[_Attempt | None] = contextvars.ContextVar(
+    "streamlr_attempt", default=None
+)
+_stop: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar(
+    "streamlr_stop", default=None
+)
 
 
 def stop_with(event: threading.Event) -> None:
@@ -107,13 +115,14 @@ class Retries:
         return max(min(_ATTEMPT_SECONDS, self.seconds or _ATTEMPT_SECONDS), self._timeout)
 
     def took(self, seconds: float) -> None:
-        """An attempt succeeded: the outage is over, if there was one, and others may take as long."""
+        """An attempt succeeded: the outage is over, if there was one, and others may take as
+        long."""
         self._failed = -math.inf
         self._timeout = max(self._timeout, 2 * seconds)
 
     def outage(self, since: float) -> tuple[float, int]:
-        """Seconds for which nothing could be read, and attempts meanwhile; to be asked at each failure
-        of what is read since then."""
+        """Seconds for which nothing could be read, and attempts meanwhile; to be asked at each
+        failure of what is read since then."""
         now = time.monotonic()
         with _lock:
             if now - self._failed >= max(_ABOUT_ONE_OUTAGE_SECONDS, 2 * self.timeout()):
@@ -123,10 +132,12 @@ class Retries:
             return now - min(self._began, since), self._attempts
 
 
-def retried(read: Callable[[], T], what: Callable[[], str], how: Retries, *, fetch_again: bool = False) -> T:
+def retried(
+    read: Callable[[], T], what: Callable[[], str], how: Retries, *, fetch_again: bool = False
+) -> T:
     """What ``read`` returns, in as many attempts as there is time for, between which it waits twice
-    as long each time, with some chance, so that the many that meet with one failure do not come back
-    as one.
+    as long each time, with some chance, so that the many that meet with one failure do not come
+    back as one.
 
     Parameters
     ----------
@@ -137,8 +148,8 @@ def retried(read: Callable[[], T], what: Callable[[], str], how: Retries, *, fet
     how
         How long it is tried, and whether an attempt has a time-out.
     fetch_again
-        Whether to fetch once or twice more what came from afar and cannot be decoded: it may have been
-        cut short, or be the answer of some other server.
+        Whether to fetch once or twice more what came from afar and cannot be decoded: it may have
+        been cut short, or be the answer of some other server.
 
     Raises
     ------
@@ -181,11 +192,23 @@ def _settle(error: Exception, reading: Reading, how: Retries, fetch_again: bool)
         seconds, attempts = how.outage(reading.since)
         reading.seconds_left = how.seconds_for(failure) - seconds
         if reading.seconds_left <= 0:
-            raise UnreadableError(max(attempts, reading.attempts), seconds, failure, reading.why) from error
-    elif not (fetch_again and failure is Failure.OTHER and how.seconds > 0 and reading.attempts < _FETCHES
-              and not isinstance(error, MissingChunkError | StreamlrError)):
+            raise UnreadableError(
+                max(attempts, reading.attempts), seconds, failure, reading.why
+            ) from error
+    elif not (
+        fetch_again
+        and failure is Failure.OTHER
+        and how.seconds > 0
+        and reading.attempts < _FETCHES
+        and not isinstance(error, MissingChunkError | StreamlrError)
+    ):
         raise error
-    log.info("%s could not be read (%s), in attempt %d; trying again", reading.what(), reading.why, reading.attempts)
+    log.info(
+        "%s could not be read (%s), in attempt %d; trying again",
+        reading.what(),
+        reading.why,
+        reading.attempts,
+    )
 
 
 def _rest(reading: Reading) -> None:
@@ -207,8 +230,8 @@ def _refuse_stopped(error: Exception | None) -> None:
 
 
 async def limited(request: Coroutine[Any, Any, T]) -> T:
-    """What a request to somewhere else answers, within the time of the attempt that it is part of, or
-    of one that begins now.
+    """What a request to somewhere else answers, within the time of the attempt that it is part of,
+    or of one that begins now.
 
     Raises
     ------
@@ -219,7 +242,9 @@ async def limited(request: Coroutine[Any, Any, T]) -> T:
     """
     attempt = _attempt.get() or _Attempt(_ATTEMPT_SECONDS, time.monotonic(), None)
     task = asyncio.ensure_future(request)
-    task.add_done_callback(lambda done: None if done.cancelled() else done.exception())  # or it would be complained of
+    task.add_done_callback(
+        lambda done: None if done.cancelled() else done.exception()
+    )  # or it would be complained of
     try:
         while not task.done():
             left = attempt.began + attempt.seconds - time.monotonic()
@@ -236,15 +261,22 @@ async def limited(request: Coroutine[Any, Any, T]) -> T:
 
 
 def unread(what: str, error: Exception, retries: Retries) -> ChunkError:
-    """What is told in the middle of a run of what could not be read, though nothing says that it is not sound."""
+    """What is told in the middle of a run of what could not be read, though nothing says that it is
+    not sound."""
     if isinstance(error, UnreadableError):
-        return ChunkError(f"{what} cannot be read, {error}; see to the disk or the network, then add --resume to go on from the last checkpoint "
-                          f"(data.retry_seconds, {retries.seconds:g}, says for how long it is tried)")
+        return ChunkError(
+            f"{what} cannot be read, {error}; see to the disk or the network, then {_GO_ON} "
+            f"(data.retry_seconds, {retries.seconds:g}, says for how long it is tried)"
+        )
     why = retries.scrub(reason(error))
     if failure_of(error) is Failure.REFUSED:
-        return ChunkError(f"{what} cannot be read: access is refused ({why}); renew the credentials, or the right to read it, then add --resume to go on "
-                          "from the last checkpoint")
-    return ChunkError(f"{what} cannot be read: {why}; see to the disk or the network, then add --resume to go on from the last checkpoint")
+        return ChunkError(
+            f"{what} cannot be read: access is refused ({why}); renew the credentials, or the "
+            f"right to read it, then {_GO_ON}"
+        )
+    return ChunkError(
+        f"{what} cannot be read: {why}; see to the disk or the network, then {_GO_ON}"
+    )
 
 
 def take_read_retries() -> int:

@@ -39,17 +39,23 @@ class FarStore(WrapperStore[Store]):
     def wrapped(self) -> Store:
         return self._store
 
-    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> ZarrBuffer | None:
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> ZarrBuffer | None:
         try:
             return await limited(super().get(key, prototype, byte_range))
         except Exception as error:  # file systems raise whatever they like
             if is_metadata(key) and failure_of(error) is Failure.REFUSED:
-                log.info("%s: taken for absent, since access is refused (%s)", key, type(error).__name__)
+                log.info(
+                    "%s: taken for absent, since access is refused (%s)", key, type(error).__name__
+                )
                 self.refusal = error
                 return None
             raise RequestError(key) from error
 
-    async def get_partial_values(self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]) -> list[ZarrBuffer | None]:
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[ZarrBuffer | None]:
         wanted = list(key_ranges)
         try:
             return await limited(super().get_partial_values(prototype, wanted))
@@ -75,7 +81,9 @@ def _collected(names: AsyncIterator[str]) -> Coroutine[Any, Any, list[str]]:
     return collect()
 
 
-def fetch_shard_index(array: zarr.Array[Any], shard: tuple[int, ...], layout: ShardLayout) -> ShardIndex:
+def fetch_shard_index(
+    array: zarr.Array[Any], shard: tuple[int, ...], layout: ShardLayout
+) -> ShardIndex:
     """Where the chunks of a shard lie, wherever that is.
 
     Raises
@@ -83,7 +91,11 @@ def fetch_shard_index(array: zarr.Array[Any], shard: tuple[int, ...], layout: Sh
     DamagedChunkError
         When that cannot be.
     """
-    request: ByteRequest = SuffixByteRequest(layout.index_bytes) if layout.at_end else RangeByteRequest(0, layout.index_bytes)
+    request: ByteRequest = (
+        SuffixByteRequest(layout.index_bytes)
+        if layout.at_end
+        else RangeByteRequest(0, layout.index_bytes)
+    )
     key = array.metadata.encode_chunk_key(shard)
     raw = sync((array.store_path / key).get(default_buffer_prototype(), request))
     where = read_shard_index(b"" if raw is None else raw.to_bytes(), layout)
@@ -93,10 +105,15 @@ def fetch_shard_index(array: zarr.Array[Any], shard: tuple[int, ...], layout: Sh
 
 
 def is_far(store: Store) -> bool:
-    """Whether a store lies elsewhere, as far as that is known: not in files, a zip file or memory."""
+    """Whether a store lies elsewhere, as far as that is known: not in files, a zip file or
+    memory."""
     return not isinstance(store, LocalStore | ZipStore | MemoryStore | FarStore)
 
 
 def with_time_outs(array: zarr.Array[Any]) -> zarr.Array[Any]:
     """The same array, read through a `FarStore` where it lies elsewhere."""
-    return zarr.open_array(FarStore(array.store), path=array.path, mode="r") if is_far(array.store) else array
+    return (
+        zarr.open_array(FarStore(array.store), path=array.path, mode="r")
+        if is_far(array.store)
+        else array
+    )

@@ -1,7 +1,9 @@
-"""What xarray and others write beside an array, by which its values or axes mean something else than they seem to.
+"""What xarray and others write beside an array, by which its values or axes mean something else
+than they seem to.
 
-The CF conventions keep a number as ``(value - add_offset) / scale_factor``, often in a small integer, and an unsigned one as ``_Unsigned``.
-To train on what is stored would give a model of the codes, and nobody would be told. What stands for missing values: `streamlr.data.conventions.marks`.
+The CF conventions keep a number as ``(value - add_offset) / scale_factor``, often in a small
+integer, and an unsigned one as ``_Unsigned``. To train on what is stored would give a model of the
+codes, and nobody would be told. What stands for missing values: `streamlr.data.conventions.marks`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ _SIGN = "_Unsigned"
 
 
 def refuse_odd_attributes(node: zarr.Array[Any] | zarr.Group, name: str) -> None:
-    """Refuse an array, or a group, whose attributes are no mapping, which Zarr opens and then cannot read.
+    """Refuse an array, or a group, whose attributes are no mapping, which Zarr opens and then
+    cannot read.
 
     Raises
     ------
@@ -29,8 +32,10 @@ def refuse_odd_attributes(node: zarr.Array[Any] | zarr.Group, name: str) -> None
     found: Any = node.metadata.attributes
     if not isinstance(found, Mapping):
         raise DtypeError(
-            f"the attributes of {name} are a {type(found).__name__} ({found!r:.40}), and must be a mapping of names to "
-            "values; mend its metadata (zarr.json or .zattrs), or write the array again")
+            f"the attributes of {name} are a {type(found).__name__} ({found!r:.40}), and must be "
+            "a mapping of names to "
+            "values; mend its metadata (zarr.json or .zattrs), or write the array again"
+        )
 
 
 def refuse_encoded(attributes: Mapping[str, Any], dtype: np.dtype[Any], name: str) -> None:
@@ -43,17 +48,28 @@ def refuse_encoded(attributes: Mapping[str, Any], dtype: np.dtype[Any], name: st
     """
     for key, harmless in _HARMLESS.items():
         if key in attributes and _number(attributes[key]) != harmless:
-            raise DtypeError(f"{name} has the attribute {key} {attributes[key]!r}, by which others decode its values; streamlr takes them as they are stored. "
-                             "Write the array decoded, or remove the attribute if what is stored is what is meant")
-    told = str(attributes.get(_SIGN, "")).lower()
-    if (told, dtype.kind) in (("true", "i"), ("false", "u")):
-        raise DtypeError(f"{name} has the attribute {_SIGN} {attributes[_SIGN]!r} and the type {dtype}: others read its values as "
-                         f"{'un' * (told == 'true')}signed ones, and streamlr takes them as they are stored. Write the array decoded, or remove the attribute "
-                         "if what is stored is what is meant")
+            raise DtypeError(
+                f"{name} has the attribute {key} {attributes[key]!r}, by which others decode its "
+                "values; streamlr takes them as they are stored. "
+                "Write the array decoded, or remove the attribute if what is stored is what is "
+                "meant"
+            )
+    reported = str(attributes.get(_SIGN, "")).lower()
+    if (reported, dtype.kind) in (("true", "i"), ("false", "u")):
+        raise DtypeError(
+            f"{name} has the attribute {_SIGN} {attributes[_SIGN]!r} and the type {dtype}: others "
+            "read its values as "
+            f"{'un' * (reported == 'true')}signed ones, and streamlr takes them as they are "
+            "stored. Write the array decoded, or remove the attribute "
+            "if what is stored is what is meant"
+        )
 
 
-def refuse_turned(features: Sequence[str], others: Mapping[str, Sequence[str]], sample_axis: int, name: str) -> None:
-    """Refuse features whose named axes say that the examples lie along the other one, which no shape tells where both are of one length.
+def refuse_turned(
+    features: Sequence[str], others: Mapping[str, Sequence[str]], sample_axis: int, name: str
+) -> None:
+    """Refuse features whose named axes say that the examples lie along the other one, which no
+    shape tells where both are of one length.
 
     Parameters
     ----------
@@ -73,12 +89,17 @@ def refuse_turned(features: Sequence[str], others: Mapping[str, Sequence[str]], 
         return
     for other, axes in others.items():
         if list(axes) == [features[1 - sample_axis]]:
-            raise ShapeError(f"the axes of {name} are named {features[0]!r} and {features[1]!r}, and that of {other} {axes[0]!r}: the examples lie along axis "
-                             f"{1 - sample_axis}, and data.sample_axis is {sample_axis}; set data.sample_axis: {1 - sample_axis}, or correct the names")
+            raise ShapeError(
+                f"the axes of {name} are named {features[0]!r} and {features[1]!r}, and that of "
+                f"{other} {axes[0]!r}: the examples lie along axis "
+                f"{1 - sample_axis}, and data.sample_axis is {sample_axis}; set data.sample_axis: "
+                f"{1 - sample_axis}, or correct the names"
+            )
 
 
 def axes_of(array: zarr.Array[Any]) -> tuple[str, ...]:
-    """Names of the axes: in the metadata of Zarr 3, or as xarray's attribute in Zarr 2; none where they have none."""
+    """Names of the axes: in the metadata of Zarr 3, or as xarray's attribute in Zarr 2; none where
+    they have none."""
     names = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
     return tuple(str(name) for name in names) if isinstance(names, list | tuple) else ()
 
@@ -86,4 +107,3 @@ def axes_of(array: zarr.Array[Any]) -> tuple[str, ...]:
 def _number(value: Any) -> Any:
     """The number in a list of one, as some writers have it; anything else as it is."""
     return value[0] if isinstance(value, list) and len(value) == 1 else value
-

@@ -101,10 +101,10 @@ def codes_of(
     stored
         What reads an array.
     """
-    told = text.attrs.get(CODES)
-    if not isinstance(told, str) or not isinstance(wrapped_store(text), LocalStore):
+    reported = text.attrs.get(CODES)
+    if not isinstance(reported, str) or not isinstance(wrapped_store(text), LocalStore):
         return None
-    beside = f"{path.strip('/').rpartition('/')[0]}/{told}".lstrip("/")
+    beside = f"{path.strip('/').rpartition('/')[0]}/{reported}".lstrip("/")
     names = ("codes", "categories", _MARKS)
     codes, categories, marks = (find(f"{beside}/{name}") for name in names)
     if not all(isinstance(part, zarr.Array) for part in (codes, categories, marks)):

@@ -130,11 +130,11 @@ class Column:
     @property
     def identity(self) -> str:
         """Shape, type, chunks and codecs of its arrays, and its categories, as a digest."""
-        told = [array.identity for array in self.arrays]
-        if self._categories is None and len(told) == 1:
-            return told[0]
+        reported = [array.identity for array in self.arrays]
+        if self._categories is None and len(reported) == 1:
+            return reported[0]
         labels = () if self._categories is None else self._categories.tolist()
-        return hashlib.sha256(repr([*told, *labels]).encode()).hexdigest()
+        return hashlib.sha256(repr([*reported, *labels]).encode()).hexdigest()
 
     def footprint(self, rows: int) -> Footprint:
         """Memory of a read of so many rows; a thread keeps the last chunk of each array, and reads
@@ -312,11 +312,11 @@ def _mask(
         or tuple(mask.shape) != values.shape
         or mask.dtype.kind != "b"
     ):
-        told = "a group"
+        reported = "a group"
         if isinstance(mask, zarr.Array):
-            told = f"an array of {mask.dtype} and shape {mask.shape}"
+            reported = f"an array of {mask.dtype} and shape {mask.shape}"
         raise ShapeError(
-            f"{path}{opener.meaning.where} is {told}; expected bools of the shape "
+            f"{path}{opener.meaning.where} is {reported}; expected bools of the shape "
             f"{values.shape}, true where {name} is missing: write the column again"
         )
     marks, written = masked(name, path, opener.meaning), written_share(mask)
@@ -335,20 +335,19 @@ def written_share(mask: zarr.Array[Any]) -> float | None:
         return None
 
 
-def _old_categories(
-    name: str, node: zarr.Array[Any], opener: Opener
-) -> zarr.Array[Any] | None:
+def _old_categories(name: str, node: zarr.Array[Any], opener: Opener) -> zarr.Array[Any] | None:
     """The categories that an attribute of codes names, as in AnnData before 0.8; None if none."""
-    told = node.attrs.get("categories")
-    if not isinstance(told, str) or _OLD_CATEGORIES not in told.split("/"):
+    reported = node.attrs.get("categories")
+    if not isinstance(reported, str) or _OLD_CATEGORIES not in reported.split("/"):
         return None
     beside = name.strip("/").rpartition("/")[0]
-    for path in (f"{beside}/{told}".lstrip("/"), told):
+    for path in (f"{beside}/{reported}".lstrip("/"), reported):
         found = opener.find(path)
         if isinstance(found, zarr.Array):
             return found
     raise ShapeError(
-        f"{name}{opener.meaning.where} holds codes of the categories in {told!r}, and there is no "
+        f"{name}{opener.meaning.where} holds codes of the categories in {reported!r}, and there "
+        "is no "
         "such array; write the column again"
     )
 

@@ -12,8 +12,13 @@ from numpy.typing import NDArray
 from streamlr.data.conventions.texts import text_of
 
 _TIME_UNITS = {
-    "days": "D", "hours": "h", "minutes": "m", "seconds": "s", "milliseconds": "ms",
-    "microseconds": "us", "nanoseconds": "ns",
+    "days": "D",
+    "hours": "h",
+    "minutes": "m",
+    "seconds": "s",
+    "milliseconds": "ms",
+    "microseconds": "us",
+    "nanoseconds": "ns",
 }
 _OUR_CALENDARS = ("standard", "gregorian", "proleptic_gregorian")
 

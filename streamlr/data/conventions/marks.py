@@ -53,8 +53,8 @@ class Meaning:
 
     def of(self, name: str) -> str | None:
         """What the fill value of one array is; None where nobody said."""
-        told = self.fill_value
-        return told.get(name) if isinstance(told, Mapping) else told
+        reported = self.fill_value
+        return reported.get(name) if isinstance(reported, Mapping) else reported
 
     def takes_all(self, name: str) -> bool:
         """Whether all values of one array are values, whatever a convention has; what is said of
@@ -109,12 +109,12 @@ def marks_of(array: zarr.Array[Any], name: str, meaning: Meaning) -> Marks | Non
     if dtype.kind not in "biuf" + _TEXT:
         return None
     found: dict[Any, str] = {}
-    for told in (
+    for reported in (
         _stated(array, name, dtype, meaning),
         _fill_value(array, name, dtype, meaning),
         _of_vcf(name, dtype, meaning),
     ):
-        for mark, reason in told:
+        for mark, reason in reported:
             found.setdefault(mark, reason)
     if not found:
         return None

@@ -31,8 +31,11 @@ from streamlr.data.records import holds_pickles
 from streamlr.errors import ChunkError, DtypeError, ShapeError
 
 _FRAMES: dict[str, tuple[str, str | None]] = {
-    "layers": ("obs", "var"), "obsp": ("obs", "obs"), "varp": ("var", "var"),
-    "obsm": ("obs", None), "varm": ("var", None),
+    "layers": ("obs", "var"),
+    "obsp": ("obs", "obs"),
+    "varp": ("var", "var"),
+    "obsm": ("obs", None),
+    "varm": ("var", None),
 }
 """AnnData's frames along the two axes of what lies in a folder; None where nothing names them."""
 _VCF_NAMES = {"variants": "variant_id", "samples": "sample_id"}
@@ -81,18 +84,23 @@ class NamedAxis:
             return None
         except Exception as error:  # of damaged metadata Zarr makes whatever it likes
             raise self._unread(
-                error, f"{path} of {self.store}, which may name the features, cannot be opened",
-                "restore its metadata (zarr.json or .zarray), or remove it") from None
+                error,
+                f"{path} of {self.store}, which may name the features, cannot be opened",
+                "restore its metadata (zarr.json or .zarray), or remove it",
+            ) from None
         refuse_odd_attributes(node, f"{path!r} (names of the features) in {self.store!r}")
         return node
 
     def _unread(self, error: Exception, what: str, remedy: str) -> Exception:
-        """What is raised where something cannot be read: its own error, if it is not what is at fault."""
+        """What is raised where something cannot be read: its own error, if it is not what is at
+        fault."""
         if failure_of(error) is Failure.MEMORY:
             return error
         if isinstance(error, UnreadableError):
             return ChunkError(f"{what}, {error}; see to the disk or the network, then start again")
-        return ChunkError(f"{what} ({type(error).__name__}: {self.how.scrub(reason(error))}); {remedy}")
+        return ChunkError(
+            f"{what} ({type(error).__name__}: {self.how.scrub(reason(error))}); {remedy}"
+        )
 
     def values(self, array: zarr.Array[Any]) -> NDArray[Any]:
         """All of an array.
@@ -111,7 +119,9 @@ class NamedAxis:
             what = f"{path} of {self.store}"
             return np.asarray(retried(lambda: array[...], lambda: what, self.how, fetch_again=True))
         except Exception as error:  # codecs and stores raise whatever they like
-            raise self._unread(error, f"{what} cannot be read", "write that array again, or remove it") from None
+            raise self._unread(
+                error, f"{what} cannot be read", "write that array again, or remove it"
+            ) from None
 
     def column(self, path: str) -> Column:
         """A column of a frame of AnnData."""
@@ -130,7 +140,9 @@ class NamedAxis:
             fill = filled or not isinstance(array.store, RefuseMissing)
             return StoredArray(array, fill_missing=fill, direct=False, retries=self.how)
 
-        return open_column(path, Opener(part, self.node, stored, Meaning(where=f" of {self.store}")))
+        return open_column(
+            path, Opener(part, self.node, stored, Meaning(where=f" of {self.store}"))
+        )
 
 
 def _filled(array: zarr.Array[Any]) -> zarr.Array[Any]:
@@ -248,16 +260,18 @@ def _identifiers(where: NamedAxis, folder: str, array: zarr.Array[Any]) -> tuple
     places = _places(where, folder, len(names))
     if places is None:
         return names
-    return tuple(place if name in _NO_IDENTIFIER else name
-                 for name, place in zip(names, places, strict=True))
+    return tuple(
+        place if name in _NO_IDENTIFIER else name for name, place in zip(names, places, strict=True)
+    )
 
 
 def _places(where: NamedAxis, folder: str, count: int) -> Sequence[str] | None:
     """``chr1:12345:A:T`` of each variant; None where contigs or positions are not there."""
     wanted = ("contig_id", "variant_contig", "variant_position", "variant_allele")
     nodes = {name: where.node(folder + name) for name in wanted}
-    arrays = {name: where.values(node) for name, node in nodes.items()
-              if isinstance(node, zarr.Array)}
+    arrays = {
+        name: where.values(node) for name, node in nodes.items() if isinstance(node, zarr.Array)
+    }
     if any(name not in arrays for name in wanted[:3]):
         return None
     contigs = texts(arrays["contig_id"])
@@ -268,8 +282,10 @@ def _places(where: NamedAxis, folder: str, count: int) -> Sequence[str] | None:
     if numbers.min() < 0 or numbers.max() >= len(contigs):
         return None
     rows = zip(numbers.tolist(), positions.tolist(), alleles, strict=True)
-    return [":".join([contigs[number], str(position), *_known(texts(of))])
-            for number, position, of in rows]
+    return [
+        ":".join([contigs[number], str(position), *_known(texts(of))])
+        for number, position, of in rows
+    ]
 
 
 def _known(alleles: Sequence[str]) -> list[str]:

@@ -28,7 +28,13 @@ from streamlr.data.conventions.columns import (
 from streamlr.data.conventions.marks import MASK_SUFFIX, Meaning
 from streamlr.data.records import holds_pickles
 from streamlr.data.sources.far import has_no_listing
-from streamlr.errors import DtypeError, ShapeError, StoreNotFoundError, StoreUnreachableError
+from streamlr.errors import (
+    DtypeError,
+    ShapeError,
+    StoreNotFoundError,
+    StoreUnreachableError,
+    option,
+)
 
 _NAMED = 20
 _NONE = "no arrays"
@@ -83,7 +89,7 @@ def _unopened(error: Exception, what: str, config: DataConfig) -> Exception:
     if isinstance(error, UnreadableError):
         return StoreUnreachableError(
             f"{what} cannot be opened, {error}; see to the disk or the network, then start again, "
-            "or add --resume to go on with a run"
+            f"or add {option('resume')} to go on with a run"
         )
     why = f"{type(error).__name__}: {config.without_secrets(reason(error))}"
     return StoreNotFoundError(
@@ -217,7 +223,8 @@ def _held(contents: Callable[[], str], config: DataConfig) -> str:
 
 
 def _nearby(place: Place, name: str, key: str) -> str:
-    """What there is in the group that a path leads into, if there is one, else in which it begins."""
+    """What there is in the group that a path leads into, if there is one, else in which it
+    begins."""
     above, below, group = name.strip("/").rpartition("/")[0], "", place.group
     parent = group[above] if above and holds(place, above) else group
     if isinstance(parent, zarr.Group) and parent.path != group.path:

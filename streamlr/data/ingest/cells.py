@@ -124,7 +124,7 @@ def read_cells(texts: Any, gaps: GapWords) -> Cells:
     gap = mask_of(texts.is_null())
     numbers = _all_numbers(texts)
     if numbers is None:
-        return _told_apart(texts, gap, gaps)
+        return _set_apart(texts, gap, gaps)
     none = np.zeros(len(gap), dtype=bool)
     return Cells(texts, numbers, gap, (np.isnan(numbers) & ~gap) | gaps.among(numbers), none, none)
 
@@ -138,7 +138,7 @@ def _all_numbers(texts: Any) -> NDArray[np.float64] | None:
         return None
 
 
-def _told_apart(texts: Any, gap: Mask, gaps: GapWords) -> Cells:
+def _set_apart(texts: Any, gap: Mask, gaps: GapWords) -> Cells:
     trimmed = pc.ascii_trim_whitespace(texts)
     true, false, spelled = (
         mask_of(pc.is_in(trimmed, value_set=pa.array(words, pa.string())))

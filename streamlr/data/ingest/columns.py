@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamlr.errors import ConfigError, IngestError
+from streamlr.errors import ConfigError, IngestError, either
 
 _DELIMITERS = {"\\t": "\t", "tab": "\t"}
 _INDEX_NAMES = ("rownames", "row.names", "row_names", "rowname", "__null_dask_index__")
@@ -65,8 +65,8 @@ def delimiter_of(columns: Columns, default: str) -> str:
     asked = _DELIMITERS.get(columns.delimiter, columns.delimiter)
     if len(asked) != 1 or not asked.isascii() or asked in '"\r\n':
         raise ConfigError(
-            f"--delimiter {columns.delimiter!r} is not one character that separates columns; give "
-            "one, such as ';' or '|', or tab"
+            f"{either('--delimiter', 'delimiter')} {columns.delimiter!r} is not one character that "
+            "separates columns; give one, such as ';' or '|', or tab"
         )
     return default if asked == "," else asked
 
@@ -106,8 +106,8 @@ def choose(
     if columns.target in chosen or columns.weights in chosen:
         answer = columns.target if columns.target in chosen else columns.weights
         raise IngestError(
-            f"{path}: --features names {answer!r}, which is the target or the weights; a model "
-            "would be told its answer"
+            f"{path}: {either('--features', 'features')} names {answer!r}, which is the target or "
+            "the weights; a model would be told its answer"
         )
     for name in (*chosen, columns.target, columns.weights):
         if list(present).count(name or "") > 1 and name is not None:

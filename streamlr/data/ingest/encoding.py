@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from streamlr.errors import ConfigError, IngestError
+from streamlr.errors import ConfigError, IngestError, either, option
 
 _BLOCK_BYTES = 2**20
 
@@ -25,8 +25,8 @@ def python_encoding(name: str) -> str:
         return codecs.lookup(name).name
     except (LookupError, UnicodeError, ValueError) as error:
         raise ConfigError(
-            f"--encoding {name!r} is no encoding of text ({error}); give one such as utf-8, "
-            "latin-1, cp1252 or utf-16"
+            f"{either('--encoding', 'encoding')} {name!r} is no encoding of text ({error}); give "
+            "one such as utf-8, latin-1, cp1252 or utf-16"
         ) from error
 
 
@@ -60,7 +60,7 @@ def _in_another(path: Path, what: str, encoding: str, mark: bytes) -> IngestErro
     likely = [name for name in _likely(mark) if name != encoding]
     return IngestError(
         f"{path}: {what} no {encoding} text; name the encoding of the file, such as "
-        f"{' or '.join(f'--encoding {name}' for name in likely)}"
+        f"{' or '.join(option('encoding', name) for name in likely)}"
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from streamlr.data.ingest.column_facts import Span
 from streamlr.data.ingest.column_parts import Column, Part
 from streamlr.data.ingest.troubles import Trouble, label_troubles
+from streamlr.errors import Message, either
 
 TEXT = np.dtype("U")
 _Class = Literal["text", "code", "float", "int", "bool"]
@@ -131,15 +132,16 @@ def _joined(parts: Sequence[Part]) -> np.dtype[Any]:
 
 
 def _notes(column: Column, dtype: np.dtype[Any]) -> tuple[str, ...]:
-    notes = []
+    notes: list[str] = []
     code = column.total(lambda facts: facts.code)
     quoted = column.total(lambda facts: facts.quoted)
     if column.is_text and quoted is not None:
-        notes.append(
+        told = (
             f"labels in the column {column.name!r} that are spelled like a gap, but stand in "
-            f"quotes or are none by --na, are taken as labels: {quoted.count:,}, the first "
-            f"{quoted.value!r} in row {quoted.row} of {quoted.path}"
+            f"quotes or are none by {either('--na', 'na')}, are taken as labels: "
+            f"{quoted.count:,}, the first {quoted.value!r} in row {quoted.row} of {quoted.path}"
         )
+        notes.append(Message(told))
     if dtype == TEXT and not column.is_text:
         why = "no integer of 64 bits holds them all"
         if code is not None:

@@ -20,7 +20,7 @@ from streamlr.data.ingest.columns import Columns, absent
 from streamlr.data.ingest.label_types import settle_labels
 from streamlr.data.ingest.table import Layout, NamedTable
 from streamlr.data.ingest.troubles import Trouble, feature_troubles, refuse, weight_troubles
-from streamlr.errors import ConfigError, IngestError
+from streamlr.errors import ConfigError, IngestError, Message, both, either
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def survey_tables(
     refuse([*_troubles(features, weights, exact), *labels.troubles])
     if not features:
         raise IngestError(
-            "\n".join([f"{tables[0].path} has no column left to be a feature", *notes])
+            "\n".join([f"{tables[0].path} has no column left to be a feature", *map(both, notes)])
         )
     layout = Layout(
         tuple(column.name for column in features), len(features), layout_dtype, labels.dtype
@@ -109,7 +109,8 @@ def _common_features(tables: Sequence[NamedTable], columns: Columns) -> tuple[st
         if name not in present:
             raise absent(tables[0].path, name, tables[0].choice.present)
         if name in columns.drop and name in columns.keep:
-            raise ConfigError(f"--drop and --keep both name {name!r}; one of them is meant")
+            named = either("--drop and --keep", "drop and keep")
+            raise ConfigError(f"{named} both name {name!r}; one of them is meant")
     first = tables[0].choice.features
     for table in tables[1:]:
         ours = table.choice.features
@@ -117,8 +118,10 @@ def _common_features(tables: Sequence[NamedTable], columns: Columns) -> tuple[st
             sides = (("first", set(ours) - set(first)), ("second", set(first) - set(ours)))
             alone = ", ".join(f"only the {which} has {sorted(own)}" for which, own in sides if own)
             raise IngestError(
-                f"{table.path} and {tables[0].path} differ in their columns: {alone}; bring them to the "
-                "same columns, or leave out with --drop what not all of them have"
+                f"{table.path} and {tables[0].path} differ in their columns: {alone}; bring them "
+                "to the "
+                f"same columns, or leave out with {either('--drop', 'drop=')} what not all of them "
+                "have"
             )
     return first
 
@@ -167,7 +170,10 @@ def _why_left_out(column: Column) -> str | None:
 def _left_out_notes(tables: Sequence[NamedTable], left_out: dict[str, str]) -> list[str]:
     by_name = {name: why for table in tables for name, why in table.choice.left_out.items()}
     return [
-        f"left out the column {name!r} ({why}); --keep {shlex.quote(name)} brings it back"
+        Message(
+            f"left out the column {name!r} ({why}); "
+            f"{either(f'--keep {shlex.quote(name)}', f'keep={[name]!r}')} brings it back"
+        )
         for name, why in (by_name | left_out).items()
     ]
 

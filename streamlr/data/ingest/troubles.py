@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from streamlr.data.ingest.column_parts import Column, Part, Total
-from streamlr.errors import IngestError
+from streamlr.errors import IngestError, either
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,14 @@ class Trouble:
     """What is wrong, and what it needs."""
     droppable: bool = False
     """Whether the column can be left out."""
+
+
+_WHOLE = either("--dtype int64 or uint64", "dtype='int64' or 'uint64'")
+
+
+def _drop(name: str) -> str:
+    """What leaves a column out."""
+    return either(f"--drop {name!r}", f"drop={[name]!r}")
 
 
 def refuse(troubles: Sequence[Trouble]) -> None:
@@ -44,7 +52,9 @@ def refuse(troubles: Sequence[Trouble]) -> None:
         lines += [f"  {trouble.text}" for trouble in troubles]
         drop = dict.fromkeys(trouble.column for trouble in troubles if trouble.droppable)
         if drop:
-            options = " ".join(f"--drop {shlex.quote(name)}" for name in drop)
+            options = either(
+                " ".join(f"--drop {shlex.quote(name)}" for name in drop), f"drop={list(drop)!r}"
+            )
             lines.append(f"to go on without those that were to be features, add: {options}")
         raise IngestError("\n".join(lines))
 
@@ -100,11 +110,12 @@ def _not_numbers(column: Column) -> str | None:
         return (
             f"{text.path}, after row {max(0, text.row - 1)}: {text.value!r} in row {text.row} of "
             f"the column {name!r} is no number ({_of(text, column)} hold none); mend such rows, "
-            f"say with --na that they are gaps, or leave the column out with --drop {name!r}"
+            f"say with {either('--na', 'na=')} that they are gaps, or leave the column out with "
+            f"{_drop(name)}"
         )
     return (text is None and _mixed_truth(column)) or (
         f"{part.path}: the column {name!r} holds {_shown(part)}, not numbers; leave it out with "
-        f"--drop {name!r}, or {_encoded(part, column)} before"
+        f"{_drop(name)}, or {_encoded(part, column)} before"
     )
 
 
@@ -147,7 +158,7 @@ def _gaps(column: Column) -> str | None:
         return None
     remedy = "fill or drop such rows, then ingest again"
     if gaps.count == column.rows:
-        remedy = f"leave it out with --drop {column.name!r}"
+        remedy = f"leave it out with {_drop(column.name)}"
     return (
         f"{gaps.path}: row {gaps.row} has no value in the column {column.name!r} "
         f"({_of(gaps, column)} have none); {remedy}"
@@ -161,9 +172,12 @@ def _label_gaps(column: Column) -> str | None:
     if gaps.count == column.rows:
         return (
             f"{gaps.path}: the column {column.name!r} begins without labels, and none follows "
-            f"({_of(gaps, column)} have none); name another --target"
+            f"({_of(gaps, column)} have none); name another {either('--target', 'target')}"
         )
-    spelled = "; where NA is a label and no gap, put it in quotes, or say with --na what is a gap"
+    spelled = (
+        "; where NA is a label and no gap, put it in quotes, or say with "
+        f"{either('--na', 'na=')} what is a gap"
+    )
     return (
         f"{gaps.path}: row {gaps.row} has no label in the column {column.name!r}; drop such rows, "
         f"then ingest again ({_of(gaps, column)} have none{spelled * column.is_text})"
@@ -195,8 +209,8 @@ def _rounded(column: Column) -> str | None:
     if seen is None:
         return None
     return (
-        f"{_unlike_double(seen, column)}; scale that column, or leave it out with --drop "
-        f"{column.name!r} (--dtype int64 or uint64 keeps it, where all features are whole numbers)"
+        f"{_unlike_double(seen, column)}; scale that column, or leave it out with "
+        f"{_drop(column.name)} ({_WHOLE} keeps it, where all features are whole numbers)"
     )
 
 

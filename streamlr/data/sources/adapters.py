@@ -1,4 +1,5 @@
-"""Features that people bring as other things than plain arrays, read by rows: sparse matrices, Zarr arrays, Dask arrays and frames."""
+"""Features that people bring as other things than plain arrays, read by rows: sparse matrices, Zarr
+arrays, Dask arrays and frames."""
 
 from __future__ import annotations
 
@@ -16,7 +17,12 @@ from streamlr.data.conventions.texts import is_gap
 from streamlr.data.frames import FrameInMemory, frame_numbers
 from streamlr.data.source import Buffer, Rows, rows_of_memory_chunk
 from streamlr.data.sources.dask_rows import DaskArray, DaskFrame, DaskRows
-from streamlr.data.sources.sparse_rows import SparseMatrix, SparseRows, StoredMatrix, StoredSparseRows
+from streamlr.data.sources.sparse_rows import (
+    SparseMatrix,
+    SparseRows,
+    StoredMatrix,
+    StoredSparseRows,
+)
 from streamlr.data.sources.zarr_rows import ZarrRows
 from streamlr.errors import DtypeError, LabelError
 
@@ -53,19 +59,26 @@ def refuse_no_array(X: Any) -> None:
         With what to give.
     """
     if isinstance(X, str | Path):
-        raise DtypeError(f"X is the text {str(X)!r:.80}, and features are an array; the path of a store goes into data.store, without X and y")
+        raise DtypeError(
+            f"X is the text {str(X)!r:.80}, and features are an array; the path of a store goes "
+            "into data.store, without X and y"
+        )
     if isinstance(X, np.ndarray):
         return
     if isinstance(X, LazyTable):
         raise DtypeError(f"X is a {type(X).__name__}, which holds no rows yet; give X.collect()")
     if isinstance(X, AnnotatedMatrix):
         raise DtypeError(
-            f"X is an {type(X).__name__}, of which features are one matrix; give that, X=adata.X or a layer (X=adata.to_df() "
-            "has the names too), or in the place of X and y its Zarr store: data.store, and data.target: obs/COLUMN")
+            f"X is an {type(X).__name__}, of which features are one matrix; give that, X=adata.X "
+            "or a layer (X=adata.to_df() "
+            "has the names too), or in the place of X and y its Zarr store: data.store, and "
+            "data.target: obs/COLUMN"
+        )
 
 
 def stored_rows(X: Any) -> Elsewhere | None:
-    """The rows of what stays where it is, such as a Zarr array or a Dask array or frame; None for anything else.
+    """The rows of what stays where it is, such as a Zarr array or a Dask array or frame; None for
+    anything else.
 
     Raises
     ------
@@ -76,8 +89,10 @@ def stored_rows(X: Any) -> Elsewhere | None:
         return ZarrRows(X)
     if isinstance(X, zarr.Group):
         raise DtypeError(
-            f"X is the Zarr group {X.name!r}, and features are an array; give one of those in it, or of a sparse "
-            "matrix that anndata has written anndata.io.sparse_dataset(X)")
+            f"X is the Zarr group {X.name!r}, and features are an array; give one of those in it, "
+            "or of a sparse "
+            "matrix that anndata has written anndata.io.sparse_dataset(X)"
+        )
     refuse_no_array(X)
     if isinstance(X, StoredMatrix):
         return StoredSparseRows.of(X)
@@ -87,7 +102,8 @@ def stored_rows(X: Any) -> Elsewhere | None:
 
 
 def rows_of(X: Any, fill_value: FillValue = None) -> NDArray[Any] | Rows:
-    """What features are read from: a plain array, or rows that are not one; those of Dask are counted where need be.
+    """What features are read from: a plain array, or rows that are not one; those of Dask are
+    counted where need be.
 
     Of a Zarr array ``fill_value`` says what its fill value stands for.
     """
@@ -111,8 +127,15 @@ def plain(given: Any, name: str) -> NDArray[Any]:
     try:
         values = np.asarray(given)
     except (TypeError, ValueError) as error:
-        raise DtypeError(f"{name} is a {type(given).__name__}, of which NumPy makes no array ({error}); give an array of numbers") from error
-    return frame_numbers(given) if values.dtype.kind == "O" and isinstance(given, FrameInMemory) else values
+        raise DtypeError(
+            f"{name} is a {type(given).__name__}, of which NumPy makes no array ({error}); give "
+            "an array of numbers"
+        ) from error
+    return (
+        frame_numbers(given)
+        if values.dtype.kind == "O" and isinstance(given, FrameInMemory)
+        else values
+    )
 
 
 def numbers_of(given: Any, name: str, fill_value: FillValue = None) -> NDArray[np.float64]:
@@ -127,7 +150,9 @@ def numbers_of(given: Any, name: str, fill_value: FillValue = None) -> NDArray[n
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise DtypeError(f"{name} has the type {values.dtype}, and must be numbers ({error})") from error
+        raise DtypeError(
+            f"{name} has the type {values.dtype}, and must be numbers ({error})"
+        ) from error
 
 
 def in_memory(given: Any, name: str, fill_value: FillValue = None) -> Any:
@@ -141,8 +166,12 @@ def in_memory(given: Any, name: str, fill_value: FillValue = None) -> Any:
     if isinstance(given, DaskArray | DaskFrame):
         return np.asarray(given)
     if isinstance(given, zarr.Group):
-        how = "its values, anndata.io.read_elem(GROUP)" if is_column(given) else "one of those in it"
-        raise DtypeError(f"{name} is the Zarr group {given.name!r}, and one array is wanted; give {how}")
+        how = (
+            "its values, anndata.io.read_elem(GROUP)" if is_column(given) else "one of those in it"
+        )
+        raise DtypeError(
+            f"{name} is the Zarr group {given.name!r}, and one array is wanted; give {how}"
+        )
     if not isinstance(given, zarr.Array):
         return given
     _refuse_part_of_column(given, name)
@@ -159,12 +188,17 @@ def _refuse_part_of_column(given: zarr.Array[Any], name: str) -> None:
     if part not in PARTS or not above:
         return
     try:
-        parent = zarr.open_group(given.store, path=above, mode="r", zarr_format=given.metadata.zarr_format)
+        parent = zarr.open_group(
+            given.store, path=above, mode="r", zarr_format=given.metadata.zarr_format
+        )
     except FileNotFoundError:
         return
     if is_column(parent):
-        raise DtypeError(f"{name} is the part {part!r} of the column {above!r} ({encoding_of(parent)}), and means nothing without the others; "
-                         "give the values of the column, anndata.io.read_elem(GROUP)")
+        raise DtypeError(
+            f"{name} is the part {part!r} of the column {above!r} ({encoding_of(parent)}), and "
+            "means nothing without the others; "
+            "give the values of the column, anndata.io.read_elem(GROUP)"
+        )
 
 
 def labels_of(y: Any, fill_value: FillValue = None) -> NDArray[Any]:
@@ -211,16 +245,22 @@ def without_gaps(y: Any) -> NDArray[Any]:
     gaps = [row for row, value in enumerate(values) if is_gap(value)]
     if gaps:
         raise LabelError(
-            f"y holds {len(gaps)} missing label{'s' * (len(gaps) > 1)} (first: {values[gaps[0]]} at "
+            f"y holds {len(gaps)} missing label{'s' * (len(gaps) > 1)} (first: {values[gaps[0]]} "
+            "at "
             f"row {gaps[0]}); drop or label those rows"
         )
     return labels
 
 
-def read_all_by_blocks(X: NDArray[Any] | Rows, function: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-    """What a function makes of every row, (m,) or (m, c), from blocks of rows, of which one at a time is in memory."""
+def read_all_by_blocks(
+    X: NDArray[Any] | Rows, function: Callable[[NDArray[Any]], NDArray[Any]]
+) -> NDArray[Any]:
+    """What a function makes of every row, (m,) or (m, c), from blocks of rows, of which one at a
+    time is in memory."""
     m, step = X.shape[0], rows_of_memory_chunk(max(1, X.shape[1]) * 8)
     if isinstance(X, np.ndarray):
         return np.concatenate([function(X[start : start + step]) for start in range(0, m, step)])
     buffer, step = Buffer(), max(1, step // X.chunk_rows) * X.chunk_rows
-    return np.concatenate([function(X.read(start, min(start + step, m), buffer)) for start in range(0, m, step)])
+    return np.concatenate(
+        [function(X.read(start, min(start + step, m), buffer)) for start in range(0, m, step)]
+    )

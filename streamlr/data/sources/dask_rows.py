@@ -1,8 +1,10 @@
-"""Features in Dask arrays and frames, computed block by block in every pass, each by the thread that wants it.
+"""Features in Dask arrays and frames, computed block by block in every pass, each by the thread
+that wants it.
 
-A block is a run of rows that Dask computes together: a chunk of an array, or a partition of a frame. It
-may be a plain array or any of SciPy's sparse matrices, which is made dense where it is computed. How
-many rows the blocks have must be known; where Dask does not know it, one more pass counts them.
+A block is a run of rows that Dask computes together: a chunk of an array, or a partition of a
+frame. It may be a plain array or any of SciPy's sparse matrices, which is made dense where it is
+computed. How many rows the blocks have must be known; where Dask does not know it, one more pass
+counts them.
 """
 
 from __future__ import annotations
@@ -74,8 +76,9 @@ class DaskRows:
 
     Notes
     -----
-    Rows that are read together rarely end where a block does, if blocks differ in length. What is left
-    of the last block is kept, for the same thread will want it next; so most blocks are computed once.
+    Rows that are read together rarely end where a block does, if blocks differ in length. What is
+    left of the last block is kept, for the same thread will want it next; so most blocks are
+    computed once.
     """
 
     def __init__(self, array: Any, *, framed: bool = False) -> None:
@@ -127,13 +130,15 @@ class DaskRows:
 
     @property
     def passing_bytes(self) -> int:
-        """A partition of a frame, and where blocks differ in length a block and what is left of one."""
+        """A partition of a frame, and where blocks differ in length a block and what is left of
+        one."""
         *most, _ = self.array.chunks[0]
         block_bytes = self.chunk_rows * self.shape[1] * self.dtype.itemsize
         return block_bytes * (2 * self._framed + 2 * (len(set(most)) > 1))
 
     def counted(self) -> DaskRows:
-        """The same with the number of rows of every block, which takes a pass where Dask does not know it.
+        """The same with the number of rows of every block, which takes a pass where Dask does not
+        know it.
 
         Raises
         ------
@@ -144,12 +149,20 @@ class DaskRows:
             return self
         blocks = tuple(map(len, self.array.chunks))
         sizes = self.array.map_blocks(
-            _size, dtype=np.int64, chunks=((1,) * blocks[0], (2,) * blocks[1]), meta=np.empty((0, 0), np.int64))
+            _size,
+            dtype=np.int64,
+            chunks=((1,) * blocks[0], (2,) * blocks[1]),
+            meta=np.empty((0, 0), np.int64),
+        )
         found = sizes.compute(scheduler="threads").reshape(*blocks, 2)
-        if (found != np.stack(np.broadcast_arrays(found[:, :1, 0], found[:1, :, 1]), axis=-1)).any():
+        if (
+            found != np.stack(np.broadcast_arrays(found[:, :1, 0], found[:1, :, 1]), axis=-1)
+        ).any():
             raise ShapeError(
-                "blocks of X that stand beside one another differ in their numbers of rows, or those "
-                "below one another in their numbers of columns; rechunk X, or mend what computes it")
+                "blocks of X that stand beside one another differ in their numbers of rows, or "
+                "those "
+                "below one another in their numbers of columns; rechunk X, or mend what computes it"
+            )
         chunks = tuple(found[:, 0, 0].tolist()), tuple(found[0, :, 1].tolist())
         known = type(self.array)(self.array.dask, self.array.name, chunks, meta=self.array._meta)
         return DaskRows(known, framed=self._framed)
@@ -159,7 +172,8 @@ class DaskRows:
         return DaskRows(_culled(self.array[start:stop]), framed=self._framed)
 
     def read(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
-        """Rows of whole blocks as they are computed, others in rows that lie one after the other."""
+        """Rows of whole blocks as they are computed, others in rows that lie one after the
+        other."""
         ends = self._ends_of_blocks()
         first, last = ends[bisect_right(ends, start) - 1], ends[bisect_left(ends, stop)]
         left_from, left = getattr(self._left, "rows", (0, None))
@@ -179,12 +193,17 @@ class DaskRows:
             self._left.rows = (stop, rows[stop - first :].copy())
         return out
 
-    def map(self, function: Callable[[NDArray[Any]], NDArray[Any]], n_columns: int, dtype: np.dtype[Any]) -> Any:
-        """A Dask array of what a function makes of each block of rows, not computed yet: (m,), or (m, n_columns) of more than none."""
+    def map(
+        self, function: Callable[[NDArray[Any]], NDArray[Any]], n_columns: int, dtype: np.dtype[Any]
+    ) -> Any:
+        """A Dask array of what a function makes of each block of rows, not computed yet: (m,), or
+        (m, n_columns) of more than none."""
         blocks = self.array.rechunk({1: -1})
         meta = np.empty((0,) * (1 + (n_columns > 0)), dtype=dtype)
         if n_columns:
-            return blocks.map_blocks(function, dtype=dtype, chunks=(self.array.chunks[0], (n_columns,)), meta=meta)
+            return blocks.map_blocks(
+                function, dtype=dtype, chunks=(self.array.chunks[0], (n_columns,)), meta=meta
+            )
         return blocks.map_blocks(function, dtype=dtype, drop_axis=1, meta=meta)
 
     def _ends_of_blocks(self) -> list[int]:
@@ -204,8 +223,11 @@ class DaskRows:
         rows = np.asarray(self.array[start:stop].compute(scheduler="synchronous"))
         if rows.shape != (stop - start, self.shape[1]):
             raise ShapeError(
-                f"the rows {start} to {stop - 1} of X were computed to the shape {rows.shape}, and its chunks promise "
-                f"{(stop - start, self.shape[1])}; mend what computes them, or call X.compute_chunk_sizes()")
+                f"the rows {start} to {stop - 1} of X were computed to the shape {rows.shape}, "
+                "and its chunks promise "
+                f"{(stop - start, self.shape[1])}; mend what computes them, or call "
+                "X.compute_chunk_sizes()"
+            )
         return rows
 
 
@@ -218,11 +240,17 @@ def dtype_of_columns(frame: DaskFrame) -> np.dtype[Any]:
         Names the columns that hold no numbers.
     """
     found = {name: _dtype_of(kind) for name, kind in zip(frame.columns, frame.dtypes, strict=True)}
-    odd = [f"{name!r} ({kind})" for (name, dtype), kind in zip(found.items(), frame.dtypes, strict=True) if dtype is None]
+    odd = [
+        f"{name!r} ({kind})"
+        for (name, dtype), kind in zip(found.items(), frame.dtypes, strict=True)
+        if dtype is None
+    ]
     if odd:
         more = f" and {len(odd) - _NAMED} more" if len(odd) > _NAMED else ""
         raise DtypeError(
-            f"columns of X hold no numbers: {', '.join(odd[:_NAMED])}{more}; leave them out, or turn them into numbers")
+            f"columns of X hold no numbers: {', '.join(odd[:_NAMED])}{more}; leave them out, or "
+            "turn them into numbers"
+        )
     return np.result_type(*[dtype for dtype in found.values() if dtype is not None])
 
 
@@ -247,7 +275,9 @@ def _values_of(frame: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
         return np.ascontiguousarray(frame.to_numpy(dtype=dtype, **missing))
     except (TypeError, ValueError) as error:
         raise DtypeError(
-            f"a partition of X holds something else than the numbers ({dtype}) that its columns promise: {error}") from error
+            f"a partition of X holds something else than the numbers ({dtype}) that its columns "
+            f"promise: {error}"
+        ) from error
 
 
 def _size(block: NDArray[Any]) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Stores at an address: how they are come to, and what is told where they are not to be reached.
 
-The file systems' own errors say little, and the same of different things: that a bucket is missing and
-that a file in it is. So where a store could not be opened a few questions more are asked.
+The file systems' own errors say little, and the same of different things: that a bucket is missing
+and that a file in it is. So where a store could not be opened a few questions more are asked.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from streamlr.config.sections import DataConfig
 from streamlr.data.chunks.failures import Failure, failure_of, is_unknown_host, reason
 from streamlr.data.chunks.retries import UnreadableError, limited
 from streamlr.data.chunks.wrapped import FarStore
-from streamlr.errors import ConfigError, StoreNotFoundError, StoreUnreachableError
+from streamlr.errors import ConfigError, StoreNotFoundError, StoreUnreachableError, option, override
 
-_WITH_BUCKETS = frozenset(["abfs", "abfss", "adl", "az", "b2", "cos", "gcs", "gs", "oci", "oss", "r2", "s3", "s3a", "tos"])
+_WITH_BUCKETS = frozenset(
+    ["abfs", "abfss", "adl", "az", "b2", "cos", "gcs", "gs", "oci", "oss", "r2", "s3", "s3a", "tos"]
+)
 """Schemes of which the first part of a path is a bucket, or what others call one."""
 _OF_AMAZON = frozenset(("s3", "s3a"))
 _WITHOUT_LISTING = frozenset(("http", "https"))
@@ -33,12 +35,14 @@ _NEAR = 3
 
 
 def is_far_address(path: str) -> bool:
-    """Whether a store is at an address, such as ``s3://bucket/a.zarr``; what lies in memory is not far."""
+    """Whether a store is at an address, such as ``s3://bucket/a.zarr``; what lies in memory is not
+    far."""
     return "://" in path and not path.startswith("memory:")
 
 
 def scheme_of(url: str) -> str:
-    """Of the file system that has the files: the last of those that are chained (``simplecache::s3://``)."""
+    """Of the file system that has the files: the last of those that are chained
+    (``simplecache::s3://``)."""
     return re.split("::", url.partition("://")[0])[-1].strip().lower()
 
 
@@ -57,35 +61,51 @@ def far_store(url: str, config: DataConfig) -> FarStore:
     """
     shown, scheme = config.shown_store, scheme_of(url)
     try:
-        return FarStore(FsspecStore.from_url(url, storage_options=_options(scheme, config) or None, read_only=True))
+        return FarStore(
+            FsspecStore.from_url(
+                url, storage_options=_options(scheme, config) or None, read_only=True
+            )
+        )
     except ImportError as error:
-        raise StoreNotFoundError(f"{shown!r} needs a file system that is not installed: {config.without_secrets(str(error))}; install it here (and on the "
-                                 "workers), or copy the store to a local folder") from None
+        raise StoreNotFoundError(
+            f"{shown!r} needs a file system that is not installed: "
+            f"{config.without_secrets(str(error))}; install it here (and on the "
+            "workers), or copy the store to a local folder"
+        ) from None
     except ValueError as error:
         if "rotocol not known" not in str(error):
-            raise StoreNotFoundError(f"{shown!r} is no address of a store ({config.without_secrets(str(error))}); check data.store") from None
-        raise StoreNotFoundError(f"nothing that is installed reads addresses that begin with {scheme}:// ({shown!r}); check the spelling in data.store, or "
-                                 "install the package that gives fsspec this scheme") from None
+            raise StoreNotFoundError(
+                f"{shown!r} is no address of a store ({config.without_secrets(str(error))}); "
+                "check data.store"
+            ) from None
+        raise StoreNotFoundError(
+            f"nothing that is installed reads addresses that begin with {scheme}:// ({shown!r}); "
+            "check the spelling in data.store, or "
+            "install the package that gives fsspec this scheme"
+        ) from None
     except TypeError as error:
-        raise ConfigError(f"data.storage_options: the file system of {scheme}:// does not take them ({config.without_secrets(str(error))}); check their "
-                          "names") from None
+        raise ConfigError(
+            f"data.storage_options: the file system of {scheme}:// does not take them "
+            f"({config.without_secrets(str(error))}); check their "
+            "names"
+        ) from None
     except Exception as error:  # file systems raise whatever they like; some connect at once
         if failure_of(error) is Failure.MEMORY:
             raise
-        raise told_of_far(error, None, config) from None
+        raise far_error(error, None, config) from None
 
 
 def _options(scheme: str, config: DataConfig) -> dict[str, Any]:
-    """Options of the file system, in which botocore's own attempts are no more than one unless they were
-    asked for: they take a minute, in which it does not tell what is wrong."""
+    """Options of the file system, in which botocore's own attempts are no more than one unless they
+    were asked for: they take a minute, in which it does not tell what is wrong."""
     options = dict(config.storage_options)
-    told = options.get("config_kwargs") or {}
-    if scheme in _OF_AMAZON and isinstance(told, Mapping) and "retries" not in told:
-        options["config_kwargs"] = {**told, "retries": {"total_max_attempts": 1}}
+    reported = options.get("config_kwargs") or {}
+    if scheme in _OF_AMAZON and isinstance(reported, Mapping) and "retries" not in reported:
+        options["config_kwargs"] = {**reported, "retries": {"total_max_attempts": 1}}
     return options
 
 
-def told_of_far(error: Exception, store: FarStore | None, config: DataConfig) -> StoreNotFoundError:
+def far_error(error: Exception, store: FarStore | None, config: DataConfig) -> StoreNotFoundError:
     """The error that says why a store at an address cannot be opened, and what to do.
 
     Parameters
@@ -107,32 +127,64 @@ def told_of_far(error: Exception, store: FarStore | None, config: DataConfig) ->
     if store is not None and isinstance(error, ContainsArrayError):
         return _is_an_array(shown)
     if store is None or failure is not Failure.ABSENT:
-        return StoreNotFoundError(f"no Zarr group at {shown!r} ({type(error).__name__}: {why}); check data.store")
+        return StoreNotFoundError(
+            f"no Zarr group at {shown!r} ({type(error).__name__}: {why}); check data.store"
+        )
     return _absent(store, config)
 
 
 def _unreachable(error: UnreadableError, config: DataConfig) -> StoreUnreachableError:
     shown = config.shown_store
-    where = "data.store" if has_no_listing(config.store) else "data.store, or the endpoint in data.storage_options"
-    if error.failure is Failure.NOBODY and error.__cause__ is not None and is_unknown_host(error.__cause__):
-        return StoreUnreachableError(f"{shown!r} cannot be reached: its host is not known, {error}; check the host's name in {where}, and the network")
+    where = (
+        "data.store"
+        if has_no_listing(config.store)
+        else "data.store, or the endpoint in data.storage_options"
+    )
+    if (
+        error.failure is Failure.NOBODY
+        and error.__cause__ is not None
+        and is_unknown_host(error.__cause__)
+    ):
+        return StoreUnreachableError(
+            f"{shown!r} cannot be reached: its host is not known, {error}; check the host's name "
+            f"in {where}, and the network"
+        )
     if error.failure is Failure.NOBODY:
-        return StoreUnreachableError(f"nobody answers at {shown!r}, {error}; check host and port in {where}, and that the server runs")
-    return StoreUnreachableError(f"{shown!r} cannot be opened, {error}; see to the network and the server, then start again, or add --resume to go on with "
-                                 "a run")
+        return StoreUnreachableError(
+            f"nobody answers at {shown!r}, {error}; check host and port in {where}, and that the "
+            "server runs"
+        )
+    return StoreUnreachableError(
+        f"{shown!r} cannot be opened, {error}; see to the network and the server, then start "
+        f"again, or add {option('resume')} "
+        "to go on with a run"
+    )
 
 
 def _refused(error: Exception, store: FarStore | None, config: DataConfig) -> StoreUnreachableError:
     shown, why = config.shown_store, reason(error)
     if "redentials" in type(error).__name__ or "redentials" in why.partition(":")[0]:
-        return StoreUnreachableError(f"{shown!r} cannot be opened without credentials ({config.without_secrets(why)}); give them in data.storage_options or "
-                                     "where the file system looks for them (for s3:// to what all may read: --set data.storage_options.anon=true)")
+        return StoreUnreachableError(
+            f"{shown!r} cannot be opened without credentials ({config.without_secrets(why)}); "
+            "give them in data.storage_options or "
+            "where the file system looks for them (for s3:// to what all may read: "
+            f"{override('data.storage_options.anon=true')})"
+        )
     if store is not None:
-        # an answer without content, as to HEAD, does not say whether it is who asks or what is asked for
-        told = _asked(_listed(store)) if isinstance(store.wrapped, FsspecStore) else None
-        why = reason(told) if isinstance(told, Exception) and failure_of(told) is Failure.REFUSED else why
-    return StoreUnreachableError(f"access to {shown!r} is refused ({config.without_secrets(why)}); check the credentials in data.storage_options and what "
-                                 "they may read, and the path: of what is not there, a store that may not be listed says the same")
+        # an answer without content, as to HEAD, does not say whether it is who asks or what is
+        # asked for
+        reported = _asked(_listed(store)) if isinstance(store.wrapped, FsspecStore) else None
+        why = (
+            reason(reported)
+            if isinstance(reported, Exception) and failure_of(reported) is Failure.REFUSED
+            else why
+        )
+    return StoreUnreachableError(
+        f"access to {shown!r} is refused ({config.without_secrets(why)}); check the credentials "
+        "in data.storage_options and what "
+        "they may read, and the path: of what is not there, a store that may not be listed says "
+        "the same"
+    )
 
 
 def _absent(store: FarStore, config: DataConfig) -> StoreNotFoundError:
@@ -142,20 +194,36 @@ def _absent(store: FarStore, config: DataConfig) -> StoreNotFoundError:
         return _is_an_array(shown)
     scheme = scheme_of(config.store)
     if not isinstance(inner, FsspecStore) or scheme in _WITHOUT_LISTING:
-        return StoreNotFoundError(f"no Zarr group at {shown!r}: the server answers, and has neither zarr.json nor .zgroup there; check the path in data.store")
+        return StoreNotFoundError(
+            f"no Zarr group at {shown!r}: the server answers, and has neither zarr.json nor "
+            ".zgroup there; check the path in data.store"
+        )
     bucket, _, below = inner.path.strip("/").partition("/")
     if scheme in _WITH_BUCKETS and isinstance(_asked(inner.fs._info(bucket)), FileNotFoundError):
-        return StoreNotFoundError(f"there is no bucket {bucket!r} ({shown!r}); check its name in data.store, and region and endpoint in data.storage_options")
-    what = f"the bucket {bucket!r} exists, and holds none at {below!r}" if scheme in _WITH_BUCKETS else "there is neither zarr.json nor .zgroup"
-    return StoreNotFoundError(f"no Zarr group at {shown!r}: {what}{_nearest(inner, config)}; check the path in data.store")
+        return StoreNotFoundError(
+            f"there is no bucket {bucket!r} ({shown!r}); check its name in data.store, and region "
+            "and endpoint in data.storage_options"
+        )
+    what = (
+        f"the bucket {bucket!r} exists, and holds none at {below!r}"
+        if scheme in _WITH_BUCKETS
+        else "there is neither zarr.json nor .zgroup"
+    )
+    return StoreNotFoundError(
+        f"no Zarr group at {shown!r}: {what}{_nearest(inner, config)}; check the path in data.store"
+    )
 
 
 def _is_an_array(shown: str) -> StoreNotFoundError:
-    return StoreNotFoundError(f"{shown!r} is a Zarr array; data.store must be the group that holds features and target")
+    return StoreNotFoundError(
+        f"{shown!r} is a Zarr array; data.store must be the group that holds features and target"
+    )
 
 
 def _is_array(store: FarStore) -> bool:
-    found = [_asked(store.get(name, default_buffer_prototype())) for name in ("zarr.json", ".zarray")]
+    found = [
+        _asked(store.get(name, default_buffer_prototype())) for name in ("zarr.json", ".zarray")
+    ]
     if found[0] is None or isinstance(found[0], Exception):
         return found[1] is not None and not isinstance(found[1], Exception)
     try:
@@ -165,7 +233,8 @@ def _is_array(store: FarStore) -> bool:
 
 
 def _nearest(store: FsspecStore, config: DataConfig) -> str:
-    """The nearest folder above a path that exists, and what in it has a name like the one that was looked for."""
+    """The nearest folder above a path that exists, and what in it has a name like the one that was
+    looked for."""
     *above, name = store.path.strip("/").split("/")
     root = "/" if store.path.startswith("/") else ""
     for _ in range(min(len(above), _LEVELS)):
@@ -174,7 +243,11 @@ def _nearest(store: FsspecStore, config: DataConfig) -> str:
         if isinstance(names, list):
             inside = [str(entry).rstrip("/").rpartition("/")[2] for entry in names]
             near = difflib.get_close_matches(name, inside, _NEAR) or sorted(inside)[:_NEAR]
-            text = f" (the nearest folder that does exist is {folder!r}" + (f", with {', '.join(near)}" if near else "") + ")"
+            text = (
+                f" (the nearest folder that does exist is {folder!r}"
+                + (f", with {', '.join(near)}" if near else "")
+                + ")"
+            )
             return config.without_secrets(text)
         name = above.pop()
     return ""

@@ -1,4 +1,5 @@
-"""Rows that stay in memory after their first read, decoded, for sources of which a fixed part fits."""
+"""Rows that stay in memory after their first read, decoded, for sources of which a fixed part
+fits."""
 
 from __future__ import annotations
 

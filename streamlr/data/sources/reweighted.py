@@ -18,7 +18,8 @@ from streamlr.kernels.scans.labels import LabelSums, codes_of
 def class_factors(wanted: str | Mapping[Any, float], labels: LabelSums) -> NDArray[np.float64]:
     """What the weight of an example of each label is multiplied by, (L,).
 
-    ``balanced`` is scikit-learn's: the weight of all, divided by that of the class and by the number of classes.
+    ``balanced`` is scikit-learn's: the weight of all, divided by that of the class and by the
+    number of classes.
 
     Raises
     ------
@@ -26,14 +27,20 @@ def class_factors(wanted: str | Mapping[Any, float], labels: LabelSums) -> NDArr
         For a weight of a label that there is not.
     """
     if isinstance(wanted, str):
-        factors: NDArray[np.float64] = labels.weight_sums.sum() / (len(labels.labels) * labels.weight_sums)
+        factors: NDArray[np.float64] = labels.weight_sums.sum() / (
+            len(labels.labels) * labels.weight_sums
+        )
         return factors
     found = labels.labels.tolist()
     for label in wanted:
         if label not in found:
             named = ", ".join(repr(known) for known in found[:5]) + ", ..." * (len(found) > 5)
-            quoted = "; its labels are text: put them in quotes" * (isinstance(found[0], str) and not isinstance(label, str))
-            raise ConfigError(f"model.class_weight: the target has no label {label!r}; it has {named}{quoted}")
+            quoted = "; its labels are text: put them in quotes" * (
+                isinstance(found[0], str) and not isinstance(label, str)
+            )
+            raise ConfigError(
+                f"model.class_weight: the target has no label {label!r}; it has {named}{quoted}"
+            )
     return np.array([float(wanted.get(label, 1.0)) for label in found])
 
 

@@ -82,7 +82,8 @@ class SparseRows:
 
 @dataclass(frozen=True, slots=True)
 class StoredSparseRows:
-    """Rows of a sparse matrix that stays in its Zarr store, from which they are read in every pass."""
+    """Rows of a sparse matrix that stays in its Zarr store, from which they are read in every
+    pass."""
 
     matrix: Any
     """The matrix as anndata has it, in the format CSR."""
@@ -102,12 +103,16 @@ class StoredSparseRows:
         remedy = "give X.to_memory() where it fits, or write it to a Zarr store in the format CSR"
         if matrix.backend != "zarr":
             raise DtypeError(
-                f"{kind} in a file of {matrix.backend}, which threads and processes cannot read from "
-                f"together; {remedy}")
+                f"{kind} in a file of {matrix.backend}, which threads and processes cannot read "
+                "from "
+                f"together; {remedy}"
+            )
         if matrix.format != "csr":
             raise DtypeError(
-                f"{kind} in the format {matrix.format}, of which every few rows would take a read of "
-                f"the whole; {remedy}")
+                f"{kind} in the format {matrix.format}, of which every few rows would take a read "
+                "of "
+                f"the whole; {remedy}"
+            )
         return cls(matrix, 0, matrix.shape[0])
 
     @property

@@ -25,7 +25,13 @@ from streamlr.data.conventions.marks import marks_of, masked, meaning_of, shape_
 from streamlr.data.conventions.names import FeatureNames, NamedAxis, read_names
 from streamlr.data.conventions.nodes import Place
 from streamlr.data.footprint import Footprint
-from streamlr.data.source import Buffer, Source, check_feature_dtype, log_of_exposure, refuse_bad_offset
+from streamlr.data.source import (
+    Buffer,
+    Source,
+    check_feature_dtype,
+    log_of_exposure,
+    refuse_bad_offset,
+)
 from streamlr.data.sources.far import is_far_address
 from streamlr.data.sources.group_keys import group_keys
 from streamlr.data.sources.lazy import LazySource
@@ -40,8 +46,8 @@ MISSING_COUNTED = 1000
 
 
 class ZarrSource(Source):
-    """Rows of a store that keeps the contract. Travels to workers as its configuration and is opened
-    once in each process, when it is first read.
+    """Rows of a store that keeps the contract. Travels to workers as its configuration and is
+    opened once in each process, when it is first read.
 
     Parameters
     ----------
@@ -54,8 +60,8 @@ class ZarrSource(Source):
     listed
         Name of an array that lists rows, which is read in the place of groups.
     again
-        Whether it has been opened before, elsewhere, so that its address is right: it is waited for longer
-        where nobody answers there.
+        Whether it has been opened before, elsewhere, so that its address is right: it is waited for
+        longer where nobody answers there.
 
     Raises
     ------
@@ -63,17 +69,30 @@ class ZarrSource(Source):
         When the store breaks the contract.
     """
 
-    def __init__(self, config: DataConfig, *, direct: bool = True, labelled: bool = True, listed: str | None = None, again: bool = False) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        *,
+        direct: bool = True,
+        labelled: bool = True,
+        listed: str | None = None,
+        again: bool = False,
+    ) -> None:
         self.config = config
         self._options = (direct, labelled, listed)  # as `_opened` takes them
         self._retries = retries_of(config)
-        opening = dataclasses.replace(self._retries, nobody_seconds=None if again else NOBODY_SECONDS)
+        opening = dataclasses.replace(
+            self._retries, nobody_seconds=None if again else NOBODY_SECONDS
+        )
         group = open_group(config, opening)
         place = Place(group, config, opening)
         features = nodes.member(place, config.features, "data.features")
         if features.ndim != 2:
-            raise ShapeError(f"{config.features} in {config.shown_store} has shape {features.shape}; features must have two axes, rows and features: "
-                             f"{shape_hint(features, config.features)}")
+            raise ShapeError(
+                f"{config.features} in {config.shown_store} has shape {features.shape}; features "
+                "must have two axes, rows and features: "
+                f"{shape_hint(features, config.features)}"
+            )
         check_feature_dtype(np.dtype(features.dtype), f"{config.features} in {config.shown_store}")
         self._meaning = meaning = meaning_of(group, features, config)
         self._marks = marks_of(features, config.features, meaning)
@@ -86,19 +105,28 @@ class ZarrSource(Source):
         self._groups_name = listed or config.groups
         self.target = column(config.target if labelled else None, "data.target")
         self.weights = column(config.weights if labelled else None, "data.weights")
-        self.offset = column(config.offset or config.exposure, "data.offset" if config.offset else "data.exposure")
-        self.groups = column(self._groups_name if labelled else None, "validation.array" if listed else "data.groups")
+        self.offset = column(
+            config.offset or config.exposure, "data.offset" if config.offset else "data.exposure"
+        )
+        self.groups = column(
+            self._groups_name if labelled else None, "validation.array" if listed else "data.groups"
+        )
         self._check_shapes()
         self._check_dtypes()
-        refuse_turned(self.features.axes, {column.name: column.axes for column in self.columns}, config.sample_axis, self.describe("features"))
+        refuse_turned(
+            self.features.axes,
+            {column.name: column.axes for column in self.columns},
+            config.sample_axis,
+            self.describe("features"),
+        )
         self._identity = (self.features.identity, *(column.identity for column in self.columns))
         self._newest: tuple[int | None, ...] = (None,) * len(self.arrays)
         self._group = group
         self.attributes: dict[str, Any] = dict(group.attrs)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # a worker may stand in another folder, and unpickling must not open anything: an error there
-        # costs the worker its life
+        # a worker may stand in another folder, and unpickling must not open anything: an error
+        # there costs the worker its life
         config = dataclasses.replace(self.config, store=absolute_store(self.config.store))
         return LazySource, (_reopen, config, self._options, self._identity, self._newest)
 
@@ -141,9 +169,17 @@ class ZarrSource(Source):
         They are read when they are first asked for: a worker needs them for a message alone.
         """
         config = self.config
-        return read_names(NamedAxis(
-            self._group, config.features, self.features.axes, 1 - config.sample_axis,
-            self.n_features, config.shown_store, self._retries))
+        return read_names(
+            NamedAxis(
+                self._group,
+                config.features,
+                self.features.axes,
+                1 - config.sample_axis,
+                self.n_features,
+                config.shown_store,
+                self._retries,
+            )
+        )
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
@@ -151,12 +187,14 @@ class ZarrSource(Source):
 
     @functools.cached_property
     def modified(self) -> str | None:
-        """When the store was written last, as it was when this was asked first; None where that is not known."""
+        """When the store was written last, as it was when this was asked first; None where that is
+        not known."""
         self.watch(tuple(array.modified() for array in self.arrays))
         return None if None in self._newest else " ".join(str(time) for time in self._newest)
 
     def watch(self, newest: tuple[int | None, ...]) -> None:
-        """Refuse from now on to read chunks that were written after these times, one for each array."""
+        """Refuse from now on to read chunks that were written after these times, one for each
+        array."""
         self._newest = newest
         for array, time in zip(self.arrays, newest, strict=True):
             array.watch(time)
@@ -169,7 +207,11 @@ class ZarrSource(Source):
     @property
     def columns(self) -> list[Column]:
         """Target, weights, offset and groups, where they are read."""
-        return [column for column in (self.target, self.weights, self.offset, self.groups) if column is not None]
+        return [
+            column
+            for column in (self.target, self.weights, self.offset, self.groups)
+            if column is not None
+        ]
 
     @property
     def arrays(self) -> list[StoredArray]:
@@ -181,19 +223,31 @@ class ZarrSource(Source):
         """What is true where a feature is missing, in the place of the features."""
         if self._mask_name is None:
             return None
-        config = dataclasses.replace(self.config, features=self._mask_name, offset=None, exposure=None,
-                                     fill_value=None, missing_chunks="fill")  # left out: not missing
+        config = dataclasses.replace(
+            self.config,
+            features=self._mask_name,
+            offset=None,
+            exposure=None,
+            fill_value=None,
+            missing_chunks="fill",
+        )  # left out: not missing
         source = ZarrSource(config, direct=self._options[0], labelled=False)
         source._marks = masked(self.config.features, self._mask_name, self._meaning)
         return source
 
     def describe(self, what: str) -> str:
-        name = {"features": self.config.features, "target": self.config.target, "weights": self.config.weights,
-                "offset": self.config.offset or self.config.exposure, "groups": self._groups_name}[what]
+        name = {
+            "features": self.config.features,
+            "target": self.config.target,
+            "weights": self.config.weights,
+            "offset": self.config.offset or self.config.exposure,
+            "groups": self._groups_name,
+        }[what]
         return f"{name} in {self.config.shown_store}"
 
     def check_chunks(self) -> None:
-        """Look for absent chunks before anything is read; from now on, a chunk that is written anew is an error.
+        """Look for absent chunks before anything is read; from now on, a chunk that is written anew
+        is an error.
 
         Raises
         ------
@@ -208,20 +262,34 @@ class ZarrSource(Source):
             if missing:
                 named = ", ".join(array.chunk_name(index) for index in missing[:_MISSING_NAMED])
                 least = "at least " if len(missing) == MISSING_COUNTED else ""
-                more = f" and {least}{len(missing) - _MISSING_NAMED} more" if len(missing) > _MISSING_NAMED else ""
-                raise ChunkError(f"{self.config.shown_store} lacks {named}{more}; Zarr would read them as the fill value. Restore them or write "
-                                 "the store again; if chunks of nothing but the fill value were left out on purpose, set "
-                                 "data.missing_chunks: fill")
+                more = (
+                    f" and {least}{len(missing) - _MISSING_NAMED} more"
+                    if len(missing) > _MISSING_NAMED
+                    else ""
+                )
+                raise ChunkError(
+                    f"{self.config.shown_store} lacks {named}{more}; Zarr would read them as the "
+                    "fill value. Restore them or write "
+                    "the store again; if chunks of nothing but the fill value were left out on "
+                    "purpose, set "
+                    "data.missing_chunks: fill"
+                )
         _ = self.modified  # which watches
 
     def footprint(self, rows: int) -> Footprint:
         return self.features.footprint(rows)
 
     def label_footprint(self, rows: int) -> Footprint:
-        """A thread keeps the last chunk of labels and of weights, and reads a whole one at a time."""
+        """A thread keeps the last chunk of labels and of weights, and reads a whole one at a
+        time."""
         parts = [column.footprint(rows) for column in self.columns]
         passing = max((part.passing_bytes for part in parts), default=0) + 8 * rows * self.weighted
-        return Footprint(sum(part.decoded_bytes for part in parts), 0, passing, sum(part.shared_bytes for part in parts))
+        return Footprint(
+            sum(part.decoded_bytes for part in parts),
+            0,
+            passing,
+            sum(part.shared_bytes for part in parts),
+        )
 
     def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         rows = self.features.read(start, stop, buffer)
@@ -250,61 +318,120 @@ class ZarrSource(Source):
         check = refuse_bad_offset if self.config.offset is not None else log_of_exposure
         return check(values, start, self.describe("offset"))
 
-    def _stored(self, array: zarr.Array[Any], sample_axis: int = 0, *, filled: bool = False) -> StoredArray:
-        """What reads an array; ``filled`` where an absent chunk stands for the fill value, whatever the configuration says."""
+    def _stored(
+        self, array: zarr.Array[Any], sample_axis: int = 0, *, filled: bool = False
+    ) -> StoredArray:
+        """What reads an array; ``filled`` where an absent chunk stands for the fill value, whatever
+        the configuration says."""
         fill = filled or self.config.missing_chunks == "fill"
         if filled and isinstance(array.store, RefuseMissing):
             array = zarr.open_array(array.store.wrapped, path=array.path, mode="r")
-        return StoredArray(array, sample_axis, fill_missing=fill, direct=self._options[0], retries=self._retries)
+        return StoredArray(
+            array, sample_axis, fill_missing=fill, direct=self._options[0], retries=self._retries
+        )
 
     def _check_shapes(self) -> None:
         if 0 in self.features.shape:
-            raise ShapeError(f"{self.describe('features')} has shape {self.features.shape}: there is nothing to train on")
+            raise ShapeError(
+                f"{self.describe('features')} has shape {self.features.shape}: there is nothing "
+                "to train on"
+            )
         for array in self.columns:
             if array.shape != (self.n_rows,):
                 hint = "; name the array that goes with them, or write it again"
                 if array.shape == (self.n_rows, 1):
                     hint = "; write it again without the axis of one"
                 if array.shape == (self.n_features,):
-                    hint = f"; are the examples along the other axis (data.sample_axis: {1 - self.config.sample_axis})?"
-                raise ShapeError(f"{self.describe('features')} has {self.n_rows} rows (shape {self.features.shape}, sample_axis "
-                                 f"{self.config.sample_axis}), but {array.name} has shape {array.shape}; expected ({self.n_rows},){hint}")
+                    hint = (
+                        "; are the examples along the other axis (data.sample_axis: "
+                        f"{1 - self.config.sample_axis})?"
+                    )
+                raise ShapeError(
+                    f"{self.describe('features')} has {self.n_rows} rows (shape "
+                    f"{self.features.shape}, sample_axis "
+                    f"{self.config.sample_axis}), but {array.name} has shape {array.shape}; "
+                    f"expected ({self.n_rows},){hint}"
+                )
 
     def _check_dtypes(self) -> None:
         if self.target is not None and self.target.dtype.kind not in "biufUTSO":
-            raise DtypeError(f"{self.describe('target')} has dtype {self.target.dtype}; labels must be integers, bools, floats or strings")
+            raise DtypeError(
+                f"{self.describe('target')} has dtype {self.target.dtype}; labels must be "
+                "integers, bools, floats or strings"
+            )
         if self.weights is not None and self.weights.dtype.kind not in "biuf":
-            raise DtypeError(f"{self.describe('weights')} has dtype {self.weights.dtype}; weights must be numbers")
+            raise DtypeError(
+                f"{self.describe('weights')} has dtype {self.weights.dtype}; weights must be "
+                "numbers"
+            )
         if self.offset is not None and self.offset.dtype.kind not in "biuf":
-            raise DtypeError(f"{self.describe('offset')} has dtype {self.offset.dtype}; offsets and exposures must be numbers")
+            raise DtypeError(
+                f"{self.describe('offset')} has dtype {self.offset.dtype}; offsets and exposures "
+                "must be numbers"
+            )
         if self.groups is not None and self.groups.dtype.kind not in "biufUTSO":
-            raise DtypeError(f"{self.describe('groups')} has dtype {self.groups.dtype}; groups must be integers, bools, floats or strings")
-        if self.groups is not None and self._options[2] is not None and self.groups.dtype.kind not in "biuf":
-            raise DtypeError(f"{self.describe('groups')} has dtype {self.groups.dtype}; an array that lists rows must be bool, or 0 and 1")
+            raise DtypeError(
+                f"{self.describe('groups')} has dtype {self.groups.dtype}; groups must be "
+                "integers, bools, floats or strings"
+            )
+        if (
+            self.groups is not None
+            and self._options[2] is not None
+            and self.groups.dtype.kind not in "biuf"
+        ):
+            raise DtypeError(
+                f"{self.describe('groups')} has dtype {self.groups.dtype}; an array that lists "
+                "rows must be bool, or 0 and 1"
+            )
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(config: str, direct: bool, labelled: bool, listed: str | None, identity: tuple[str, ...], newest: tuple[int | None, ...]) -> ZarrSource:
+def _opened(
+    config: str,
+    direct: bool,
+    labelled: bool,
+    listed: str | None,
+    identity: tuple[str, ...],
+    newest: tuple[int | None, ...],
+) -> ZarrSource:
     del identity  # part of the key alone: a store that was written again is opened again
-    source = ZarrSource(DataConfig(**json.loads(config)), direct=direct, labelled=labelled, listed=listed, again=True)
+    source = ZarrSource(
+        DataConfig(**json.loads(config)),
+        direct=direct,
+        labelled=labelled,
+        listed=listed,
+        again=True,
+    )
     if len(source.arrays) == len(newest):
         source.watch(newest)
     return source
 
 
-def _reopen(config: DataConfig, options: tuple[bool, bool, str | None], identity: tuple[str, ...], newest: tuple[int | None, ...]) -> ZarrSource:
-    """What the first use of a source that has travelled does: one opened source serves all tasks of a
-    process."""
-    source = _opened(json.dumps(dataclasses.asdict(config), sort_keys=True), *options, identity, newest)
+def _reopen(
+    config: DataConfig,
+    options: tuple[bool, bool, str | None],
+    identity: tuple[str, ...],
+    newest: tuple[int | None, ...],
+) -> ZarrSource:
+    """What the first use of a source that has travelled does: one opened source serves all tasks of
+    a process."""
+    source = _opened(
+        json.dumps(dataclasses.asdict(config), sort_keys=True), *options, identity, newest
+    )
     if source._identity != identity:
-        raise ShapeError(f"the arrays of {config.shown_store!r} have other shapes, types or chunks on this worker than where the run started; the store must "
-                         "not change while it is read, and all workers must see the same one")
+        raise ShapeError(
+            f"the arrays of {config.shown_store!r} have other shapes, types or chunks on this "
+            "worker than where the run started; the store must "
+            "not change while it is read, and all workers must see the same one"
+        )
     return source
 
 
 def retries_of(config: DataConfig) -> Retries:
     """How reads of a store are tried again; each opened store has its own."""
-    return Retries(config.retry_seconds, is_far_address(local_path(config.store)), scrub=config.without_secrets)
+    return Retries(
+        config.retry_seconds, is_far_address(local_path(config.store)), scrub=config.without_secrets
+    )
 
 
 def absolute_store(store: str) -> str:

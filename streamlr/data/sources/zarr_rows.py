@@ -1,4 +1,5 @@
-"""Features in an opened Zarr array, which travel to workers as the array that they are, and are looked for there before they are read."""
+"""Features in an opened Zarr array, which travel to workers as the array that they are, and are
+looked for there before they are read."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ from streamlr.kernels.gaps import Marks
 
 
 class ZarrRows:
-    """A Zarr array, read by its chunks in every pass; a chunk that is absent holds the fill value, as it does for Zarr.
+    """A Zarr array, read by its chunks in every pass; a chunk that is absent holds the fill value,
+    as it does for Zarr.
 
     Parameters
     ----------
@@ -139,8 +141,8 @@ def _metadata_of(array: zarr.Array[Any]) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _stored_there(place: _Place) -> StoredArray:
-    """Open an array that has travelled; where it is not seen from this process, Zarr would read fill
-    values in its place.
+    """Open an array that has travelled; where it is not seen from this process, Zarr would read
+    fill values in its place.
 
     Raises
     ------

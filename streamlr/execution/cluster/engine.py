@@ -16,14 +16,29 @@ from distributed.comm.core import CommClosedError
 from streamlr.data.chunks.retries import take_read_retries
 from streamlr.data.partition import Partition
 from streamlr.data.source import Source
-from streamlr.errors import ClusterError, DataError, StreamlrError
+from streamlr.errors import ClusterError, DataError, StreamlrError, option
 from streamlr.execution.cluster.handshake import OtherStreamlrError, this_streamlr
 from streamlr.execution.cluster.lookout import Lookout, LostError
 from streamlr.execution.cluster.placement import TASK_RETRIES, Placement
 from streamlr.execution.cluster.roster import Roster
-from streamlr.execution.cluster.tasks import Counted, Job, naming, prove, sum_nodes, sum_slab, told_bytes, told_limit
+from streamlr.execution.cluster.tasks import (
+    Counted,
+    Job,
+    naming,
+    prove,
+    reported_bytes,
+    reported_limit,
+    sum_nodes,
+    sum_slab,
+)
 from streamlr.execution.cluster.travel import pack, remote
-from streamlr.execution.cluster.workers import ASK_SECONDS, Workers, kill_workers, named, within
+from streamlr.execution.cluster.workers import (
+    ASK_SECONDS,
+    Workers,
+    call_with_timeout,
+    kill_workers,
+    named,
+)
 from streamlr.execution.engine import Engine, Scan, sum_tree
 from streamlr.execution.limits import FoundLimit
 from streamlr.execution.process import process_peak_bytes
@@ -83,7 +98,7 @@ class ClusterEngine:
     @property
     def dashboard_link(self) -> str | None:
         try:
-            known = within(ASK_SECONDS, lambda: self._client.scheduler_info(n_workers=0))
+            known = call_with_timeout(ASK_SECONDS, lambda: self._client.scheduler_info(n_workers=0))
         except (TimeoutError, OSError):
             return None  # the pass that follows will tell
         return self._client.dashboard_link if "dashboard" in known.get("services", {}) else None
@@ -91,12 +106,12 @@ class ClusterEngine:
     def run(
         self, source: Source, partition: Partition, scan: Scan, slab_done: Callable[[int], None]
     ) -> Any:
-        told: set[int] = set()
+        reported: set[int] = set()
 
         def tell(slab: int) -> None:
             self._lookout.patience.moved()
-            if slab not in told:  # a second attempt sums again what the first had told already
-                told.add(slab)
+            if slab not in reported:  # a second attempt sums again what the first had told already
+                reported.add(slab)
                 slab_done(slab)
 
         deaths = 0
@@ -112,7 +127,8 @@ class ClusterEngine:
                 if deaths > WORKER_DEATHS:
                     raise ClusterError(
                         f"workers were lost {deaths} times within one pass (at last: {lost}). Most "
-                        "likely a slab needs more memory than they have: see the cluster's logs for "
+                        "likely a slab needs more memory than they have: see the cluster's logs "
+                        "for "
                         "why they die, and `streamlr plan` for what a slab should need"
                     ) from None
                 log.warning("%s; sending the pass again", lost)
@@ -236,7 +252,7 @@ class ClusterEngine:
                 slab = done.get(timeout=self._lookout.patience.look_seconds)
             except queue.Empty:
                 some = itertools.islice(out.values(), _KEYS_LOOKED_AT)
-                self._lookout.look(
+                self._lookout.session(
                     f"{len(out)} of {n_slabs} slabs", [*common, *(future.key for future in some)]
                 )
                 continue
@@ -254,10 +270,12 @@ class ClusterEngine:
                 return counted
             except TimeoutError:
                 seconds *= 2
-                self._lookout.look("the sum of all slabs", [*common, root.key])
+                self._lookout.session("the sum of all slabs", [*common, root.key])
             except CommClosedError as error:
                 # whether the scheduler is gone is looked at before the pass is sent again
-                raise LostError(f"the connection broke at the sum of all slabs ({error})") from error
+                raise LostError(
+                    f"the connection broke at the sum of all slabs ({error})"
+                ) from error
             except Exception:
                 self._require_success(root, "the sum of all slabs")
                 raise
@@ -273,7 +291,7 @@ class ClusterEngine:
             if isinstance(error, OtherStreamlrError) and not self._shared:
                 raise ClusterError(
                     f"{error}: files of the package were changed after this process had loaded "
-                    "them; start again, or go on with --resume"
+                    f"them; start again, or go on with {option('resume')}"
                 )
             if self._shared and not isinstance(error, StreamlrError):
                 self._require_taking_part(error)
@@ -307,8 +325,8 @@ class ClusterEngine:
         if source.resident:
             return self._placement.parts(source, partition)
         graph[f"{name}-source"] = pack(source)
-        held = self._placement.held(source, partition, only) if reads_features else []
-        return held + [f"{name}-source"] * (partition.n_slabs - len(held))
+        resident = self._placement.resident(source, partition, only) if reads_features else []
+        return resident + [f"{name}-source"] * (partition.n_slabs - len(resident))
 
     def peak_memory_bytes(self) -> int:
         """Of this process and of the workers that are there and answer; those of workers that died
@@ -317,8 +335,8 @@ class ClusterEngine:
 
     def memory_of_workers(self, peak: bool) -> int | None:
         try:
-            told = self._workers.ask_each(
-                self._roster.usable(self._workers.addresses()), told_bytes, peak
+            reported = self._workers.ask_each(
+                self._roster.usable(self._workers.addresses()), reported_bytes, peak
             )
         except (TimeoutError, OSError) as error:
             log.warning(
@@ -326,17 +344,17 @@ class ClusterEngine:
                 str(error) or type(error).__name__,
             )
             return None
-        mute = [address for address, found in told.items() if not isinstance(found, int)]
+        mute = [address for address, found in reported.items() if not isinstance(found, int)]
         if mute:
             log.warning("%s did not tell what memory it has; left out", named(mute))
-        return max((found for found in told.values() if isinstance(found, int)), default=None)
+        return max((found for found in reported.values() if isinstance(found, int)), default=None)
 
     def limit_of_workers(self) -> FoundLimit | None:
         if not self._shared:
             return None  # they share that of this machine
         try:
             known = self._workers.known()
-            told = self._workers.ask_each(self._roster.usable(known), told_limit)
+            reported = self._workers.ask_each(self._roster.usable(known), reported_limit)
         except (TimeoutError, OSError) as error:
             log.warning(
                 "the workers were not asked for their limits of memory (%s); none is known",
@@ -345,9 +363,11 @@ class ClusterEngine:
             return None
         limits = [
             found if isinstance(found, FoundLimit) else _started_with(address, known[address])
-            for address, found in told.items()
+            for address, found in reported.items()
         ]
-        return min((limit for limit in limits if limit), key=lambda limit: limit.nbytes, default=None)
+        return min(
+            (limit for limit in limits if limit), key=lambda limit: limit.nbytes, default=None
+        )
 
     def arithmetic_of_workers(self) -> list[dict[str, Any]] | None:
         return self._roster.arithmetic()
@@ -362,7 +382,7 @@ class ClusterEngine:
         self._placement.forget()
         self._proven = None
         try:
-            within(CLOSE_SECONDS, lambda: self._client.close(timeout=CLOSE_SECONDS))
+            call_with_timeout(CLOSE_SECONDS, lambda: self._client.close(timeout=CLOSE_SECONDS))
         except Exception as error:  # the run has its result, or an error of its own
             log.info(
                 "closing the connection to %s: %s",

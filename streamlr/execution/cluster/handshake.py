@@ -22,7 +22,9 @@ class OtherStreamlrError(Exception):
 def sources_digest() -> str:
     """A digest of the package's source files, by which two checkouts of one version are told apart;
     empty without any."""
-    root = Path(version.__file__).parent  # which lies in the root of the package, wherever this does
+    root = Path(
+        version.__file__
+    ).parent  # which lies in the root of the package, wherever this does
     found = hashlib.sha256()
     files = sorted((path.relative_to(root).as_posix(), path) for path in root.rglob("*.py"))
     for name, path in files:
@@ -47,20 +49,20 @@ def tell() -> dict[str, str]:
     }
 
 
-def why_not(told: Mapping[str, str] | Exception) -> str | None:
+def why_not(reported: Mapping[str, str] | Exception) -> str | None:
     """Why a worker that told this, or met this error instead, may not take part; None where it
     may."""
-    if isinstance(told, Exception):
-        return f"{type(told).__name__}: {told}"
-    theirs = told.get("streamlr", "of another kind")
+    if isinstance(reported, Exception):
+        return f"{type(reported).__name__}: {reported}"
+    theirs = reported.get("streamlr", "of another kind")
     if theirs != this_streamlr():
         return f"it has streamlr {theirs}, this process {this_streamlr()}"
     return None
 
 
-def arithmetic_of(told: Mapping[str, str]) -> Arithmetic:
+def arithmetic_of(reported: Mapping[str, str]) -> Arithmetic:
     """The arithmetic that a worker told of."""
-    return Arithmetic(told["arithmetic"], told["numpy"], told["blas"])
+    return Arithmetic(reported["arithmetic"], reported["numpy"], reported["blas"])
 
 
 def require_this_streamlr(expected: str, worker: str) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 
 from distributed import Client, TimeoutError
 
-from streamlr.errors import ClusterError
+from streamlr.errors import ClusterError, option
 from streamlr.execution.cluster.roster import Roster
-from streamlr.execution.cluster.tasks import running_keys, told_reads
+from streamlr.execution.cluster.tasks import reported_reads, running_keys
 from streamlr.execution.cluster.workers import Load, Patience, Workers, named
 
 log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Lookout:
         """Something else is waited for from now on."""
         self._before = None
 
-    def look(self, what: str, keys: Sequence[Any]) -> None:
+    def session(self, what: str, keys: Sequence[Any]) -> None:
         """Nothing was finished for a while: say what is waited for; and when it is too long, have
         it done elsewhere.
 
@@ -155,13 +155,15 @@ class Lookout:
             raise LostError(f"{named(astray)} cannot take part", deaths=0 if joined else 1)
 
     def _reads(self, load: Load) -> dict[str, tuple[str, bool]]:
-        """What those at work on our tasks have been reading for long, and whether it ends by itself;
-        asked when it may count."""
+        """What those at work on our tasks have been reading for long, and whether it ends by
+        itself; asked when it may count."""
         if not (self.patience.may_speak or self.patience.at_its_end):
             return {}
-        answers = self._workers.ask_each(sorted(load.ours), told_reads, seconds=_READS_SECONDS)
+        answers = self._workers.ask_each(sorted(load.ours), reported_reads, seconds=_READS_SECONDS)
         return {
-            address: told for address, told in answers.items() if isinstance(told, tuple) and told[0]
+            address: reported
+            for address, reported in answers.items()
+            if isinstance(reported, tuple) and reported[0]
         }
 
     def _speak(
@@ -186,7 +188,9 @@ class Lookout:
             if workers
             else "new workers, since there are none"
         )
-        read = "".join(f"; on {address} {told}" for address, (told, _) in sorted(reads.items())[:1])
+        read = "".join(
+            f"; on {address} {reported}" for address, (reported, _) in sorted(reads.items())[:1]
+        )
         log.warning(
             "waiting for %s on %s: nothing finished for %.0f s%s",
             what,
@@ -288,8 +292,9 @@ class Lookout:
             raise ClusterError(
                 f"nothing was finished for {self.patience.quiet_seconds:.0f} s, with workers "
                 f"replaced again and again; {what} still out. See the cluster's logs; if slabs "
-                "need that long, raise cluster.stall_seconds. Add --resume to go on from the last "
-                "checkpoint"
+                f"need that long, raise cluster.stall_seconds. Add {option('resume')} to go on "
+                "from the "
+                "last checkpoint"
             )
 
     def require_workers(self, workers: Collection[str]) -> None:
@@ -309,8 +314,9 @@ class Lookout:
         if now - self._empty_since >= _NO_WORKERS_STALLS * self._stall_seconds:
             raise ClusterError(
                 f"the scheduler at {self._address} has had no workers{self._roster.but_for()} for "
-                f"{now - self._empty_since:.0f} s; start some, then add --resume to go on from the "
-                "last checkpoint"
+                f"{now - self._empty_since:.0f} s; start some, then add {option('resume')} to go "
+                "on "
+                "from the last checkpoint"
             )
 
     def require_scheduler(self) -> None:
@@ -355,6 +361,6 @@ class Lookout:
         """The error that says so."""
         return ClusterError(
             f"lost the scheduler at {self._address}: it does not answer. The last checkpoint is "
-            "safe; bring the scheduler back (or name another in cluster.address) and add --resume "
-            "to go on from there"
+            "safe; bring the scheduler back (or name another in cluster.address) and add "
+            f"{option('resume')} to go on from there"
         )

@@ -1,4 +1,5 @@
-"""How an engine in other processes comes to its cluster: one of its own, or a Dask scheduler that is there already."""
+"""How an engine in other processes comes to its cluster: one of its own, or a Dask scheduler that
+is there already."""
 
 from __future__ import annotations
 
@@ -11,8 +12,13 @@ from distributed import Client, LocalCluster, Security, TimeoutError
 
 from streamlr.config.sections import ClusterConfig, TlsConfig
 from streamlr.errors import ClusterError, ConfigError
-from streamlr.execution.cluster.engine import CLOSE_SECONDS, WORKER_DEATHS, ClusterEngine, close_cluster
-from streamlr.execution.cluster.workers import Starting, within
+from streamlr.execution.cluster.engine import (
+    CLOSE_SECONDS,
+    WORKER_DEATHS,
+    ClusterEngine,
+    close_cluster,
+)
+from streamlr.execution.cluster.workers import Starting, call_with_timeout
 from streamlr.execution.engine import Engine
 from streamlr.execution.local import available_cores
 
@@ -21,12 +27,16 @@ log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 30
 _START_SECONDS = 120.0
 _STARTS = 3
-_MEMORY_OF_WORKERS = {f"distributed.worker.memory.{key}": value for key, value in
-                      {"target": False, "spill": False, "pause": False, "terminate": 1.0}.items()}
-"""The plan keeps workers to their limit. What they hold is in use: moved to disk it would be read back, and a paused worker would wait for ever."""
+_MEMORY_OF_WORKERS = {
+    f"distributed.worker.memory.{key}": value
+    for key, value in {"target": False, "spill": False, "pause": False, "terminate": 1.0}.items()
+}
+"""The plan keeps workers to their limit. What they hold is in use: moved to disk it would be read
+back, and a paused worker would wait for ever."""
 
 _FOR_ALL = False
-"""Whether what else this process computes with Dask goes to the workers of a run; a client that finds nobody would leave it so for good."""
+"""Whether what else this process computes with Dask goes to the workers of a run; a client that
+finds nobody would leave it so for good."""
 
 
 def count_processes(config: ClusterConfig) -> int:
@@ -35,35 +45,58 @@ def count_processes(config: ClusterConfig) -> int:
 
 
 def open_processes(config: ClusterConfig) -> Engine:
-    """The engine of ``cluster.kind: processes``: a scheduler and workers on this machine, gone with the run."""
+    """The engine of ``cluster.kind: processes``: a scheduler and workers on this machine, gone with
+    the run."""
     for attempt in range(1, _STARTS + 1):
         cluster, starting = None, Starting()
         try:
-            cluster = within(_START_SECONDS, lambda: _start_cluster(config), starting.kill_stopped)
-            client = Client(cluster, timeout=_CONNECT_SECONDS, direct_to_workers=True, set_as_default=_FOR_ALL)
+            cluster = call_with_timeout(
+                _START_SECONDS, lambda: _start_cluster(config), starting.kill_stopped
+            )
+            client = Client(
+                cluster, timeout=_CONNECT_SECONDS, direct_to_workers=True, set_as_default=_FOR_ALL
+            )
             return ClusterEngine(client, cluster.scheduler_address, config.stall_seconds, cluster)
-        except Exception as error:  # a worker that dies while it starts ends in whatever error met it
-            log.warning("the worker processes did not start (%s), attempt %d of %d", str(error) or type(error).__name__, attempt, _STARTS)
+        except (
+            Exception
+        ) as error:  # a worker that dies while it starts ends in whatever error met it
+            log.warning(
+                "the worker processes did not start (%s), attempt %d of %d",
+                str(error) or type(error).__name__,
+                attempt,
+                _STARTS,
+            )
             if cluster is not None:
                 close_cluster(cluster)
             starting.kill()
             if attempt == _STARTS:
-                raise ClusterError(f"the worker processes did not start in {_STARTS} attempts ({str(error) or type(error).__name__}); check memory and "
-                                   "processes of this machine, or use cluster.kind: threads") from error
+                raise ClusterError(
+                    f"the worker processes did not start in {_STARTS} attempts "
+                    f"({str(error) or type(error).__name__}); check memory and "
+                    "processes of this machine, or use cluster.kind: threads"
+                ) from error
     raise AssertionError("unreachable")
 
 
 def _start_cluster(config: ClusterConfig) -> LocalCluster:
-    """Scheduler and workers that talk to holders of a key alone, which exists in their memory and for
-    this run: whoever can speak to them runs code as their owner, and all users of the machine reach
-    its loopback interface."""
-    with dask.config.set({"distributed.scheduler.allowed-failures": WORKER_DEATHS, **_MEMORY_OF_WORKERS}):
+    """Scheduler and workers that talk to holders of a key alone, which exists in their memory and
+    for this run: whoever can speak to them runs code as their owner, and all users of the machine
+    reach its loopback interface."""
+    with dask.config.set(
+        {"distributed.scheduler.allowed-failures": WORKER_DEATHS, **_MEMORY_OF_WORKERS}
+    ):
         return LocalCluster(
-            n_workers=count_processes(config), threads_per_worker=config.threads_per_worker, processes=True,
+            n_workers=count_processes(config),
+            threads_per_worker=config.threads_per_worker,
+            processes=True,
             memory_limit="auto" if config.memory_limit is None else config.memory_limit,
-            config=copy.deepcopy(dask.config.config),  # a worker that is started again, later, would otherwise have lost these settings
-            security=Security.temporary(), dashboard_address="127.0.0.1:0",
-            silence_logs=logging.ERROR)
+            config=copy.deepcopy(
+                dask.config.config
+            ),  # a worker that is started again, later, would otherwise have lost these settings
+            security=Security.temporary(),
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.ERROR,
+        )
 
 
 def open_address(config: ClusterConfig) -> Engine:
@@ -78,15 +111,28 @@ def open_address(config: ClusterConfig) -> Engine:
     """
     security = None if config.tls is None else _security(config.tls)
     try:
-        client = Client(config.address, timeout=_CONNECT_SECONDS, security=security, set_as_default=_FOR_ALL)
-    except (OSError, TimeoutError, ValueError, TypeError) as error:  # a tls address without files is a TypeError
-        raise ClusterError(f"no Dask scheduler answers at {config.address!r} within {_CONNECT_SECONDS} s ({error}); check "
-                           "cluster.address and cluster.tls, or start one with `dask scheduler`") from error
+        client = Client(
+            config.address, timeout=_CONNECT_SECONDS, security=security, set_as_default=_FOR_ALL
+        )
+    except (
+        OSError,
+        TimeoutError,
+        ValueError,
+        TypeError,
+    ) as error:  # a tls address without files is a TypeError
+        raise ClusterError(
+            f"no Dask scheduler answers at {config.address!r} within {_CONNECT_SECONDS} s "
+            f"({error}); check "
+            "cluster.address and cluster.tls, or start one with `dask scheduler`"
+        ) from error
     try:
         client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
     except TimeoutError:
         client.close(timeout=CLOSE_SECONDS)
-        raise ClusterError(f"the scheduler at {config.address!r} has no workers; start some with `dask worker {config.address}`") from None
+        raise ClusterError(
+            f"the scheduler at {config.address!r} has no workers; start some with `dask worker "
+            f"{config.address}`"
+        ) from None
     try:
         return ClusterEngine(client, str(config.address), config.stall_seconds)
     except ClusterError:
@@ -95,21 +141,38 @@ def open_address(config: ClusterConfig) -> Engine:
 
 
 def _security(tls: TlsConfig) -> Security:
-    """Try the files before they are handed on, since a connection that fails does not say which of them is wrong."""
+    """Try the files before they are handed on, since a connection that fails does not say which of
+    them is wrong."""
     for key, path in {"ca_file": tls.ca_file, "cert": tls.cert, "key": tls.key}.items():
         try:
             with open(path, "rb"):
                 pass
         except OSError as error:
-            raise ConfigError(f"cluster.tls.{key}: cannot read {path!r} ({error.strerror}); give the path of a PEM file") from error
+            raise ConfigError(
+                f"cluster.tls.{key}: cannot read {path!r} ({error.strerror}); give the path of a "
+                "PEM file"
+            ) from error
     context = ssl.create_default_context()
     try:
         context.load_verify_locations(cafile=tls.ca_file)
     except ssl.SSLError as error:
-        raise ConfigError(f"cluster.tls.ca_file: {tls.ca_file!r} holds no certificate ({error}); give the authority's certificate in PEM format") from error
+        raise ConfigError(
+            f"cluster.tls.ca_file: {tls.ca_file!r} holds no certificate ({error}); give the "
+            "authority's certificate in PEM format"
+        ) from error
     try:
-        context.load_cert_chain(tls.cert, tls.key, password="")  # an empty one, or a key under a password would have it asked for on the terminal
+        context.load_cert_chain(
+            tls.cert, tls.key, password=""
+        )  # an empty one, or a key under a password would have it asked for on the terminal
     except ssl.SSLError as error:
-        raise ConfigError(f"cluster.tls.cert and cluster.tls.key: {tls.cert!r} and {tls.key!r} are not a certificate and its private key without a "
-                          f"password ({error}); give both in PEM format") from error
-    return Security(require_encryption=True, tls_ca_file=tls.ca_file, tls_client_cert=tls.cert, tls_client_key=tls.key)
+        raise ConfigError(
+            f"cluster.tls.cert and cluster.tls.key: {tls.cert!r} and {tls.key!r} are not a "
+            "certificate and its private key without a "
+            f"password ({error}); give both in PEM format"
+        ) from error
+    return Security(
+        require_encryption=True,
+        tls_ca_file=tls.ca_file,
+        tls_client_cert=tls.cert,
+        tls_client_key=tls.key,
+    )

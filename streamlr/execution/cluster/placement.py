@@ -13,9 +13,9 @@ from streamlr.data.partition import Partition
 from streamlr.data.source import Source
 from streamlr.execution.cluster.handshake import this_streamlr
 from streamlr.execution.cluster.lookout import Lookout, LostError
-from streamlr.execution.cluster.tasks import hold_slab
+from streamlr.execution.cluster.tasks import load_slab
 from streamlr.execution.cluster.travel import pack, pack_uncopied, unwrap, written_call
-from streamlr.execution.cluster.workers import within
+from streamlr.execution.cluster.workers import call_with_timeout
 
 TASK_RETRIES = 2
 _SLOW_NETWORK = 1e7
@@ -52,7 +52,7 @@ class Placement:
         """Let go of what workers keep."""
         self._kept = None
 
-    def held(self, source: Source, partition: Partition, only: list[str] | None) -> list[Any]:
+    def resident(self, source: Source, partition: Partition, only: list[str] | None) -> list[Any]:
         """Futures of the slabs that stay in the workers' memory.
 
         Parameters
@@ -62,11 +62,11 @@ class Placement:
         only
             The workers that may take part, where others are there who may not.
         """
-        if not partition.held_slabs:
+        if not partition.resident_slabs:
             return []
         if not self._is_kept(source, partition):
             addresses = only or self._lookout.usable_workers()
-            name = f"{self._name}-held-{next(self._numbers)}"
+            name = f"{self._name}-resident-{next(self._numbers)}"
             parcel, run_by = pack(source), this_streamlr()
             # dealt out by turns, as the plan reckons with: the scheduler, left alone, gave one
             # worker up to half as many again; a preference only, so that what a dead worker held
@@ -74,13 +74,13 @@ class Placement:
             futures = [
                 self._client.submit(
                     unwrap,
-                    written_call(hold_slab, run_by, parcel, partition, slab),
+                    written_call(load_slab, run_by, parcel, partition, slab),
                     key=f"{name}-{slab}",
                     retries=TASK_RETRIES,
                     workers=[addresses[slab % len(addresses)]] if addresses else None,
                     allow_other_workers=bool(addresses) and only is None,
                 )
-                for slab in range(partition.held_slabs)
+                for slab in range(partition.resident_slabs)
             ]
             self._kept = source, partition, futures
         return self._futures()
@@ -123,7 +123,7 @@ class Placement:
             return futures
 
         try:
-            futures = within(seconds, send)
+            futures = call_with_timeout(seconds, send)
         except (TimeoutError, OSError) as error:
             self._lookout.replace_silent()
             raise LostError(

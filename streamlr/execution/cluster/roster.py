@@ -10,7 +10,7 @@ from typing import TypeVar
 from streamlr.errors import ClusterError
 from streamlr.execution.arithmetic import Arithmetic, arithmetic
 from streamlr.execution.cluster.handshake import arithmetic_of, why_not
-from streamlr.execution.cluster.tasks import Computed, told_self
+from streamlr.execution.cluster.tasks import Computed, reported_self
 from streamlr.execution.cluster.workers import Workers, named
 
 T = TypeVar("T", bound=Hashable)
@@ -60,9 +60,9 @@ class Roster:
         unknown = [address for address in addresses if address not in self._asked]
         if not unknown:
             return []
-        told = self._workers.ask_aside(unknown, told_self, seconds=_TELL_SECONDS)
+        reported = self._workers.ask_aside(unknown, reported_self, seconds=_TELL_SECONDS)
         self._asked.update(unknown)
-        heard = {address: answer for address, answer in told.items() if answer is not None}
+        heard = {address: answer for address, answer in reported.items() if answer is not None}
         why = {address: why_not(answer) for address, answer in heard.items()}
         found = {address: reason for address, reason in why.items() if reason is not None}
         self._refused |= found

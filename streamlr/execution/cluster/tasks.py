@@ -13,18 +13,18 @@ import dask
 from distributed import Worker, get_worker
 from threadpoolctl import threadpool_limits
 
-from streamlr.data.chunks.reads import readings, stay_quiet, told
+from streamlr.data.chunks.reads import readings, reported, stay_quiet
 from streamlr.data.chunks.retries import take_read_retries
 from streamlr.data.partition import Partition
 from streamlr.data.source import Buffer, Source
 from streamlr.data.sources.resident import ResidentRows
-from streamlr.errors import ChunkError, DataError, StoreNotFoundError, StreamlrError
+from streamlr.errors import ChunkError, DataError, StoreNotFoundError, StreamlrError, both
 from streamlr.execution.arithmetic import Arithmetic, arithmetic
 from streamlr.execution.cluster.handshake import require_this_streamlr, tell
 from streamlr.execution.cluster.travel import Parcel, unpack
 from streamlr.execution.engine import Scan, fold_list, slab_sums
-from streamlr.execution.limits import FoundLimit, found_limit, memory_told
-from streamlr.execution.process import process_bytes, process_peak_bytes, settle_allocator
+from streamlr.execution.limits import FoundLimit, found_limit, memory_reported
+from streamlr.execution.process import configure_allocator, process_bytes, process_peak_bytes
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -76,7 +76,7 @@ def _bare_errors(task: Callable[[*Ts], T]) -> Callable[[*Ts], T]:
     @functools.wraps(task)
     def instead(*arguments: *Ts) -> T:
         try:
-            with memory_told():
+            with memory_reported():
                 return task(*arguments)
         except StreamlrError as error:
             met = error
@@ -102,9 +102,9 @@ def sum_slab(run_by: str, job: Parcel, source: Parcel | Source, slab: int) -> Co
     address: str = get_worker().address
     require_this_streamlr(run_by, address)
     settle_worker()
-    told: Job = unpack(job)
-    with _turns(told.at_a_time), _named(address, told.shared):
-        sums = slab_sums(_opened(source, address), told.partition, told.scan, slab)
+    reported: Job = unpack(job)
+    with _turns(reported.at_a_time), _named(address, reported.shared):
+        sums = slab_sums(_opened(source, address), reported.partition, reported.scan, slab)
     return Counted(sums, take_read_retries(), frozenset({(arithmetic(), address)}))
 
 
@@ -115,19 +115,19 @@ def sum_nodes(run_by: str, nodes: list[Any]) -> Any:
 
 
 @_bare_errors
-def hold_slab(run_by: str, source: Parcel, partition: Partition, slab: int) -> ResidentRows:
+def load_slab(run_by: str, source: Parcel, partition: Partition, slab: int) -> ResidentRows:
     """Read a slab into memory: a recipe that the scheduler follows again if the worker that holds
     it dies."""
     address: str = get_worker().address
     require_this_streamlr(run_by, address)
     settle_worker()
-    held = ResidentRows(_opened(source, address), *partition.rows_of_slab(slab))
+    resident = ResidentRows(_opened(source, address), *partition.rows_of_slab(slab))
     buffer = Buffer()
     for block in partition.blocks_of_slab(slab):
         start, stop = partition.rows_of_block(block)
-        held.read_features(start, stop, buffer)
-        held.read_columns(start, stop)
-    return held
+        resident.read_features(start, stop, buffer)
+        resident.read_columns(start, stop)
+    return resident
 
 
 @_bare_errors
@@ -144,21 +144,23 @@ def naming(error: DataError, worker: str) -> DataError:
             "; it is looked for there, so put it on a file system that all workers share, under "
             "the same path, or give a URL"
         )
-    return type(error)(f"the worker at {worker} cannot open the data: {error}{remedy}")
+    return type(error)(f"the worker at {worker} cannot open the data: {both(error)}{remedy}")
 
 
-def told_bytes(peak: bool) -> int:
+def reported_bytes(peak: bool) -> int:
     """What a worker holds, or held at most, settled first."""
     settle_worker()
     return process_peak_bytes() if peak else process_bytes()
 
 
-def told_limit(dask_worker: Worker) -> FoundLimit | None:
-    """What a worker may use: by its machine, and by Dask, which stops giving it work long before its
-    memory limit is reached, and has it killed a little before."""
+def reported_limit(dask_worker: Worker) -> FoundLimit | None:
+    """What a worker may use: by its machine, and by Dask, which stops giving it work long before
+    its memory limit is reached, and has it killed a little before."""
     address: str = dask_worker.address
     here = found_limit()
-    found = [] if here is None else [replace(here, source=f"{here.source} (the worker at {address})")]
+    found = (
+        [] if here is None else [replace(here, source=f"{here.source} (the worker at {address})")]
+    )
     limit: int | None = dask_worker.memory_manager.memory_limit
     pause = dask_worker.memory_manager.memory_pause_fraction
     kill = bool(dask_worker.nanny) and dask.config.get("distributed.worker.memory.terminate")
@@ -171,14 +173,14 @@ def told_limit(dask_worker: Worker) -> FoundLimit | None:
     return min(found, key=lambda known: known.nbytes, default=None)
 
 
-def told_reads() -> tuple[str, bool]:
-    """What a worker has been reading for long, for a message, and whether that ends by itself: reads
-    are tried again for a while, and then are errors."""
+def reported_reads() -> tuple[str, bool]:
+    """What a worker has been reading for long, for a message, and whether that ends by itself:
+    reads are tried again for a while, and then are errors."""
     long = [reading for reading in readings() if reading.seconds >= _LONG_SECONDS]
-    return told(_LONG_SECONDS), any(reading.ends for reading in long)
+    return reported(_LONG_SECONDS), any(reading.ends for reading in long)
 
 
-def told_self() -> dict[str, str]:
+def reported_self() -> dict[str, str]:
     """What a worker tells of itself, settled first."""
     settle_worker()
     return tell()
@@ -195,7 +197,7 @@ def settle_worker() -> None:
     """Once, for the rest of the worker's life: a cluster started by others may not do it, and
     finding the libraries takes a millisecond."""
     threadpool_limits(limits=1, user_api="blas")
-    settle_allocator()
+    configure_allocator()
     stay_quiet()
 
 
@@ -240,4 +242,4 @@ def _named(worker: str, shared: bool) -> Iterator[None]:
     except ChunkError as error:
         if not shared:
             raise
-        raise ChunkError(f"{error} (found by the worker at {worker})") from error
+        raise ChunkError(f"{both(error)} (found by the worker at {worker})") from error

@@ -1,6 +1,8 @@
-"""The workers of a cluster: what the scheduler says of them, how those that hang are replaced, and how long to wait for them.
+"""The workers of a cluster: what the scheduler says of them, how those that hang are replaced, and
+how long to wait for them.
 
-Nothing here waits without a time-out: a process that is stopped answers no question, and would otherwise stop whoever asks.
+Nothing here waits without a time-out: a process that is stopped answers no question, and would
+otherwise stop whoever asks.
 """
 
 from __future__ import annotations
@@ -41,8 +43,11 @@ _DOUBLINGS = 5
 _NAMED = 3
 
 
-def within(seconds: float, call: Callable[[], T], meanwhile: Callable[[], None] | None = None) -> T:
-    """The result of a call that has no time-out of its own; ``meanwhile`` is called each second that it takes.
+def call_with_timeout(
+    seconds: float, call: Callable[[], T], meanwhile: Callable[[], None] | None = None
+) -> T:
+    """The result of a call that has no time-out of its own; ``meanwhile`` is called each second
+    that it takes.
 
     Raises
     ------
@@ -75,7 +80,8 @@ def within(seconds: float, call: Callable[[], T], meanwhile: Callable[[], None] 
 
 
 def kill_workers(cluster: LocalCluster, addresses: Collection[str]) -> None:
-    """Kill processes of a cluster of one's own, without asking: a process that is stopped does not go by itself. Their nannies start others."""
+    """Kill processes of a cluster of one's own, without asking: a process that is stopped does not
+    go by itself. Their nannies start others."""
     for nanny in list(cluster.workers.values()):
         if nanny.pid is not None and nanny.worker_address in addresses:
             with suppress(ProcessLookupError):
@@ -89,22 +95,29 @@ def named(addresses: Collection[str]) -> str:
 
 
 class Starting:
-    """The processes that come to be while a cluster of one's own starts, which has no list of them before it has started."""
+    """The processes that come to be while a cluster of one's own starts, which has no list of them
+    before it has started."""
 
     def __init__(self) -> None:
         self._others = set(multiprocessing.active_children())
         self._seen_stopped: set[int] = set()
 
     def kill_stopped(self) -> None:
-        """Kill those that were found stopped before and still are, which ends the attempt: they would be waited for as long as for slow ones."""
-        stopped = {child.pid: child for child in self._children() if child.pid is not None and is_stopped(child.pid)}
+        """Kill those that were found stopped before and still are, which ends the attempt: they
+        would be waited for as long as for slow ones."""
+        stopped = {
+            child.pid: child
+            for child in self._children()
+            if child.pid is not None and is_stopped(child.pid)
+        }
         for pid in self._seen_stopped & stopped.keys():
             log.warning("a worker process is stopped before it has started; killing it")
             stopped[pid].kill()
         self._seen_stopped = set(stopped)
 
     def kill(self) -> None:
-        """Kill all that are left of an attempt that failed, or this process would wait for them at its end."""
+        """Kill all that are left of an attempt that failed, or this process would wait for them at
+        its end."""
         for child in self._children():
             child.kill()
 
@@ -114,8 +127,8 @@ class Starting:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Which tasks are with which worker: those that run, and those that wait there for their turn or
-    for data."""
+    """Which tasks are with which worker: those that run, and those that wait there for their turn
+    or for data."""
 
     ours: dict[str, frozenset[str]]
     """Our tasks, by the address of the worker; only workers that have any."""
@@ -152,13 +165,21 @@ class Workers:
         now = time.monotonic()
         heard = {address: float(worker["last_seen"]) for address, worker in workers.items()}
         # its clock may differ from ours, so what counts is since when it says the same
-        self._heard = {address: self._heard[address] if self._heard.get(address, (None,))[0] == seen else (seen, now) for address, seen in heard.items()}
+        self._heard = {
+            address: self._heard[address]
+            if self._heard.get(address, (None,))[0] == seen
+            else (seen, now)
+            for address, seen in heard.items()
+        }
         return workers
 
     def silent(self, seconds: float) -> list[str]:
-        """Workers of which, by the last two or more calls of `known`, the scheduler has heard nothing for so long; they call every half second or so."""
+        """Workers of which, by the last two or more calls of `known`, the scheduler has heard
+        nothing for so long; they call every half second or so."""
         now = time.monotonic()
-        return sorted(address for address, (_, since) in self._heard.items() if now - since >= seconds)
+        return sorted(
+            address for address, (_, since) in self._heard.items() if now - since >= seconds
+        )
 
     def addresses(self) -> list[str]:
         """Of every worker; asked before each pass, so no more than that.
@@ -240,7 +261,7 @@ class Workers:
         async def ask_all() -> list[Any]:
             return list(await asyncio.gather(*map(ask, addresses)))
 
-        answers = within(seconds + ASK_SECONDS, lambda: self._client.sync(ask_all))
+        answers = call_with_timeout(seconds + ASK_SECONDS, lambda: self._client.sync(ask_all))
         return dict(zip(addresses, answers, strict=True))
 
     def ask_aside(
@@ -260,7 +281,8 @@ class Workers:
         return self.ask_each(addresses, asyncio.to_thread, unwrap, call, seconds=seconds)
 
     def replace(self, addresses: Collection[str]) -> None:
-        """Have workers killed and started again by their nannies; where they have none, or it does not answer either, the scheduler lets go of them.
+        """Have workers killed and started again by their nannies; where they have none, or it does
+        not answer either, the scheduler lets go of them.
 
         What they were working on goes to others at once, and what they held is read again.
         """
@@ -271,31 +293,58 @@ class Workers:
             kill_workers(self._cluster, dropped)
             return
         try:
-            self._ask("restart_workers", {"workers": dropped, "timeout": _RESTART_SECONDS, "wait_for_workers": False, "on_error": "return",
-                                          "stimulus_id": f"streamlr-replace-{time.time()}"}, _RESTART_SECONDS + ASK_SECONDS)
-        except (TimeoutError, OSError) as error:  # the next look will tell whether it is the scheduler
-            log.warning("could not replace %s: %s", ", ".join(dropped), str(error) or type(error).__name__)
+            self._ask(
+                "restart_workers",
+                {
+                    "workers": dropped,
+                    "timeout": _RESTART_SECONDS,
+                    "wait_for_workers": False,
+                    "on_error": "return",
+                    "stimulus_id": f"streamlr-replace-{time.time()}",
+                },
+                _RESTART_SECONDS + ASK_SECONDS,
+            )
+        except (
+            TimeoutError,
+            OSError,
+        ) as error:  # the next look will tell whether it is the scheduler
+            log.warning(
+                "could not replace %s: %s", ", ".join(dropped), str(error) or type(error).__name__
+            )
 
     def refill(self) -> None:
-        """Start workers of a cluster of one's own that its nannies have given up, such as one that was killed while it started."""
+        """Start workers of a cluster of one's own that its nannies have given up, such as one that
+        was killed while it started."""
         if self._cluster is not None and len(self._cluster.workers) < self._wanted:
-            log.warning("%d of %d worker processes are gone for good; starting others", self._wanted - len(self._cluster.workers), self._wanted)
+            log.warning(
+                "%d of %d worker processes are gone for good; starting others",
+                self._wanted - len(self._cluster.workers),
+                self._wanted,
+            )
             self._cluster.scale(self._wanted)
 
-    def _ask(self, question: str, arguments: Mapping[str, Any] | None = None, seconds: float = ASK_SECONDS) -> Any:
+    def _ask(
+        self,
+        question: str,
+        arguments: Mapping[str, Any] | None = None,
+        seconds: float = ASK_SECONDS,
+    ) -> Any:
         scheduler = self._client.scheduler
         if scheduler is None:
             raise ConnectionError("the connection is closed")
-        return self._client.sync(getattr(scheduler, question), callback_timeout=seconds, **(arguments or {}))
+        return self._client.sync(
+            getattr(scheduler, question), callback_timeout=seconds, **(arguments or {})
+        )
 
 
 class Patience:
     """How long to wait while nothing moves.
 
-    A slab may be slow for good reasons, and how slow is only seen as slabs come in. So the limit is ten times the longest
-    wait that ended well (the first slab of a pass shows how long one takes), and at least ``stall_seconds``; and because all
-    slabs may be slower than that, it doubles each time that it was reached in vain: work that needs longer is given longer,
-    until five doublings have not helped.
+    A slab may be slow for good reasons, and how slow is only seen as slabs come in. So the limit is
+    ten times the longest wait that ended well (the first slab of a pass shows how long one takes),
+    and at least ``stall_seconds``; and because all slabs may be slower than that, it doubles each
+    time that it was reached in vain: work that needs longer is given longer, until five doublings
+    have not helped.
 
     Parameters
     ----------
@@ -340,7 +389,8 @@ class Patience:
 
     @property
     def may_speak(self) -> bool:
-        """Whether it is time to say that nothing moves: not between slabs that are merely slow, and not at every look."""
+        """Whether it is time to say that nothing moves: not between slabs that are merely slow, and
+        not at every look."""
         return self.quiet_seconds >= max(self._spoken + self._stall_seconds / 4, 2 * self._longest)
 
     @property
@@ -364,7 +414,10 @@ class Patience:
     @property
     def at_its_end(self) -> bool:
         """Whether it is time to do something."""
-        return time.monotonic() - self._acted >= max(self._stall_seconds, _SLOWER_THAN_SEEN * self._longest) * 2**self._doublings
+        return (
+            time.monotonic() - self._acted
+            >= max(self._stall_seconds, _SLOWER_THAN_SEEN * self._longest) * 2**self._doublings
+        )
 
     @property
     def exhausted(self) -> bool:

@@ -2,9 +2,9 @@
 
     Z = Wᵀ X + b;   A = mean of the target at Z;   dZ = A - Y
 
-holds of all of them. A family says what A is, what is lost at Z, and all else that others ask of it:
-nobody asks for its name. To add one, derive from `Family`, write what has no default here, and name
-it in `streamlr.kernels.families.registry`.
+holds of all of them. A family says what A is, what is lost at Z, and all else that others ask of
+it: nobody asks for its name. To add one, derive from `Family`, write what has no default here, and
+name it in `streamlr.kernels.families.registry`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from streamlr.kernels.metrics.room import SumsRoom
 
 Array = NDArray[np.float64]
 
@@ -37,6 +39,8 @@ class FamilyMetrics:
     """Metrics by name, of the sums over all rows and the labels of the classes."""
     plotted: bool
     """Whether `streamlr.reporting.plots` draws the report."""
+    room: Callable[[int, int, int], SumsRoom]
+    """Bytes that the sums take, of so many outputs, rows of a leaf, and rows of all."""
 
 
 class Family(ABC):
@@ -72,7 +76,7 @@ class Family(ABC):
         """Whether a number that is added to all ``Z`` of an example changes anything."""
         return not self.coupled
 
-    # the formulas -------------------------------------------------------------------------------
+    # the formulas ---------------------------------------------------------------------------------
 
     @abstractmethod
     def target(self, values: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> Array:
@@ -101,7 +105,7 @@ class Family(ABC):
         """Mean loss of targets with this mean and variance, (c,), when all examples have the same
         ``Z``, (c,)."""
 
-    # what else is asked of it -------------------------------------------------------------------
+    # what else is asked of it ---------------------------------------------------------------------
 
     def least_loss(self, Y: Array) -> Array:
         """Smallest loss of each example at any ``Z``, (k,), of Y, (c, k): what is above is half the
@@ -139,7 +143,7 @@ class Family(ABC):
         del Y, A, Z
         return 2.0 * loss[0]
 
-    # synthetic data -----------------------------------------------------------------------------
+    # synthetic data -------------------------------------------------------------------------------
 
     signal: ClassVar[float] = 1.5
     """Standard deviation of Z of synthetic data."""

@@ -1,6 +1,6 @@
 """Least squares: the target is a number.
 
-    A = Z,   loss = (Z - Y)² / 2
+A = Z,   loss = (Z - Y)² / 2
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from streamlr.kernels.families.base import Family, FamilyMetrics
 from streamlr.kernels.metrics.regression import regression_metrics, regression_sums
+from streamlr.kernels.metrics.room import room_of_numbers
 from streamlr.kernels.scans.labels import numbers
 
 Array = NDArray[np.float64]
@@ -25,7 +26,10 @@ class Linear(Family):
     quadratic = True
     has_dispersion = True
     metrics = FamilyMetrics(
-        partial(regression_sums, counts=False), lambda sums, _: regression_metrics(sums), False
+        partial(regression_sums, counts=False),
+        lambda sums, _: regression_metrics(sums),
+        False,
+        room_of_numbers,
     )
 
     def target(self, values: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> Array:

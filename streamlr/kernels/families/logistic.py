@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from streamlr.kernels.families.base import Family, FamilyMetrics
 from streamlr.kernels.metrics.classification import class_metrics, class_sums
+from streamlr.kernels.metrics.room import room_of_classes
 from streamlr.kernels.scans.labels import indicator
 
 Array = NDArray[np.float64]
@@ -26,7 +27,7 @@ class Logistic(Family):
 
     name = "logistic"
     labelled = True
-    metrics = FamilyMetrics(class_sums, class_metrics, True)
+    metrics = FamilyMetrics(class_sums, class_metrics, True, room_of_classes)
     certain_loss = float(np.log(2.0))
 
     def target(self, values: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> Array:

@@ -1,6 +1,6 @@
 """Counts, or rates of events where there is an exposure.
 
-    A = exp(Z),   loss = exp(Z) - Y Z
+A = exp(Z),   loss = exp(Z) - Y Z
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from streamlr.kernels.families.base import Family, FamilyMetrics
 from streamlr.kernels.metrics.regression import deviance, regression_metrics, regression_sums
+from streamlr.kernels.metrics.room import room_of_numbers
 from streamlr.kernels.scans.labels import numbers
 
 Array = NDArray[np.float64]
@@ -30,7 +31,10 @@ class Poisson(Family):
     name = "poisson"
     counted = True
     metrics = FamilyMetrics(
-        partial(regression_sums, counts=True), lambda sums, _: regression_metrics(sums), False
+        partial(regression_sums, counts=True),
+        lambda sums, _: regression_metrics(sums),
+        False,
+        room_of_numbers,
     )
     signal = 0.5
 
@@ -63,7 +67,8 @@ class Poisson(Family):
         return least
 
     def target_unit(self, mean: Array, variance: Array) -> float:
-        """The mean of counts that are not small, to which gradient and Hessian are in proportion."""
+        """The mean of counts that are not small, to which gradient and Hessian are in
+        proportion."""
         largest = float(mean.max())
         return largest if largest > _FEW else 1.0
 

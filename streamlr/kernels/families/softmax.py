@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from streamlr.kernels.families.base import Family, FamilyMetrics
 from streamlr.kernels.families.logistic import draw_labels
 from streamlr.kernels.metrics.classification import class_metrics, class_sums
+from streamlr.kernels.metrics.room import room_of_classes
 from streamlr.kernels.scans.labels import one_hot
 
 Array = NDArray[np.float64]
@@ -31,7 +32,7 @@ class Softmax(Family):
     name = "softmax"
     labelled = True
     coupled = True
-    metrics = FamilyMetrics(class_sums, class_metrics, True)
+    metrics = FamilyMetrics(class_sums, class_metrics, True, room_of_classes)
     certain_loss = float(np.log(2.0))
     """Where it is less, more than half of the probability is that of the right class."""
 

@@ -1,11 +1,13 @@
-"""The Hessian of coupled outputs, which is too large to be written down, by what it does to a direction.
+"""The Hessian of coupled outputs, which is too large to be written down, by what it does to a
+direction.
 
     T  = Pᵀ X                    (c, k)     P, (n, c), the direction
     dT = A * (T - sum(A * T))    (c, k)     the sum over the classes
     HP = X · dTᵀ                 (n, c)
 
-It is the mean over examples of [x; 1] [x; 1]ᵀ ⊗ (diag(a) - a aᵀ), and near the product of the two means, which are small.
-These sums make a metric and nothing else, so half the digits are enough: leaves are single precision, sums double.
+It is the mean over examples of [x; 1] [x; 1]ᵀ ⊗ (diag(a) - a aᵀ), and near the product of the two
+means, which are small. These sums make a metric and nothing else, so half the digits are enough:
+leaves are single precision, sums double.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ class PairSums:
     second: Array
 
     @property
-    def probe(self) -> Array:
+    def finite_check(self) -> Array:
         return self.first
 
     def __add__(self, other: PairSums) -> PairSums:
@@ -42,7 +44,8 @@ class PairSums:
 
 @dataclass(frozen=True, slots=True)
 class CurvatureScan:
-    """Asks for HP, (n, c) and (c,), in standardised features; without a direction for the two means of which H is nearly the product.
+    """Asks for HP, (n, c) and (c,), in standardised features; without a direction for the two means
+    of which H is nearly the product.
 
     These are sums of [x; 1] [x; 1]ᵀ, (n + 1, n + 1), and of diag(a) - a aᵀ, (c, c).
     """
@@ -63,20 +66,35 @@ class CurvatureScan:
     direction: tuple[Array, Array] | None = None
     """P, (n, c) and (c,)."""
     basis: Basis | None = None
-    """The features that all of these are of, where they are not those of the data; the center is then that of features less its shift."""
+    """The features that all of these are of, where they are not those of the data; the center is
+    then that of features less its shift."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> PairSums:
         """The sums over a batch: its leaves, added from first to last."""
-        return sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
+        return sum_over_leaves(
+            batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace)
+        )
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> PairSums:
-        X: Single = np.divide(self._centered(batch, leaf, workspace), self.scale[:, None], dtype=np.float32, casting="same_kind")
-        activate: Callable[[Single], Single] = cast(Any, FAMILIES[self.family].activate)  # it keeps the precision it is given
+        X: Single = np.divide(
+            self._centered(batch, leaf, workspace),
+            self.scale[:, None],
+            dtype=np.float32,
+            casting="same_kind",
+        )
+        activate: Callable[[Single], Single] = cast(
+            Any, FAMILIES[self.family].activate
+        )  # it keeps the precision it is given
         A = activate(_linear(X, self.coefficients, self.intercepts))
         weights = batch.weights_of(leaf)
-        omega = np.ones(X.shape[1], dtype=np.float32) if weights is None else weights.astype(np.float32)
+        omega = (
+            np.ones(X.shape[1], dtype=np.float32) if weights is None else weights.astype(np.float32)
+        )
         if self.direction is None:
-            return PairSums(_second_moments(X, omega), np.diag((A @ omega).astype(np.float64)) - (A * omega) @ A.T)
+            return PairSums(
+                _second_moments(X, omega),
+                np.diag((A @ omega).astype(np.float64)) - (A * omega) @ A.T,
+            )
         T = _linear(X, *self.direction)
         T -= np.einsum("ck,ck->k", A, T)
         T *= A

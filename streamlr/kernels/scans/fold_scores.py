@@ -1,8 +1,9 @@
 """How well models of folds rank and name the rows that they have not seen, as one sum that merges.
 
-A row is scored by the models of its own fold alone, so the work is that of one column for each strength of the penalty, whatever the
-number of folds. Log-odds fall into bins of equal width about the mean of each model; areas under the ROC curve count rows of the
-same bin as ties, and come with the bound of what their order could change.
+A row is scored by the models of its own fold alone, so the work is that of one column for each
+strength of the penalty, whatever the number of folds. Log-odds fall into bins of equal width about
+the mean of each model; areas under the ROC curve count rows of the same bin as ties, and come with
+the bound of what their order could change.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ MOST_CELLS = 2**17
 _MOST_BINS = 4096
 LEAST_BINS = 64
 _SPREADS = 6.0
-"""Bins reach that many standard deviations to both sides of the mean; what lies outside is in the first or the last."""
+"""Bins reach that many standard deviations to both sides of the mean; what lies outside is in the
+first or the last."""
 _PROBE_ROWS = 512
 
 
@@ -41,7 +43,7 @@ class Bins:
 
 
 @dataclass(frozen=True, slots=True)
-class HeldScores:
+class FoldScores:
     """Sums over some rows: a commutative monoid."""
 
     weight_sum: Array
@@ -49,27 +51,39 @@ class HeldScores:
     correct_sum: Array
     """Weight of those that it names rightly, (L, K)."""
     bin_sum: Array
-    """Weight of misses and of hits in every bin, (L, K, bins, 2); of more than two classes there are no bins."""
-    probe: Array
+    """Weight of misses and of hits in every bin, (L, K, bins, 2); of more than two classes there
+    are no bins."""
+    finite_check: Array
     """Not finite if any feature is not."""
 
-    def __add__(self, other: HeldScores) -> HeldScores:
-        return HeldScores(self.weight_sum + other.weight_sum, self.correct_sum + other.correct_sum, self.bin_sum + other.bin_sum, self.probe + other.probe)
+    def __add__(self, other: FoldScores) -> FoldScores:
+        return FoldScores(
+            self.weight_sum + other.weight_sum,
+            self.correct_sum + other.correct_sum,
+            self.bin_sum + other.bin_sum,
+            self.finite_check + other.finite_check,
+        )
 
     def areas(self) -> tuple[Array, Array]:
-        """Area under the ROC curve of every model and the bound of its error, (L, K) each; not a number where all its rows are of one class."""
-        found = [ranking_of(bins).area() or (np.nan, np.nan) for bins in self.bin_sum.reshape(-1, *self.bin_sum.shape[2:])]
+        """Area under the ROC curve of every model and the bound of its error, (L, K) each; not a
+        number where all its rows are of one class."""
+        found = [
+            ranking_of(bins).area() or (np.nan, np.nan)
+            for bins in self.bin_sum.reshape(-1, *self.bin_sum.shape[2:])
+        ]
         both = np.array(found).reshape(*self.weight_sum.shape, 2)
         return both[..., 0], both[..., 1]
 
 
 def ranking_of(bins: Array) -> Ranking:
     """The ranking of one model, from the misses and hits in its bins, (bins, 2)."""
-    return Ranking(np.arange(float(len(bins))), bins[:, 1], bins[:, 0], np.ones(len(bins), dtype=np.bool_))
+    return Ranking(
+        np.arange(float(len(bins))), bins[:, 1], bins[:, 0], np.ones(len(bins), dtype=np.bool_)
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class HeldScoreScan:
+class FoldScoreScan:
     """Asks how well the models of folds do on the rows that are held out of them."""
 
     reads_features = True
@@ -88,21 +102,30 @@ class HeldScoreScan:
     bins: Bins
     """For the log-odds of each model."""
 
-    def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> HeldScores:
+    def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> FoldScores:
         """The sums over a batch: its leaves, from first to last."""
         L, K, _, c = self.coefficients.shape
-        total = HeldScores(np.zeros((L, K)), np.zeros((L, K)), np.zeros((L, K, self.bins.count if c == 1 else 0, 2)), np.zeros(1))
+        total = FoldScores(
+            np.zeros((L, K)),
+            np.zeros((L, K)),
+            np.zeros((L, K, self.bins.count if c == 1 else 0, 2)),
+            np.zeros(1),
+        )
         for leaf in batch.leaves(leaf_rows):
             self._add_leaf(batch, leaf, workspace, total)
         return total
 
-    def _add_leaf(self, batch: Batch, leaf: slice, workspace: Workspace, total: HeldScores) -> None:
+    def _add_leaf(self, batch: Batch, leaf: slice, workspace: Workspace, total: FoldScores) -> None:
         assert batch.target is not None
         family = FAMILIES[self.family]
         X = workspace.cast(batch.X[:, leaf])
-        total.probe[0] += X.sum()
+        total.finite_check[0] += X.sum()
         Y = family.target(batch.target[leaf], self.classes, batch.first_row + leaf.start)
-        weights, offset, parts = batch.weights_of(leaf), batch.offset_of(leaf), self.split.parts(batch, leaf)
+        weights, offset, parts = (
+            batch.weights_of(leaf),
+            batch.offset_of(leaf),
+            self.split.parts(batch, leaf),
+        )
         L, K, n, c = self.coefficients.shape
         for fold in range(K):
             rows = np.flatnonzero(parts == fold)
@@ -124,7 +147,9 @@ class HeldScoreScan:
         np.nan_to_num(Z, copy=False)
         np.clip(Z, 0, bins - 1, out=Z)
         cells = 2 * Z.astype(np.intp) + Y.astype(np.intp)
-        summed: Array = np.stack([np.bincount(row, omega, 2 * bins).astype(np.float64) for row in cells])
+        summed: Array = np.stack(
+            [np.bincount(row, omega, 2 * bins).astype(np.float64) for row in cells]
+        )
         return summed.reshape(L, bins, 2)
 
 
@@ -137,7 +162,8 @@ def _right(Z: Array, Y: Array, family: Family) -> NDArray[np.bool_]:
 
 
 def bins_for(coefficients: Array, intercepts: Array, probe: Array) -> Bins:
-    """Bins for models W, (L, K, n, c), and b, (L, K, c), of one output, from what they make of a few rows, (s, n)."""
+    """Bins for models W, (L, K, n, c), and b, (L, K, c), of one output, from what they make of a
+    few rows, (s, n)."""
     L, K, n, c = coefficients.shape
     count = int(np.clip(MOST_CELLS // (L * K), LEAST_BINS, _MOST_BINS))
     if c > 1:

@@ -1,7 +1,8 @@
 """What one look at the data tells of each part of the rows, such as folds, and of all but one part.
 
-Means and centred sums of squares are joined as those of the survey (see `streamlr.kernels.scans.moments`).
-What is constant in a part has exactly that mean and no spread, whatever leaves the rows lie in.
+Means and centred sums of squares are joined as those of the statistics pass (see
+`streamlr.kernels.scans.moments`). What is constant in a part has exactly that mean and no spread,
+whatever leaves the rows lie in.
 """
 
 from __future__ import annotations
@@ -58,32 +59,61 @@ class PartSums:
 
     def __add__(self, other: PartSums) -> PartSums:
         weight = self.weight_sum + other.weight_sum
-        share = np.divide(other.weight_sum, weight, out=np.zeros_like(weight), where=weight > 0)[:, None]
+        share = np.divide(other.weight_sum, weight, out=np.zeros_like(weight), where=weight > 0)[
+            :, None
+        ]
         common = self.weight_sum[:, None] * share
-        with np.errstate(invalid="ignore", over="ignore"):  # the survey looks for non-finite data
+        with np.errstate(
+            invalid="ignore", over="ignore"
+        ):  # the statistics pass looks for non-finite data
             by_target, by_feature = other.target_mean - self.target_mean, other.mean - self.mean
             return PartSums(
-                self.n_rows + other.n_rows, weight,
-                np.minimum(self.least, other.least), np.maximum(self.most, other.most),
+                self.n_rows + other.n_rows,
+                weight,
+                np.minimum(self.least, other.least),
+                np.maximum(self.most, other.most),
                 self.target_mean + share * by_target,
                 self.target_square_sum + other.target_square_sum + common * by_target**2,
-                self.least_loss_sum + other.least_loss_sum, self.mean + share * by_feature,
-                self.square_sum + other.square_sum + common * by_feature**2)
+                self.least_loss_sum + other.least_loss_sum,
+                self.mean + share * by_feature,
+                self.square_sum + other.square_sum + common * by_feature**2,
+            )
 
     @classmethod
     def nothing(cls, n_parts: int, n_outputs: int, n_features: int) -> Self:
         """Those of no rows."""
-        count, by_target, by_feature = np.zeros(n_parts), (n_parts, n_outputs), (n_parts, n_features)
-        return cls(count.astype(np.intp), count, np.full(by_target, np.inf), np.full(by_target, -np.inf),
-                   np.zeros(by_target), np.zeros(by_target), count.copy(), np.zeros(by_feature), np.zeros(by_feature))
+        count, by_target, by_feature = (
+            np.zeros(n_parts),
+            (n_parts, n_outputs),
+            (n_parts, n_features),
+        )
+        return cls(
+            count.astype(np.intp),
+            count,
+            np.full(by_target, np.inf),
+            np.full(by_target, -np.inf),
+            np.zeros(by_target),
+            np.zeros(by_target),
+            count.copy(),
+            np.zeros(by_feature),
+            np.zeros(by_feature),
+        )
 
     def without_each(self) -> PartSums:
         """Of all parts but the first, but the second, ..., but the last but one, (P - 1, ...)."""
         each = self._each()
-        before = [self.nothing(1, self.least.shape[1], self.mean.shape[1]), *itertools.accumulate(each, operator.add)]
+        before = [
+            self.nothing(1, self.least.shape[1], self.mean.shape[1]),
+            *itertools.accumulate(each, operator.add),
+        ]
         after = list(itertools.accumulate(reversed(each), operator.add))[::-1]
         found = [self._part(slice(0)), *(before[p] + after[p + 1] for p in range(len(each) - 1))]
-        return PartSums(*(np.concatenate([getattr(one, field.name) for one in found]) for field in fields(PartSums)))
+        return PartSums(
+            *(
+                np.concatenate([getattr(one, field.name) for one in found])
+                for field in fields(PartSums)
+            )
+        )
 
     def whole(self) -> PartSums:
         """Of all parts, (1, ...)."""
@@ -98,7 +128,7 @@ class PartSums:
 
 @dataclass(frozen=True, slots=True)
 class PartScan:
-    """Asks the survey for the moments of parts."""
+    """Asks the statistics pass for the moments of parts."""
 
     split: Split | None
     """Tells the part of each row; None: all are in the first."""
@@ -109,8 +139,15 @@ class PartScan:
     less_offset: bool
     """Whether Y is to be less the offset."""
 
-    def sums(self, batch: Batch, leaf: slice, Y: Array, omega: Array, family: Family,
-             moments: Callable[[NDArray[np.intp]], tuple[Array, Array]]) -> PartSums:
+    def sums(
+        self,
+        batch: Batch,
+        leaf: slice,
+        Y: Array,
+        omega: Array,
+        family: Family,
+        moments: Callable[[NDArray[np.intp]], tuple[Array, Array]],
+    ) -> PartSums:
         """Of the examples of a leaf.
 
         Parameters
@@ -120,13 +157,15 @@ class PartScan:
         Y, omega, family
             Their Y, (c, k), weights, (k,), and what Y is of.
         moments
-            Tells mean and centred sum of squares, (n,) each, of the features of some of them, called
-            by their numbers in the leaf.
+            Tells mean and centred sum of squares, (n,) each, of the features of some of them,
+            called by their numbers in the leaf.
         """
         found = PartSums.nothing(self.count + 1, len(Y), batch.X.shape[0] if self.features else 0)
         parts = np.full(len(omega), self.count)
         if self.split is not None:
-            parts = np.minimum(self.split.parts(batch, leaf), self.count).astype(np.int16)  # quickly sorted
+            parts = np.minimum(self.split.parts(batch, leaf), self.count).astype(
+                np.int16
+            )  # quickly sorted
         order = np.argsort(parts, kind="stable")
         order = order[omega[order] > 0]
         if not len(order):

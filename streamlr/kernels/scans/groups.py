@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.errors import MemoryLimitError
+from streamlr.errors import MemoryLimitError, option
 from streamlr.kernels.batch import Batch, Workspace
 
 Array = NDArray[np.float64]
@@ -56,8 +56,12 @@ class GroupKeys:
 
 def _checked(groups: GroupKeys) -> GroupKeys:
     if len(groups.keys) > groups.most:
-        raise MemoryLimitError(f"{groups.name} holds {len(groups.keys):,} groups or more, and there is room for the sums of {groups.most:,} with as many "
-                               "parameters as the model has; cluster by coarser groups, or take --errors robust where every row is its own")
+        raise MemoryLimitError(
+            f"{groups.name} holds {len(groups.keys):,} groups or more, and there is room for the "
+            f"sums of {groups.most:,} with as many "
+            "parameters as the model has; cluster by coarser groups, or take "
+            f"{option('errors', 'robust')} where every row is its own"
+        )
     return groups
 
 

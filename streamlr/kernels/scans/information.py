@@ -1,12 +1,13 @@
 """The sums from which standard errors and likelihoods are made, at a fitted model.
 
-    g = [x; 1] (a - y)                            score of an example, less its sign
-    H = Σ ω [x; 1] A' [x; 1]ᵀ                     information; observed and expected are the same where the link is canonical
-    M = Σ ω² g gᵀ                                 the meat of the sandwich H⁻¹ M H⁻¹ (White 1980)
-    M = Σ over groups of (Σ ω g)(Σ ω g)ᵀ          the same where examples of a group are not independent (Liang and Zeger 1986)
+    g = [x; 1] (a - y)                            score of an example, less its sign H = Σ ω [x; 1]
+    A' [x; 1]ᵀ                     information; observed and expected are the same where the link is
+    canonical M = Σ ω² g gᵀ                                 the meat of the sandwich H⁻¹ M H⁻¹
+    (White 1980) M = Σ over groups of (Σ ω g)(Σ ω g)ᵀ          the same where examples of a group
+    are not independent (Liang and Zeger 1986)
 
-Where a row of weight ω stands for ω rows, M = Σ ω g gᵀ. Of coupled outputs, whose Z may all be moved by the same, the first is
-the one that the others are compared with: it has no parameters.
+Where a row of weight ω stands for ω rows, M = Σ ω g gᵀ. Of coupled outputs, whose Z may all be
+moved by the same, the first is the one that the others are compared with: it has no parameters.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ Errors = Literal["classical", "robust", "clustered"]
 
 @dataclass(frozen=True, slots=True)
 class InformationSums:
-    """Sums over some rows: a commutative monoid. Parameters are those of features less their center, the output running fastest."""
+    """Sums over some rows: a commutative monoid. Parameters are those of features less their
+    center, the output running fastest."""
 
     n_weighted: int
     """Rows that have weight."""
@@ -52,15 +54,22 @@ class InformationSums:
     """Σ ω g and, last, Σ ω of each group, (g, d + 1)."""
 
     @property
-    def probe(self) -> Array:
+    def finite_check(self) -> Array:
         return self.score
 
     def __add__(self, other: InformationSums) -> InformationSums:
         return InformationSums(
-            self.n_weighted + other.n_weighted, self.weight_sum + other.weight_sum, self.log_weight_sum + other.log_weight_sum,
-            self.loss_sum + other.loss_sum, self.deviance_sum + other.deviance_sum, self.base_sum + other.base_sum, self.score + other.score,
-            self.information + other.information, None if self.meat is None or other.meat is None else self.meat + other.meat,
-            None if self.groups is None or other.groups is None else self.groups + other.groups)
+            self.n_weighted + other.n_weighted,
+            self.weight_sum + other.weight_sum,
+            self.log_weight_sum + other.log_weight_sum,
+            self.loss_sum + other.loss_sum,
+            self.deviance_sum + other.deviance_sum,
+            self.base_sum + other.base_sum,
+            self.score + other.score,
+            self.information + other.information,
+            None if self.meat is None or other.meat is None else self.meat + other.meat,
+            None if self.groups is None or other.groups is None else self.groups + other.groups,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +99,9 @@ class InformationScan:
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> InformationSums:
         """The sums over a batch: its leaves, added from first to last."""
         leaf_rows = hessian_leaf_rows(leaf_rows, *self.coefficients.shape)
-        return sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
+        return sum_over_leaves(
+            batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace)
+        )
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> InformationSums:
         assert batch.target is not None
@@ -99,14 +110,19 @@ class InformationScan:
         X = workspace.cast(batch.X[:, leaf], self.center)
         weights, offset = batch.weights_of(leaf), batch.offset_of(leaf)
         omega = np.ones(X.shape[1]) if weights is None else weights
-        with np.errstate(over="ignore", invalid="ignore"):  # data that are not finite show in the sums, and are looked for there
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # data that are not finite show in the sums, and are looked for there
             Z = self.coefficients.T @ X + self.intercepts[:, None]
             Z_null = np.repeat(self.null_intercepts[:, None], X.shape[1], axis=1)
             if offset is not None:
                 Z, Z_null = Z + offset, Z_null + offset
             loss, A = family.loss_and_activation(Z, Y)
             loss_null, A_null = family.loss_and_activation(Z_null, Y)
-            deviances = (family.deviance(loss, Y, A, Z), family.deviance(loss_null, Y, A_null, Z_null))
+            deviances = (
+                family.deviance(loss, Y, A, Z),
+                family.deviance(loss_null, Y, A_null, Z_null),
+            )
             kept = slice(1, None) if family.coupled else slice(None)
             dZ = A[kept] - Y[kept]
             score = np.concatenate([X @ (dZ * omega).T, (dZ @ omega)[None, :]]).ravel()
@@ -116,17 +132,30 @@ class InformationScan:
         log_weights = 0.0 if weights is None else float(np.log(weights[weights > 0]).sum())
         base = family.likelihood_base(Y)
         return InformationSums(
-            int(np.count_nonzero(omega)), float(omega.sum()), log_weights, np.array([loss[0] @ omega, loss_null[0] @ omega]),
-            np.array([each @ omega for each in deviances]), 0.0 if base is None else float(base @ omega),
-            score, information, meat, groups)
+            int(np.count_nonzero(omega)),
+            float(omega.sum()),
+            log_weights,
+            np.array([loss[0] @ omega, loss_null[0] @ omega]),
+            np.array([each @ omega for each in deviances]),
+            0.0 if base is None else float(base @ omega),
+            score,
+            information,
+            meat,
+            groups,
+        )
 
-    def _meat(self, batch: Batch, leaf: slice, X: Array, dZ: Array, omega: Array) -> tuple[GroupSums | None, Array | None]:
-        """Sums of the scores by group, or of their squares, as far as they are wanted; may overwrite ``X``."""
+    def _meat(
+        self, batch: Batch, leaf: slice, X: Array, dZ: Array, omega: Array
+    ) -> tuple[GroupSums | None, Array | None]:
+        """Sums of the scores by group, or of their squares, as far as they are wanted; may
+        overwrite ``X``."""
         if self.errors == "classical":
             return None, None
         if self.errors == "clustered":
             assert batch.groups is not None
-            return sum_by_group(batch.groups[leaf], np.concatenate([_scores(X, dZ * omega), omega[None, :]])), None
+            return sum_by_group(
+                batch.groups[leaf], np.concatenate([_scores(X, dZ * omega), omega[None, :]])
+            ), None
         root = np.sqrt(omega) if self.frequency else omega
         if len(dZ) == 1:
             return None, weighted_squares(X, (dZ[0] * root) ** 2)
@@ -179,7 +208,9 @@ class NullScan:
         Y = family.target(batch.target[leaf], self.classes, batch.first_row + leaf.start)
         weights, offset = batch.weights_of(leaf), batch.offset_of(leaf)
         omega = np.ones(Y.shape[1]) if weights is None else weights
-        A = family.activate(self.intercept + (np.zeros_like(Y) if offset is None else offset[None, :]))
+        A = family.activate(
+            self.intercept + (np.zeros_like(Y) if offset is None else offset[None, :])
+        )
         return NullSums(float((A - Y)[0] @ omega), float(family.curvature(A)[0] @ omega))
 
 
@@ -188,11 +219,11 @@ class MoveSums:
     """Largest change of a Z: a commutative monoid."""
 
     largest: float
-    probe: Array
+    finite_check: Array
     """Sum of the changes."""
 
     def __add__(self, other: MoveSums) -> MoveSums:
-        return MoveSums(max(self.largest, other.largest), self.probe + other.probe)
+        return MoveSums(max(self.largest, other.largest), self.finite_check + other.finite_check)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +242,17 @@ class MoveScan:
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> MoveSums:
         """The largest over a batch."""
-        return sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
+        return sum_over_leaves(
+            batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace)
+        )
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> MoveSums:
-        moved = np.abs(self.coefficients.T @ workspace.cast(batch.X[:, leaf], self.center) + self.intercepts[:, None])
+        moved = np.abs(
+            self.coefficients.T @ workspace.cast(batch.X[:, leaf], self.center)
+            + self.intercepts[:, None]
+        )
         weights = batch.weights_of(leaf)
-        return MoveSums(float((moved if weights is None else np.where(weights > 0, moved, 0.0)).max()), moved.sum(keepdims=True))
+        return MoveSums(
+            float((moved if weights is None else np.where(weights > 0, moved, 0.0)).max()),
+            moved.sum(keepdims=True),
+        )

@@ -32,8 +32,12 @@ class InterceptSums:
 
     def __add__(self, other: InterceptSums) -> InterceptSums:
         return InterceptSums(
-            self.weight_sum + other.weight_sum, self.activation_sum + other.activation_sum,
-            self.curvature_sum + other.curvature_sum, min(self.least, other.least), max(self.most, other.most))
+            self.weight_sum + other.weight_sum,
+            self.activation_sum + other.activation_sum,
+            self.curvature_sum + other.curvature_sum,
+            min(self.least, other.least),
+            max(self.most, other.most),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,9 @@ class InterceptScan:
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> InterceptSums:
         """The sums over a batch: its leaves, added from first to last."""
         del workspace
-        return sum_over_leaves(batch, max(leaf_rows, _LEAST_ROWS), lambda leaf: self._leaf_sums(batch, leaf))
+        return sum_over_leaves(
+            batch, max(leaf_rows, _LEAST_ROWS), lambda leaf: self._leaf_sums(batch, leaf)
+        )
 
     def _leaf_sums(self, batch: Batch, leaf: slice) -> InterceptSums:
         offset, weights = batch.offset_of(leaf), batch.weights_of(leaf)
@@ -63,5 +69,10 @@ class InterceptScan:
         with np.errstate(over="ignore"):  # a far too large intercept tells so by an infinite sum
             A = family.activate(self.intercept + offset[None, :])
             activation, curvature = float(A[0] @ omega), float(family.curvature(A)[0] @ omega)
-        return InterceptSums(float(omega.sum()), activation, curvature,
-                             float(offset.min(initial=np.inf)), float(offset.max(initial=-np.inf)))
+        return InterceptSums(
+            float(omega.sum()),
+            activation,
+            curvature,
+            float(offset.min(initial=np.inf)),
+            float(offset.max(initial=-np.inf)),
+        )

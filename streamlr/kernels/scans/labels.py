@@ -43,8 +43,11 @@ class LabelSums:
 
 def _refuse_many(sums: LabelSums) -> LabelSums:
     if len(sums.labels) > _MANY:
-        raise LabelError(f"the target holds more than {_MANY} distinct values (such as {sums.labels[0]} and {sums.labels[1]}); "
-                         "labels of classes are expected: is data.target a continuous quantity?")
+        raise LabelError(
+            f"the target holds more than {_MANY} distinct values (such as {sums.labels[0]} and "
+            f"{sums.labels[1]}); "
+            "labels of classes are expected: is data.target a continuous quantity?"
+        )
     return sums
 
 
@@ -61,21 +64,30 @@ class LabelScan:
     """Tells which rows are held out, where some are."""
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> LabelSums:
-        """Those of the leaves, added up: sorting the labels of a whole block would take more memory than its features."""
+        """Those of the leaves, added up: sorting the labels of a whole block would take more memory
+        than its features."""
         del workspace
         assert batch.target is not None
         _refuse_nan(batch.target, batch.first_row, self.target_name)
         if batch.weights is not None:
             refuse_bad_weights(batch.weights, batch.first_row, self.weights_name)
-        return sum_over_leaves(batch, max(leaf_rows, _LEAST_LABELS), lambda leaf: self._leaf_sums(batch, leaf))
+        return sum_over_leaves(
+            batch, max(leaf_rows, _LEAST_LABELS), lambda leaf: self._leaf_sums(batch, leaf)
+        )
 
     def _leaf_sums(self, batch: Batch, leaf: slice) -> LabelSums:
         assert batch.target is not None
         target, weights = batch.target[leaf], batch.weights_of(leaf)
         if self.split is not None:
-            weights = np.where(self.split.held_out(batch, leaf), 0.0, 1.0 if weights is None else weights)
+            weights = np.where(
+                self.split.holdout(batch, leaf), 0.0, 1.0 if weights is None else weights
+            )
         labels, codes, counts = np.unique(target, return_inverse=True, return_counts=True)
-        weight_sums = counts.astype(np.float64) if weights is None else np.bincount(codes, weights, len(labels)).astype(np.float64)
+        weight_sums = (
+            counts.astype(np.float64)
+            if weights is None
+            else np.bincount(codes, weights, len(labels)).astype(np.float64)
+        )
         return _refuse_many(LabelSums(labels, counts.astype(np.int64), weight_sums))
 
 
@@ -88,20 +100,30 @@ def looks_like_a_quantity(sums: LabelSums) -> bool:
 def _refuse_nan(target: NDArray[Any], first_row: int, name: str) -> None:
     if target.dtype.kind == "f" and not np.isfinite(target).all():
         bad = ~np.isfinite(target)
-        raise NonFiniteError(f"{name} holds {np.count_nonzero(bad)} non-finite labels in the rows from {first_row} on (first at row "
-                             f"{first_row + int(np.argmax(bad))}); drop or label those rows and ingest again")
+        raise NonFiniteError(
+            f"{name} holds {np.count_nonzero(bad)} non-finite labels in the rows from {first_row} "
+            "on (first at row "
+            f"{first_row + int(np.argmax(bad))}); drop or label those rows and ingest again"
+        )
 
 
 def refuse_bad_weights(weights: NDArray[np.float64], first_row: int, name: str) -> None:
-    """Raise a `NonFiniteError` that names the first weight, (k,), that is negative or not finite."""
+    """Raise a `NonFiniteError` that names the first weight, (k,), that is negative or not
+    finite."""
     good = np.isfinite(weights) & (weights >= 0)
     if not good.all():
         at = int(np.argmin(good))
-        raise NonFiniteError(f"{name} holds {np.count_nonzero(~good)} weights that are negative or not finite in the rows from "
-                             f"{first_row} on (first: {weights[at]} at row {first_row + at}); weights must be finite and 0 or above")
+        raise NonFiniteError(
+            f"{name} holds {np.count_nonzero(~good)} weights that are negative or not finite in "
+            "the rows from "
+            f"{first_row} on (first: {weights[at]} at row {first_row + at}); weights must be "
+            "finite and 0 or above"
+        )
 
 
-def indicator(target: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> NDArray[np.float64]:
+def indicator(
+    target: NDArray[Any], classes: NDArray[Any], first_row: int = 0
+) -> NDArray[np.float64]:
     """Y for two classes: 1.0 where the label is the second class, shape (1, k).
 
     Raises
@@ -113,8 +135,11 @@ def indicator(target: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -
     first = target == classes[0]
     if np.count_nonzero(first) + np.count_nonzero(second) != len(target):
         at = int(np.argmin(first | second))
-        raise LabelError(f"row {first_row + at} has the label {target[at].item()!r}, which is neither of the classes {classes[0].item()!r} and "
-                         f"{classes[1].item()!r}; were the labels changed since they were listed?")
+        raise LabelError(
+            f"row {first_row + at} has the label {target[at].item()!r}, which is neither of the "
+            f"classes {classes[0].item()!r} and "
+            f"{classes[1].item()!r}; were the labels changed since they were listed?"
+        )
     return second.astype(np.float64)[None, :]
 
 
@@ -130,8 +155,11 @@ def codes_of(target: NDArray[Any], classes: NDArray[Any], first_row: int = 0) ->
     known = classes[codes] == target
     if not known.all():
         at = int(np.argmin(known))
-        raise LabelError(f"row {first_row + at} has the label {target[at].item()!r}, which is none of the {len(classes)} classes {classes[0].item()!r} to "
-                         f"{classes[-1].item()!r}; were the labels changed since they were listed?")
+        raise LabelError(
+            f"row {first_row + at} has the label {target[at].item()!r}, which is none of the "
+            f"{len(classes)} classes {classes[0].item()!r} to "
+            f"{classes[-1].item()!r}; were the labels changed since they were listed?"
+        )
     return codes
 
 
@@ -142,7 +170,9 @@ def one_hot(target: NDArray[Any], classes: NDArray[Any], first_row: int = 0) -> 
     return Y
 
 
-def numbers(target: NDArray[Any], family: str, first_row: int = 0, least: float = -np.inf) -> NDArray[np.float64]:
+def numbers(
+    target: NDArray[Any], family: str, first_row: int = 0, least: float = -np.inf
+) -> NDArray[np.float64]:
     """Y of targets that are numbers, not below ``least``, shape (1, k).
 
     Raises
@@ -155,14 +185,26 @@ def numbers(target: NDArray[Any], family: str, first_row: int = 0, least: float 
         For a number below ``least``.
     """
     if target.dtype.kind not in "biuf":
-        raise DtypeError(f"the target has dtype {target.dtype}; the family {family} is fitted to numbers. Are labels meant (model.family: logistic)?")
+        raise DtypeError(
+            f"the target has dtype {target.dtype}; the family {family} is fitted to numbers. Are "
+            "labels meant (model.family: logistic)?"
+        )
     Y = target.astype(np.float64)
     good = np.abs(Y) <= _LARGEST
     if not good.all():
         at = int(np.argmin(good))
-        remedy = "its square overflows: mend that row, or rescale the target" if np.isfinite(Y[at]) else "drop or mend that row"
-        raise NonFiniteError(f"row {first_row + at} has the target {Y[at]}; {remedy} and ingest again")
+        remedy = (
+            "its square overflows: mend that row, or rescale the target"
+            if np.isfinite(Y[at])
+            else "drop or mend that row"
+        )
+        raise NonFiniteError(
+            f"row {first_row + at} has the target {Y[at]}; {remedy} and ingest again"
+        )
     if len(Y) and Y.min() < least:
         at = int(np.argmax(least > Y))
-        raise LabelError(f"row {first_row + at} has the target {Y[at]:g}; the family {family} is fitted to numbers of {least:g} or above")
+        raise LabelError(
+            f"row {first_row + at} has the target {Y[at]:g}; the family {family} is fitted to "
+            f"numbers of {least:g} or above"
+        )
     return Y[None, :]

@@ -1,5 +1,5 @@
-"""The metrics of a model in one read of the data: what is summed and what is told of it is a matter of the family.
-"""
+"""The metrics of a model in one read of the data: what is summed and what is told of it is a matter
+of the family."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ class MetricScan:
 
     def sums(self, batch: Batch, leaf_rows: int, workspace: Workspace) -> Any:
         """The sums over a batch: its leaves, added from first to last."""
-        return sum_over_leaves(batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace))
+        return sum_over_leaves(
+            batch, leaf_rows, lambda leaf: self._leaf_sums(batch, leaf, workspace)
+        )
 
     def _leaf_sums(self, batch: Batch, leaf: slice, workspace: Workspace) -> Any:
         assert batch.target is not None
@@ -59,20 +61,28 @@ class MetricScan:
         omega = np.ones(Y.shape[1]) if weights is None else weights
         if self.split is None:
             return family.metrics.sums(Z, Y, loss, A, omega)
-        counted = self.split.held_out(batch, leaf)
-        return replace(family.metrics.sums(Z, Y, loss, A, np.where(counted, omega, 0.0)), n_rows=int(np.count_nonzero(counted)))
+        counted = self.split.holdout(batch, leaf)
+        return replace(
+            family.metrics.sums(Z, Y, loss, A, np.where(counted, omega, 0.0)),
+            n_rows=int(np.count_nonzero(counted)),
+        )
 
 
 def refuse_overflow(values: Array, Z: Array, batch: Batch, leaf: slice) -> None:
-    """Raise a `NonFiniteError` that names the first example of which ``values``, (c, k), are not finite, though all features of the leaf are.
+    """Raise a `NonFiniteError` that names the first example of which ``values``, (c, k), are not
+    finite, though all features of the leaf are.
 
     Features that are not finite are looked for where a chunk can be named.
     """
     bad = ~np.isfinite(values).all(axis=0)
     if bad.any() and locate_non_finite(batch.X[:, leaf]) is None:
         at = int(np.argmax(bad))
-        raise NonFiniteError(f"row {batch.first_row + leaf.start + at}: its features are finite, but the model makes {Z[np.abs(Z[:, at]).argmax(), at]:.3g} of "
-                             "them, which overflows; are the features of the store in the units of those that the model was fitted to?")
+        raise NonFiniteError(
+            f"row {batch.first_row + leaf.start + at}: its features are finite, but the model "
+            f"makes {Z[np.abs(Z[:, at]).argmax(), at]:.3g} of "
+            "them, which overflows; are the features of the store in the units of those that the "
+            "model was fitted to?"
+        )
 
 
 def linear(X: Array, W: Array, b: Array) -> Array:

@@ -1,4 +1,5 @@
-"""What targets look like before a family is chosen for them: their range, their mean, and their distinct values if those are few."""
+"""What targets look like before a family is chosen for them: their range, their mean, and their
+distinct values if those are few."""
 
 from __future__ import annotations
 
@@ -33,8 +34,13 @@ class NumberSums:
     def __add__(self, other: NumberSums) -> NumberSums:
         weight = self.weight_sum + other.weight_sum
         share = other.weight_sum / weight if weight > 0 else 0.0
-        return NumberSums(weight, (1.0 - share) * self.mean + share * other.mean, min(self.least, other.least), max(self.largest, other.largest),
-                          self.whole and other.whole)
+        return NumberSums(
+            weight,
+            (1.0 - share) * self.mean + share * other.mean,
+            min(self.least, other.least),
+            max(self.largest, other.largest),
+            self.whole and other.whole,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +53,13 @@ class TargetSums:
     """Each distinct value; None where there are too many for classes."""
 
     def __add__(self, other: TargetSums) -> TargetSums:
-        numbers = None if self.numbers is None or other.numbers is None else self.numbers + other.numbers
+        numbers = (
+            None if self.numbers is None or other.numbers is None else self.numbers + other.numbers
+        )
         try:
-            labels = None if self.labels is None or other.labels is None else self.labels + other.labels
+            labels = (
+                None if self.labels is None or other.labels is None else self.labels + other.labels
+            )
         except LabelError:  # too many
             labels = None
         return TargetSums(numbers, labels)
@@ -80,7 +90,9 @@ class TargetScan:
             FAMILIES[self.family].target(batch.target, np.empty(0), batch.first_row)
         labels: LabelSums | None = None
         with contextlib.suppress(LabelError):  # too many
-            labels = LabelScan(self.target_name, self.weights_name).sums(batch, leaf_rows, workspace)
+            labels = LabelScan(self.target_name, self.weights_name).sums(
+                batch, leaf_rows, workspace
+            )
         return TargetSums(_numbers(batch.target, batch.weights), labels)
 
 
@@ -91,6 +103,14 @@ def _numbers(target: NDArray[Any], weights: NDArray[np.float64] | None) -> Numbe
     mean = 0.0
     if weight_sum > 0:
         shares = np.full(len(target), 1.0 / weight_sum) if weights is None else weights / weight_sum
-        mean = float(target.astype(np.float64) @ shares)  # each term a share, so that large numbers do not overflow
+        mean = float(
+            target.astype(np.float64) @ shares
+        )  # each term a share, so that large numbers do not overflow
     as_number = float if target.dtype.kind == "f" else int
-    return NumberSums(weight_sum, mean, as_number(target.min()), as_number(target.max()), target.dtype.kind != "f" or bool((target == np.rint(target)).all()))
+    return NumberSums(
+        weight_sum,
+        mean,
+        as_number(target.min()),
+        as_number(target.max()),
+        target.dtype.kind != "f" or bool((target == np.rint(target)).all()),
+    )
