@@ -23,7 +23,7 @@ from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.scans.fold_sums import PartScan, PartSums, spread_of
 from streamlr.kernels.scans.moments import MomentScan
 from streamlr.kernels.split import Split, folds
-from streamlr.pilot import solve as warm_start
+from streamlr.pilot import size as pilot_size
 from streamlr.training.path import PathResult
 
 M, N, K = 900, 6, 4
@@ -534,8 +534,8 @@ def test_folds_have_the_same_bits_on_every_engine_and_after_a_stop(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     X, y, weight, _ = data(family)
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", 8_000)
-    monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 1)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", 8_000)
+    monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", 1)
     store = write_store(tmp_path / "s.zarr", X, y, (60, N), weights=weight).store
     config = config_of(family, standardize=True, count=4, alpha=0.5, folds=3) | {
         "data": {"store": store, "weights": "weights"}

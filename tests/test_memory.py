@@ -27,9 +27,8 @@ from streamlr.execution import local as local_module
 from streamlr.execution.engine import slab_sums
 from streamlr.kernels.columns import Columns
 from streamlr.kernels.scans.moments import SampledRows
-from streamlr.pilot import solve as warm_start
-from streamlr.pilot.solve import join_sample
-from streamlr.planning import memory as memory_model
+from streamlr.pilot.sample import join_sample
+from streamlr.pilot.size import is_dense
 from streamlr.planning import workforce as workforce_module
 from streamlr.planning.memory import RunShape, client_peak, local_peak, worker_peak
 from streamlr.planning.plan import Plan, check_plan, make_plan
@@ -426,13 +425,24 @@ def test_the_script_names_its_cells(tmp_path: Path) -> None:
     assert re.search(r"^0 cells, 0 outside", done.stdout, re.MULTILINE)
 
 
-def test_what_is_projected_of_a_metric_is_what_the_warm_start_makes_of_it() -> None:
-    assert (
-        memory_model.DENSE_PARAMETERS,
-        memory_model.DENSE_PRODUCTS,
-        memory_model.NEWTON_PARAMETERS,
-    ) == (
-        warm_start.MOST_COUPLED_PARAMETERS,
-        warm_start._NEWTON_PRODUCTS,
-        warm_start._NEWTON_PARAMETERS,
-    )
+@pytest.mark.parametrize(
+    ("features", "outputs", "rows"),
+    [
+        (127, 2, 10**9),
+        (128, 2, 305_000),
+        (128, 2, 302_000),
+        (1023, 2, 4_700),
+        (1023, 2, 4_800),
+        (1024, 2, 1_000),
+        (4_096, 1, 10**9),
+    ],
+)
+def test_what_is_projected_of_a_metric_is_what_the_pilot_makes_of_it(
+    features: int, outputs: int, rows: int, store: DataConfig
+) -> None:
+    parameters = (features + 1) * outputs
+    affordable = parameters <= 2048 and rows * parameters**2 <= 2e10
+    wanted = outputs == 1 or parameters <= 256 or affordable
+    shape = demand(store, n_features=features, outputs=outputs, sample_rows=rows)
+    assert shape.dense_metric == wanted
+    assert is_dense(rows, parameters, coupled=outputs > 1) == wanted

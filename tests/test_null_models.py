@@ -22,7 +22,7 @@ from streamlr.execution.scanner import Scanner
 from streamlr.kernels.families import FAMILIES
 from streamlr.kernels.scans.moments import MomentScan
 from streamlr.objective.objective import Moments
-from streamlr.pilot import solve as warm_start
+from streamlr.pilot import size as pilot_size
 from streamlr.planning.plan import MOST_SECANTS, make_plan, solves_null_model
 from streamlr.planning.workforce import workers_of
 from streamlr.training.null_model import intercept_beside_offset
@@ -350,8 +350,8 @@ def test_a_sample_leaves_few_passes_for_a_few_free_features(
 ) -> None:
     X, y, weight, offset = data(family, rows=20_000)
     X = np.hstack([X, np.random.default_rng(0).normal(size=(20_000, 18))])
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", int(0.1 * X.nbytes))
-    monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 1)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", int(0.1 * X.nbytes))
+    monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", 1)
     factors = [0.0] * free + [1.0] * (24 - free)
     scans: list[str] = []
     config = config_of(family, factors, count=2, alpha=1.0)
@@ -405,8 +405,8 @@ def test_where_all_is_penalised_and_there_is_no_offset_no_pass_is_added(alpha: f
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A path beside free features and an offset, of a store of which the sample is a part."""
     X, y, weight, offset = data("logistic", rows=4000)
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", 20_000)
-    monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 1)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", 20_000)
+    monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", 1)
     store = write_store(tmp_path / "s.zarr", X, y, (250, N), weights=weight).store
     put(zarr.open_group(store, mode="r+"), "offset", offset, (250,))
     made = config_of("logistic", FACTORS, standardize=True, count=4, alpha=0.5, folds=2)

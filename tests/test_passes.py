@@ -21,7 +21,7 @@ from streamlr.execution.scanner import Scanner
 from streamlr.kernels.columns import Columns
 from streamlr.kernels.scans.labels import LabelScan
 from streamlr.kernels.scans.moments import MomentScan
-from streamlr.pilot import solve as warm_start
+from streamlr.pilot import size as pilot_size
 from streamlr.training.train import TrainResult
 
 SOLVERS: tuple[str, ...] = get_args(get_type_hints(SolverConfig)["name"])
@@ -139,7 +139,7 @@ def test_auto_needs_few_passes_also_where_the_sample_is_a_small_part(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", sample_bytes)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", sample_bytes)
     X, y = large
     result = train(
         {"solver": {"name": "auto"}, "cluster": {"kind": "threads", "workers": 2}}, X=X, y=y
@@ -189,8 +189,8 @@ def test_auto_costs_at_most_the_first_pass_more_than_plain_lbfgs_whatever_the_da
     monkeypatch.undo()
     X, y = synth_like(30_000, 20)
     X = np.ascontiguousarray(DEGENERATE[kind](X.astype(np.float64), y))
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", int(share * X.nbytes) + 1)
-    monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 1)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", int(share * X.nbytes) + 1)
+    monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", 1)
     passes, values = {}, {}
     for solver in ("auto", "lbfgs"):
         result = train(
@@ -212,7 +212,7 @@ def test_auto_finds_that_classes_are_separable(
 ) -> None:
     monkeypatch.undo()
     X, _ = synth_like(30_000, 20)
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", int(share * X.nbytes) + 1)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", int(share * X.nbytes) + 1)
     assert (
         train({"cluster": {"kind": "serial"}}, X=X, y=(X[:, 0] > 0).astype(np.int64)).status
         == "diverged"

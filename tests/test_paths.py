@@ -30,7 +30,7 @@ from streamlr.kernels.scans.fold_scores import FoldScores, bins_for
 from streamlr.kernels.scans.moments import MomentScan
 from streamlr.kernels.split import folds
 from streamlr.objective.objective import Moments, Objective, evaluate_together
-from streamlr.pilot import solve as warm_start
+from streamlr.pilot import size as pilot_size
 from streamlr.planning.plan import make_plan
 from streamlr.planning.workforce import workers_of
 from streamlr.solvers import Lbfgs, Solve, SolveProgress, minimize_together
@@ -209,8 +209,8 @@ def test_without_a_sample_they_are_the_same(solver: str) -> None:
 def test_many_classes_have_the_metric_of_a_kronecker_product(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("streamlr.pilot.solve_together._NEWTON_PARAMETERS", 10)
-    monkeypatch.setattr("streamlr.pilot.solve_together._DENSE_PRODUCTS", 0)
+    monkeypatch.setattr("streamlr.pilot.size.NEWTON_PARAMETERS", 10)
+    monkeypatch.setattr("streamlr.pilot.size.DENSE_PRODUCTS", 0)
     for alpha in (0.0, 0.5):
         X, y = data("softmax")
         found = streamlr.path(
@@ -444,8 +444,8 @@ def test_the_data_are_read_as_often_as_for_the_slowest_model(
     alpha: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     X, y = data(rows=20_000)
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", int(0.1 * X.nbytes))
-    monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 1)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", int(0.1 * X.nbytes))
+    monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", 1)
     scans: list[str] = []
 
     def count(event: Event) -> None:
@@ -512,12 +512,12 @@ def test_a_path_goes_on_to_the_bit(
     family: str, alpha: float, solver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     X, y = data(family, rows=4000)
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", 20_000)
-    monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 1)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", 20_000)
+    monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", 1)
     monkeypatch.setattr("streamlr.runs.checkpoint._LARGE_BYTES", 200)
     if family == "softmax":
-        monkeypatch.setattr("streamlr.pilot.solve_together._NEWTON_PARAMETERS", 10)
-    monkeypatch.setattr("streamlr.pilot.solve_together._DENSE_PRODUCTS", 0)
+        monkeypatch.setattr("streamlr.pilot.size.NEWTON_PARAMETERS", 10)
+    monkeypatch.setattr("streamlr.pilot.size.DENSE_PRODUCTS", 0)
     config = config_of(family, solver=solver, lambdas=[0.1, 0.01, 0.001], alpha=alpha, folds=2)
     config |= {
         "data": {"store": write_store(tmp_path / "s.zarr", X, y, (250, N)).store},

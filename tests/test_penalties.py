@@ -27,7 +27,7 @@ from streamlr.data.synth import Population, SynthSpec
 from streamlr.errors import ConfigError
 from streamlr.kernels.families import FAMILIES
 from streamlr.objective.penalty import with_features_by_number
-from streamlr.pilot import solve as warm_start
+from streamlr.pilot import size as pilot_size
 from streamlr.solvers import Nonsmooth
 from streamlr.solvers.quadratic import Curvature, curvature_of, minimum
 from streamlr.training.train import TrainResult
@@ -661,8 +661,8 @@ def test_engines_and_a_resumed_run_come_to_the_same_bits(
     solver: str, case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("streamlr.data.partition._SMALLEST_BLOCK_BYTES", 0)
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", 100 * N * 8)
-    monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 1)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", 100 * N * 8)
+    monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", 1)
     X, y, weights = data("logistic")
     store = write_store(tmp_path / "s", X, y, (20, N), weights=weights)
 
@@ -697,8 +697,8 @@ def test_engines_and_a_resumed_run_come_to_the_same_bits(
 def test_l1_needs_as_few_passes_as_l2_also_where_the_sample_is_a_small_part(
     sample_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", sample_bytes)
-    monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 1)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", sample_bytes)
+    monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", 1)
     X, y = Population(SynthSpec(rows=200_000, features=30)).rows(0, 200_000)
 
     def passes(**penalty: float) -> int:
@@ -726,8 +726,8 @@ def test_nearly_collinear_features_cost_no_more_passes(
 ) -> None:
     X, y = Population(SynthSpec(rows=30_000, features=20)).rows(0, 30_000)
     X = np.column_stack([X, X[:, 0] + 1e-4 * X[:, 1], X[:, 2]]).astype(np.float64)
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", int(share * X.nbytes) + 1)
-    monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 1)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", int(share * X.nbytes) + 1)
+    monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", 1)
     config = {
         "model": {"penalty": {"l1": 1e-4}, "standardize": True},
         "cluster": {"kind": "serial"},

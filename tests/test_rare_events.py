@@ -47,8 +47,8 @@ def fit(
 @pytest.fixture(autouse=True)
 def sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A sample of a tenth: of so few rows all would be in it."""
-    monkeypatch.setattr("streamlr.pilot.solve._LEAST_BYTES", 30_000 * 20 * 4)
-    monkeypatch.setattr("streamlr.pilot.solve._WANTED_ROWS_PER_PARAMETER", 1000)
+    monkeypatch.setattr("streamlr.pilot.size._LEAST_BYTES", 30_000 * 20 * 4)
+    monkeypatch.setattr("streamlr.pilot.size._WANTED_ROWS_PER_PARAMETER", 1000)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

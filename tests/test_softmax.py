@@ -33,7 +33,7 @@ from streamlr.kernels.scans.gradient import GradientScan
 from streamlr.kernels.scans.moments import MomentScan
 from streamlr.model import load_model
 from streamlr.objective.objective import Moments, Objective, data_coordinates, standard_coordinates
-from streamlr.pilot import solve as warm_start
+from streamlr.pilot import size as pilot_size
 from streamlr.pilot.kronecker import SampleCurvature
 from streamlr.scoring.scoring import predict
 from streamlr.training.train import TrainResult
@@ -311,8 +311,8 @@ def test_digits_have_the_optimum_of_scikit_learn(
     """650 parameters, some of features that never vary; ``many`` takes the way of problems whose
     Hessian is too large."""
     if many:
-        monkeypatch.setattr(warm_start, "MOST_COUPLED_PARAMETERS", 0)
-        monkeypatch.setattr(warm_start, "_NEWTON_PARAMETERS", 0)
+        monkeypatch.setattr(pilot_size, "MOST_COUPLED_PARAMETERS", 0)
+        monkeypatch.setattr(pilot_size, "NEWTON_PARAMETERS", 0)
     X, y = load_digits(return_X_y=True)
     result = fit(X, y, solver, 1 / (0.1 * len(y)))
     W, b = oracle("digits", True, False)
@@ -408,10 +408,10 @@ def population() -> tuple[NDArray[Any], NDArray[np.int64]]:
 def many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small problems take the way of those with very many parameters, on a sample of 8 rows a
     parameter."""
-    monkeypatch.setattr(warm_start, "MOST_COUPLED_PARAMETERS", 0)
-    monkeypatch.setattr(warm_start, "_NEWTON_PARAMETERS", 0)
-    monkeypatch.setattr(warm_start, "_LEAST_BYTES", 0)
-    monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", 8)
+    monkeypatch.setattr(pilot_size, "MOST_COUPLED_PARAMETERS", 0)
+    monkeypatch.setattr(pilot_size, "NEWTON_PARAMETERS", 0)
+    monkeypatch.setattr(pilot_size, "_LEAST_BYTES", 0)
+    monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", 8)
 
 
 @pytest.mark.parametrize(("per_parameter", "most"), [(8, 14), (4, 22), (1, 50)])
@@ -424,7 +424,7 @@ def test_many_parameters_need_few_passes(
 ) -> None:
     """Also with a row of the sample for each parameter, which is too little for a Hessian, and more
     than enough for second moments."""
-    monkeypatch.setattr(warm_start, "_WANTED_ROWS_PER_PARAMETER", per_parameter)
+    monkeypatch.setattr(pilot_size, "_WANTED_ROWS_PER_PARAMETER", per_parameter)
     X, y = population
     result = train(
         {"solver": {"tolerance": 1e-6}, "cluster": {"kind": "threads", "workers": 2}}, X=X, y=y

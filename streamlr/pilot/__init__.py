@@ -1,1 +1,1 @@
-"""Where solvers start: the optimum of a sample of the rows, and its curvature."""
+"""Where solvers start: the optimum of a pilot, a sample of the rows, and its curvature."""

@@ -1,4 +1,4 @@
-"""A metric for many coupled outputs: the Hessian of a sample of rows, inverted by conjugate
+"""A preconditioner for many coupled outputs: the Hessian of a sample of rows, inverted by conjugate
 gradients where it is needed.
 
 Of C classes and n features the Hessian has (C (n + 1))² entries. It is never written down: its
@@ -9,9 +9,9 @@ let U be the eigenvectors of Q, with eigenvalues γ; then
 
     (S ⊗ Q + D ⊗ I)⁻¹ R  =  V ((Vᵀ R U) / (μ + γ)) Uᵀ
 
-It serves as the preconditioner (Saad, "Iterative Methods for Sparse Linear Systems", 2nd ed.,
-algorithm 9.1), with which a few steps suffice, and as the metric itself where the sample has too
-few rows for its Hessian to say more.
+It preconditions the conjugate gradients (Saad, "Iterative Methods for Sparse Linear Systems", 2nd
+ed., algorithm 9.1), of which a few steps then suffice, and stands in their place where the sample
+has too few rows for its Hessian to say more.
 """
 
 from __future__ import annotations
@@ -67,9 +67,8 @@ class Kronecker:
         diagonal = np.where(np.diag(S) > 0, np.diag(S), 1.0)
         inverse_factor = np.linalg.inv(np.linalg.cholesky(S + _RIDGE * np.diag(diagonal)))
         mu, rotation = np.linalg.eigh((inverse_factor * D) @ inverse_factor.T)
-        Q = Q - Q.mean(
-            axis=0
-        )  # it sums to 0 over the classes, but for the rounding of single precision
+        # it sums to 0 over the classes, but for the rounding of single precision
+        Q = Q - Q.mean(axis=0)
         gamma, U = np.linalg.eigh(Q - Q.mean(axis=1)[:, None])
         mu, gamma = np.maximum(mu, 0.0), np.maximum(gamma, _RIDGE * gamma[-1])
         return cls(coordinates, inverse_factor.T @ rotation, U, mu, gamma, _weights(mu, gamma))

@@ -1,495 +1,384 @@
-"""A start and a metric for the full data, had from a sample of its rows in memory.
+"""Solves a pilot, for one model or for all models of a path, and starts solvers from its optimum.
 
 The optimum of s rows lies about sqrt(d / s) from that of all rows, and their Hessian is that of all
 rows up to a relative error of the same size; so a solve on the sample replaces most passes over the
 data (Byrd, Hansen, Nocedal and Singer, "A stochastic quasi-Newton method for large-scale
-optimization", SIAM J. Optim. 26, 2016, use the sample's curvature; here it is the metric of L-BFGS,
-whose corrections make it exact). The sample itself is solved in the same way, from a quarter of its
-rows, down to a size at which Newton's method is cheap.
+optimization", SIAM J. Optim. 26, 2016, use the sample's curvature; here it is the preconditioner of
+L-BFGS, whose corrections make it exact). The sample itself is solved in the same way, coarse to
+fine, from every sixteenth of its rows on.
+
+On the sample, too, every read evaluates all models that have not ended; folds come in where all of
+its rows do. A model alone has its reads to itself, so that they may sum Hessians: where these are
+cheap, Newton's method takes the place of the coarser levels.
 """
 
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.data.partition import FEW_SUMS
 from streamlr.data.source import ArraySource
-from streamlr.execution.engine import Engine, one_blas_thread
-from streamlr.execution.local import InProcessEngine, ThreadsEngine, available_cores
-from streamlr.execution.process import trim_allocator
-from streamlr.execution.scanner import Scanner, plan_slabs
-from streamlr.kernels.columns import joined
-from streamlr.kernels.memory import page_memory
+from streamlr.execution.engine import Engine
 from streamlr.kernels.scans.moments import SampledRows
-from streamlr.objective.objective import Objective
+from streamlr.objective.objective import Objective, evaluate_together
+from streamlr.pilot.curvature import Curvatures, preconditioned
 from streamlr.pilot.kronecker import SampleCurvature
-from streamlr.solvers import Evaluation, Lbfgs, Newton, Proximal, Status, minimize
-from streamlr.solvers.lbfgs import LbfgsState, Preconditioner
-from streamlr.solvers.newton import inverse_of
-from streamlr.solvers.proximal import ProximalState, loss_hessian
-from streamlr.solvers.quasi_newton import FIRST_STEPS
+from streamlr.pilot.sample import fill_unseen, on_sample, pilot_engine
+from streamlr.pilot.size import (
+    MOST_ANCHORS,
+    has_few_rows,
+    is_cheap,
+    is_dense,
+    most_stride,
+    tells_hessian,
+)
+from streamlr.solvers import (
+    Newton,
+    Proximal,
+    Solve,
+    SolveProgress,
+    Solver,
+    State,
+    Status,
+    minimize,
+    minimize_together,
+)
+from streamlr.solvers.proximal import loss_hessian
 
 log = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
+Points = list[list[Array]]
+"""Of every strength, the parameters of the model of all rows, (d,), then those of the folds."""
 
-MOST_PARAMETERS = 4096
-"""Above this many parameters a Hessian is too large to be worth its memory and the time to invert
-it."""
-MOST_COUPLED_PARAMETERS = 2048
-"""The same for coupled outputs, whose Hessian has another way."""
-_LEAST_BYTES = 64 * 2**20
-_MOST_BYTES = 1024 * 2**20
-_WANTED_ROWS_PER_PARAMETER = 40
-_WANTED_ROWS_PER_PARAMETER_OF_MANY = 8
-_LEAST_ROWS_PER_PARAMETER = 3
-_LEAST_OUTPUTS = 4
-_LEAST_LOOKED_AT = 1024
-_LOOKED_AT_PER_FEATURE = 8
-_MOST_LOOKED_AT_BYTES = 8 * 2**20
-_NEWTON_PARAMETERS = 256
-_NEWTON_PRODUCTS = 2e10
-"""Rows times parameters squared up to which a Hessian is cheap: a second or so."""
-_CHEAP_PRODUCTS = 5e8
-"""The same up to which it costs little more than to look at the rows, so that a coarser sample
-would save nothing."""
 _COARSER = 4
-_TOLERANCE = 1e-6
-_TOLERANCE_OF_MANY = 1e-5
-_TOLERANCE_OF_WHOLE = 1e-10
-_MOST_SAMPLE_PASSES = 60
-_MOST_PASSES_OF_FEW = 400
+_LEVELS = 3
+_PASSES_OF_LEVEL = 30
+_PASSES_OF_FACTORS = 10
+"""Where there are so few rows that they tell no Hessian but a Kronecker product."""
+_PASSES_OF_NEWTON = 60
+_PASSES_OF_FEW = 400
 """Of fewer rows than parameters, which cost next to nothing; the steps are short where classes are
 nearly separable."""
-_FEW_SAMPLE_PASSES = 10
-_RIDGE = 1e-8
-_UNSEEN = 0.01
-_BLOCK_ROWS = 4096
-_MOVED = 1e-6
-"""Of what a direction moves an example's Z by, relative to the most: less is rounding."""
-_GIVEN_BACK_BYTES = 16 * 2**20
-"""Bytes of small blocks that may be free before the operating system gets them."""
-
-
-def sample_fraction(
-    n_rows: int, n_features: int, n_outputs: int, row_bytes: int, *, least: bool = False
-) -> float:
-    """Share of the rows to draw so that the sample stays within its budget of memory; 0 where a
-    sample would not help.
-
-    Parameters
-    ----------
-    n_rows, n_features, n_outputs
-        Size of the problem; an intercept counts as a feature.
-    row_bytes
-        Bytes of one row as stored.
-    least
-        Whether the smallest share of use is asked for.
-    """
-    if n_features > MOST_PARAMETERS:
-        return 0.0
-    n_parameters = n_features * n_outputs
-    # of many outputs the features' second moments are enough for a metric
-    least_rows = _LEAST_ROWS_PER_PARAMETER * (
-        n_features * _LEAST_OUTPUTS if n_outputs > _LEAST_OUTPUTS else n_parameters
-    )
-    if least:
-        return min(1.0, least_rows / n_rows)
-    per_parameter = (
-        _WANTED_ROWS_PER_PARAMETER
-        if n_parameters <= MOST_PARAMETERS
-        else _WANTED_ROWS_PER_PARAMETER_OF_MANY
-    )
-    rows = min(max(_LEAST_BYTES, per_parameter * n_parameters * row_bytes), _MOST_BYTES) / row_bytes
-    if rows >= n_rows:
-        return 1.0
-    if rows < least_rows:
-        return 0.0
-    return (
-        float(rows - 4.0 * np.sqrt(rows)) / n_rows
-    )  # the number drawn is binomial: stay below the budget
-
-
-def look_fraction(n_rows: int, n_features: int, row_bytes: int) -> float:
-    """Share of the rows to draw where no sample is solved: enough to tell which features nearly
-    repeat one another; 0 for too many features."""
-    rows = min(
-        max(_LEAST_LOOKED_AT, _LOOKED_AT_PER_FEATURE * n_features),
-        _MOST_LOOKED_AT_BYTES // row_bytes,
-    )
-    if rows >= n_rows:
-        return 1.0
-    return 0.0 if rows < _LEAST_ROWS_PER_PARAMETER * n_features else rows / n_rows
+_TOLERANCE_OF_WHOLE = 1e-10
+"""Where the sample is the whole, its optimum is the answer."""
+_OF_NOISE = 0.05
+"""How much of what chance makes of a sample's gradient, 1 / sqrt(rows), is left when the sample
+counts as solved; more digits would be digits of the sample alone."""
+_OF_NOISE_OF_ONE = 0.001
+"""The same of one model, of which a digit more costs little; what is rare has less noise than
+that."""
+_OF_COARSE = 10.0
+"""How much more is left of a coarser level."""
 
 
 @dataclass(frozen=True, slots=True)
-class SampleOptimum:
+class PilotOptimum:
     """What a sample tells of the whole."""
 
-    point: Array
-    """Its optimum, (d,)."""
-    metric: Array | None
-    """Inverse of its Hessian there, (d, d); None where it is of no use."""
+    points: Points
+    """The optima of its rows."""
+    curvatures: Curvatures
+    """What its rows tell of the curvature there; nothing where that is of no use."""
+    status: str = ""
+    """How the solve of a single model has ended."""
     suspect: Array | None = None
-    """Direction along which its loss falls for ever, (d,); None where there is none."""
+    """Of a single model, direction along which its loss falls for ever, (d,)."""
 
 
-def join_sample(parts: list[SampledRows]) -> SampledRows | None:
-    """The sampled rows of all blocks in one, or None where there are none; empties the list, so
-    that the rows are in memory once and not twice."""
-    if not parts:
-        return None
-    n_rows = sum(len(part.X) for part in parts)
-    X = (
-        page_memory(n_rows * parts[0].X[:1].nbytes).view(parts[0].X.dtype).reshape(n_rows, -1)
-    )  # pages count when they are written to
-    columns = joined([part.columns for part in parts])
-    parts.reverse()
-    row = given = 0
-    while parts:
-        part = parts.pop().X
-        X[row : row + len(part)] = part
-        row += len(part)
-        if (row - given) * X[:1].nbytes >= _GIVEN_BACK_BYTES:
-            del part
-            trim_allocator()
-            given = row
-    return SampledRows(X, columns)
+def start_plain(
+    grid: Sequence[Sequence[Objective]],
+) -> tuple[Curvatures, list[SolveProgress]]:
+    """Without a sample: every model from intercepts alone, by the plain method."""
+    return Curvatures.none(), [
+        SolveProgress(objective.start()) for row in grid for objective in row
+    ]
 
 
-def start_from_sample(
-    objective: Objective, solver: Lbfgs | Proximal, sample: SampledRows, start: Evaluation
-) -> tuple[Lbfgs | Proximal, LbfgsState | ProximalState]:
-    """The solver, and a state of it that will first try the sample's optimum, with the sample's
-    Hessian as its metric.
+def start_together(
+    grid: Sequence[Sequence[Objective]],
+    sample: SampledRows,
+    most_curvatures: int,
+    most_columns: int,
+) -> tuple[Curvatures, list[SolveProgress]]:
+    """All models of a path, each at the sample's optimum, and the sample's curvature there.
 
-    Whatever the sample says, the first step is held against the objective of the full data, so a
-    bad sample costs passes and nothing else.
+    Parameters
+    ----------
+    grid
+        The objective of every strength of the penalty, from the largest on: first that of all rows,
+        then those of the folds.
+    sample
+        Rows in memory, with the keys of their parts where there are folds.
+    most_curvatures, most_columns
+        Number of Hessians, and of points evaluated in one read, that there is room for.
     """
-    if isinstance(solver, Proximal):
-        return solver, _start_proximal(objective, solver, sample, start)
-    if objective.family.coupled and not _is_small(objective, sample):
-        return _start_many(objective, solver, sample, start)
-    here = objective.scanner.engine
-    with ExitStack() as stack:
-        engine = (
-            here
-            if isinstance(here, InProcessEngine)
-            else stack.enter_context(ThreadsEngine(available_cores()))
-        )
-        stack.enter_context(one_blas_thread())
-        found = _held_back(
-            objective, sample, engine, start.point, _solve(objective, sample, engine, start.point)
-        )
-    if found.metric is None:
-        metric: Array = 1.0 / objective.diagonal()
-        state = solver.init_with(start, metric, _descent(start, found.point, metric), FIRST_STEPS)
-    else:
-        state = solver.init_with(
-            start, found.metric, _descent(start, found.point, found.metric), np.ones(1)
-        )
-    return solver, replace(state, suspect=found.suspect)
+    points = [[objective.start() for objective in row] for row in grid]
+    with pilot_engine(grid[0][0]) as engine:
+        solve = PilotSolve(grid, sample, engine, most_curvatures, most_columns)
+        found = solve.optimum(points)
+    return found.curvatures, [SolveProgress(point) for row in found.points for point in row]
 
 
-def _start_proximal(
-    objective: Objective, solver: Proximal, sample: SampledRows, start: Evaluation
-) -> ProximalState:
-    with ThreadsEngine(available_cores()) as engine, one_blas_thread():
-        point, hessian = _solve_proximal(
-            objective,
-            sample,
-            engine,
-            start.point,
-            objective.family.coupled and not _is_small(objective, sample),
-        )
-    if hessian is None:
-        return solver.init_with(start, objective.diagonal(), point, FIRST_STEPS)
-    return solver.init_with(start, hessian, point, np.ones(1))
+class PilotSolve:
+    """The solve of a sample for all models of a grid.
 
-
-def _solve_proximal(
-    objective: Objective, sample: SampledRows, engine: Engine, start: Array, plain: bool
-) -> tuple[Array, Array | None]:
-    """Optimum of the sample and Hessian of its loss there, coarse to fine as `_solve` has it; none
-    of outputs that are too many (``plain``)."""
-    n_rows, d = sample.X.shape[0], objective.size
-    on_sample = _on_sample(objective, sample, engine)
-    few = (
-        n_rows * objective.coordinates.n_outputs < d <= MOST_COUPLED_PARAMETERS
-    )  # whose curvature changes along with every step
-    newton = (
-        objective.family.coupled
-        or few
-        or (d <= _NEWTON_PARAMETERS and n_rows * d**2 <= _CHEAP_PRODUCTS)
-    )
-    point, hessian = start, None
-    if not (plain or newton or n_rows < 2 * _COARSER * _LEAST_ROWS_PER_PARAMETER * d):
-        point, hessian = _solve_proximal(objective, sample.every(_COARSER), engine, start, plain)
-        if hessian is None:
-            return point, None
-    first = on_sample.evaluate(point[None, :], "sample", hessian=hessian is None and not plain)[0]
-    solver = Proximal(on_sample, _tolerance(on_sample), needs_hessian=newton and not plain)
-    if hessian is None:
-        hessian = on_sample.diagonal() if plain else loss_hessian(on_sample, first)
-    state, outcome = minimize(
-        on_sample,
-        solver,
-        solver.init_with(first, hessian, None, FIRST_STEPS if plain else np.ones(1)),
-        0,
-        _MOST_PASSES_OF_FEW if few else _MOST_SAMPLE_PASSES,
-    )
-    log.info(
-        "sample of %d rows, proximal: %s at a gradient of %.2g",
-        n_rows,
-        outcome.status,
-        state.gradient_max,
-    )
-    if plain:
-        return state.point, None
-    del first, hessian
-    found = on_sample.evaluate(state.point[None, :], "sample", hessian=True)[0]
-    assert found.hessian is not None
-    if (found.separates and on_sample.is_recession_direction(state.point)) or not np.isfinite(
-        found.hessian
-    ).all():
-        return state.point, None
-    if n_rows < objective.moments.n_rows:
-        fill_unseen(found.hessian)
-    return state.point, loss_hessian(on_sample, found)
-
-
-def _is_small(objective: Objective, sample: SampledRows) -> bool:
-    """Whether the Hessian of coupled outputs is worth being written down."""
-    d = objective.size
-    return d <= _NEWTON_PARAMETERS or (
-        d <= MOST_COUPLED_PARAMETERS and len(sample.X) * d**2 <= _NEWTON_PRODUCTS
-    )
-
-
-def sampled_metric(objective: Objective, sample: SampledRows, point: Array) -> SampleCurvature:
-    """The metric of L-BFGS for many coupled outputs: the sample's curvature at a point."""
-    rows = len(sample.X)
-    exact = rows == objective.moments.n_rows or rows >= _LEAST_ROWS_PER_PARAMETER * objective.size
-    return SampleCurvature(objective, _source_of(sample), point, exact=exact)
-
-
-def _start_many(
-    objective: Objective, solver: Lbfgs, sample: SampledRows, start: Evaluation
-) -> tuple[Lbfgs, LbfgsState]:
-    """Solve the sample by L-BFGS with its Kronecker product as metric, which is cheap, then where
-    that does not get there with its Hessian.
-
-    The Hessian at the optimum is the metric for all rows.
+    Parameters
+    ----------
+    grid, sample, most_curvatures, most_columns
+        As `start_together` has them.
+    engine
+        Makes the passes over the sample.
     """
-    metric = sampled_metric(objective, sample, start.point)
-    with ThreadsEngine(available_cores()) as engine, one_blas_thread():
-        on_sample = _on_sample(objective, sample, engine)
-        point, status = _refine_many(
-            on_sample,
-            metric.kronecker,
-            start.point,
-            _MOST_SAMPLE_PASSES if metric.exact else _FEW_SAMPLE_PASSES,
+
+    def __init__(
+        self,
+        grid: Sequence[Sequence[Objective]],
+        sample: SampledRows,
+        engine: Engine,
+        most_curvatures: int = 1,
+        most_columns: int = 1,
+    ) -> None:
+        self.grid = grid
+        self.sample = sample
+        self.engine = engine
+        self.most_curvatures = most_curvatures
+        self.most_columns = most_columns
+        self.model = grid[0][0]
+        self.rows = len(sample.X)
+        self.whole = self.rows == self.model.moments.n_rows
+        self.alone = sum(len(row) for row in grid) == 1
+        self.curvatures = Curvatures.none()
+        self.status = ""
+        self.suspect: Array | None = None
+
+    def optimum(self, points: Points) -> PilotOptimum:
+        """The optima that are found from these points, and the curvature there."""
+        coupled, d = self.model.family.coupled, self.model.size
+        if self._few():
+            points = self._one_by_one(1, points, _PASSES_OF_FEW)
+            self._take_curvature(1, points, self._anchors())
+        elif is_dense(self.rows, d, coupled=coupled):
+            points = self._coarse_to_fine(points)
+        elif self.model.smooth:
+            points = self._by_factors(points)
+        else:
+            points = self._solve(1, points, _PASSES_OF_LEVEL)
+        return PilotOptimum(points, self.curvatures, self.status, self.suspect)
+
+    def curvature(self, points: Points) -> Curvatures:
+        """The curvature of all rows of the sample at points."""
+        self._take_curvature(1, points, self._anchors())
+        return self.curvatures
+
+    # ways -----------------------------------------------------------------------------------------
+
+    def _few(self) -> bool:
+        """Whether there are so few rows that the curvature changes along with every set of features
+        that are used, and from fold to fold."""
+        numbers = self.rows * self.model.coordinates.n_outputs
+        return not self.model.smooth and has_few_rows(numbers, self.model.size)
+
+    def _coarse_to_fine(self, points: Points) -> Points:
+        for stride in self._strides():
+            finest = stride == 1
+            if self._by_newton(stride):
+                points = self._one_by_one(stride, points, _PASSES_OF_NEWTON)
+            else:
+                if not self.curvatures.known:
+                    self._take_curvature(stride, points, [0])
+                points = self._solve(stride, points, _PASSES_OF_LEVEL)
+            at = self._stride_of_curvature() if finest else stride
+            self._take_curvature(at, points, self._anchors())
+            if not self.curvatures.known:
+                break
+        return points
+
+    def _by_factors(self, points: Points) -> Points:
+        """By a Kronecker product, which is cheap; then for one model, where that does not do, by
+        the Hessian that it is near to."""
+        near = sampled_preconditioner(self.model, self.sample, points[0][0])
+        self.curvatures = Curvatures([near.kronecker], [0] * len(self.grid))
+        points = self._solve(1, points, _PASSES_OF_LEVEL if near.exact else _PASSES_OF_FACTORS)
+        if self.alone and near.exact and self.status not in (Status.CONVERGED, Status.DIVERGED):
+            nearer = sampled_preconditioner(self.model, self.sample, points[0][0])
+            (row,) = on_sample(self.grid, self.sample, self.engine)
+            solves = [preconditioned(row[0], self._tolerance(1), nearer)]
+            (progress,) = self._driven(solves, points[0], _PASSES_OF_LEVEL)
+            points = [[progress.reached.point]]
+        return points
+
+    def _strides(self) -> list[int]:
+        """Of the rows of each level, the coarsest first."""
+        strides = [1]
+        most = most_stride(self.rows, self.model.size)
+        while len(strides) < _LEVELS and not self._by_newton(strides[0]):
+            if _COARSER * strides[0] > most:
+                break
+            strides.insert(0, _COARSER * strides[0])
+        return strides
+
+    def _by_newton(self, stride: int) -> bool:
+        """Whether a level is solved by Newton's method, which no other model shares a read with."""
+        cheap = is_cheap(self.rows // stride, self.model.size)
+        return self.alone and (self.model.family.coupled or cheap)
+
+    # steps ----------------------------------------------------------------------------------------
+
+    def _objectives(self, stride: int, *, folds: bool) -> list[list[Objective]]:
+        grid = self.grid if folds else [row[:1] for row in self.grid]
+        return on_sample(grid, self.sample.every(stride), self.engine)
+
+    def _one_by_one(self, stride: int, points: Points, most_passes: int) -> Points:
+        """Each model by Newton's method from that of the next larger strength."""
+        solved = [points[0]]
+        for row in self._objectives(stride, folds=True):
+            tolerance = self._tolerance(stride)
+            states = [
+                _newton(objective, point, tolerance, most_passes)
+                for objective, point in zip(row, solved[-1], strict=True)
+            ]
+            self._note(states)
+            solved.append([state.point for state in states])
+        return solved[1:]
+
+    def _solve(self, stride: int, points: Points, most_passes: int) -> Points:
+        """All models together; those of the folds only on all rows of the sample."""
+        folds = stride == 1
+        grid = self._objectives(stride, folds=folds)
+        tolerance = self._tolerance(stride)
+        solves = self.curvatures.solves(grid, tolerance)
+        starts = [point for row, at in zip(grid, points, strict=True) for point in at[: len(row)]]
+        each = iter(zip(solves, self._driven(solves, starts, most_passes), strict=True))
+        solved: Points = []
+        for row in grid:
+            before = solved[-1] if solved else [objective.start() for objective in row]
+            solved.append([_point_of(*next(each), of_larger, tolerance) for of_larger in before])
+        if folds:
+            return solved
+        return [[row[0]] * len(at) for row, at in zip(solved, points, strict=True)]
+
+    def _driven(
+        self, solves: list[Solve[Objective]], starts: list[Array], most_passes: int
+    ) -> list[SolveProgress]:
+        """Where the solves get from points, (d,) each."""
+        reads: list[int] = []
+        progress = minimize_together(
+            solves,
+            [SolveProgress(point) for point in starts],
+            0,
+            most_passes * -(-len(solves) // self.most_columns),
+            evaluate_together,
+            lambda number, *_: reads.append(number),
+            self.most_columns,
         )
-        if metric.exact and status not in (Status.CONVERGED, Status.DIVERGED):
-            point, status = _refine_many(
-                on_sample, sampled_metric(objective, sample, point), point, _MOST_SAMPLE_PASSES
+        rows = solves[0].problem.scanner.source.n_rows
+        log.info("%d sampled rows, %d models: %d reads", rows, len(solves), len(reads))
+        self._note([here.reached for here in progress])
+        return progress
+
+    def _note(self, states: Sequence[State]) -> None:
+        """Keep how a single model has ended."""
+        if not self.alone:
+            return
+        (state,) = states
+        self.status = state.status
+        log.info("its gradient is %.2g: %s", state.gradient_max, state.status or Status.PASS_LIMIT)
+        diverged = self.model.smooth and state.status == Status.DIVERGED
+        self.suspect = state.suspect if diverged else None
+
+    def _tolerance(self, stride: int) -> float:
+        if self.whole and stride == 1:
+            return _TOLERANCE_OF_WHOLE
+        of_noise = _OF_NOISE_OF_ONE if self.alone else _OF_NOISE
+        left = of_noise * (1.0 if stride == 1 else _OF_COARSE)
+        return left / math.sqrt(self.rows // stride)
+
+    # curvature ------------------------------------------------------------------------------------
+
+    def _anchors(self) -> list[int]:
+        count = min(len(self.grid), MOST_ANCHORS)
+        return sorted({round(at) for at in np.linspace(0, len(self.grid) - 1, count)})
+
+    def _stride_of_curvature(self) -> int:
+        """As many of the rows as make the Hessians of all anchors cost about as much as one of all
+        rows and half a pass over the data."""
+        d, m = self.model.size, self.model.moments
+        columns = sum(len(row) for row in self.grid) * self.model.coordinates.n_outputs
+        budget = self.rows * d**2 + 2 * m.n_rows * len(m.mean) * columns
+        stride = math.ceil(len(self._anchors()) * self.rows * d**2 / budget)
+        return max(1, min(stride, most_stride(self.rows, d)))
+
+    def _take_curvature(self, stride: int, points: Points, anchors: list[int]) -> None:
+        """Know the curvature of all strengths from Hessians at the anchors.
+
+        There is nothing to know where all of the sample is separable: it has no optimum, and its
+        curvature at any point says nothing of the whole.
+        """
+        self.curvatures = Curvatures.none()  # what was known makes room
+        grid = self._objectives(stride, folds=False)
+        hessians = [(i, self._loss_hessian(grid[i][0], points[i][0])) for i in anchors]
+        found = {i: hessian for i, hessian in hessians if hessian is not None}
+        del hessians
+        if found:
+            strengths = [row[0] for row in grid]
+            self.curvatures = Curvatures.between(
+                list(found), list(found.values()), strengths, self.most_curvatures
             )
-    if status != Status.DIVERGED:
-        metric = sampled_metric(objective, sample, point)
-    direction = _descent(start, point, metric)
-    return replace(solver, preconditioner=metric), solver.init_with(
-        start, np.empty(0), direction, np.ones(1), metric.point
-    )
+
+    def _loss_hessian(self, objective: Objective, point: Array) -> Array | None:
+        (found,) = objective.evaluate(point[None, :], "sample", hessian=True)
+        separable = found.separates and objective.is_recession_direction(point)
+        assert found.hessian is not None
+        if separable or not np.isfinite(found.hessian).all():
+            return None
+        hessian = loss_hessian(objective, found)
+        if not self.whole:
+            fill_unseen(hessian)
+        return hessian
 
 
-def _refine_many(
-    objective: Objective, metric: Preconditioner, point: Array, most_passes: int
-) -> tuple[Array, str]:
-    """Where L-BFGS with a metric gets from a point, and how it ended."""
-    whole = objective.scanner.source.n_rows == objective.moments.n_rows
-    solver = Lbfgs(
-        objective, _TOLERANCE_OF_WHOLE if whole else _TOLERANCE_OF_MANY, preconditioner=metric
-    )
-    first = objective.evaluate(point[None, :], "sample")[0]
-    state, outcome = minimize(
-        objective,
-        solver,
-        solver.init_with(first, np.empty(0), -metric(first.gradient), np.ones(1), point),
-        0,
-        most_passes,
-    )
-    log.info(
-        "sample of %d rows, L-BFGS: %s at a gradient of %.2g",
-        objective.scanner.source.n_rows,
-        outcome.status,
-        state.gradient_max,
-    )
-    return state.point, outcome.status
+def sampled_preconditioner(
+    objective: Objective, sample: SampledRows, point: Array
+) -> SampleCurvature:
+    """The preconditioner of L-BFGS for many coupled outputs: the sample's curvature at a point."""
+    rows = len(sample.X)
+    exact = rows == objective.moments.n_rows or tells_hessian(rows, objective.size)
+    source = ArraySource.of(sample.X, replace(sample.columns, groups=None))
+    return SampleCurvature(objective, source, point, exact=exact)
 
 
-def _descent(start: Evaluation, goal: Array, metric: Array | SampleCurvature) -> Array:
-    """The way to the goal if it leads downhill, else the quasi-Newton direction."""
-    direction = goal - start.point
-    if float(direction @ start.gradient) < 0 and np.isfinite(direction).all():
-        return direction
-    if isinstance(metric, SampleCurvature):
-        return -metric(start.gradient)
-    return -(metric @ start.gradient) if metric.ndim == 2 else -metric * start.gradient
+def _point_of(
+    solve: Solve[Objective], progress: SolveProgress, of_larger: Array, tolerance: float
+) -> Array:
+    """Where a solve has got, (d,): its start, if that leads nowhere; where the curvature of others
+    did not do and its own is cheap, by Newton's method from the optimum of the next larger
+    strength."""
+    if progress.state is None or not np.isfinite(progress.state.point).all():
+        return progress.point
+    problem = solve.problem
+    if progress.ended or not is_cheap(problem.scanner.source.n_rows, problem.size):
+        return progress.state.point
+    return _newton(problem, of_larger, tolerance, _PASSES_OF_NEWTON).point
 
 
-def _source_of(sample: SampledRows) -> ArraySource:
-    return ArraySource.of(sample.X, replace(sample.columns, groups=None))
-
-
-def _on_sample(objective: Objective, sample: SampledRows, engine: Engine) -> Objective:
-    """The same objective of the sample's rows alone."""
-    source = _source_of(sample)
-    partition = replace(
-        plan_slabs(source, engine.n_threads, objective.coordinates.n_outputs), tree_arity=FEW_SUMS
-    )
-    return Objective(
-        Scanner(engine, source, lambda event: None, partition),
-        objective.model,
-        objective.classes,
-        objective.moments,
-        objective.coordinates,
-    )
-
-
-def _solve(
-    objective: Objective, sample: SampledRows, engine: Engine, start: Array
-) -> SampleOptimum:
-    """Optimum and inverse Hessian of the sample, coarse to fine."""
-    n_rows, d = sample.X.shape[0], objective.size
-    on_sample = _on_sample(objective, sample, engine)
-    if objective.family.coupled or (d <= _NEWTON_PARAMETERS and n_rows * d**2 <= _CHEAP_PRODUCTS):
-        return _newton(on_sample, start)
-    if n_rows < 2 * _COARSER * _LEAST_ROWS_PER_PARAMETER * d:
-        return _chord(on_sample, start)
-    coarse = _solve(objective, sample.every(_COARSER), engine, start)
-    return coarse if coarse.metric is None else _refine(on_sample, coarse)
-
-
-def _held_back(
-    objective: Objective, sample: SampledRows, engine: Engine, start: Array, found: SampleOptimum
-) -> SampleOptimum:
-    """Where the sample's loss falls for ever along a direction, as it often does where a feature is
-    rare, not its way there, but where all rows may well have their optimum: that of the examples
-    that the direction does not move, and along it as far as so many examples of the same kind speak
-    for.
-    """
-    if found.suspect is None or len(sample.X) == objective.moments.n_rows:
-        return found
-    W, b = objective.coordinates.to_data_units(found.suspect)
-    blocks = (
-        sample.X[at : at + _BLOCK_ROWS].astype(np.float64)
-        for at in range(0, len(sample.X), _BLOCK_ROWS)
-    )
-    size = np.concatenate([np.abs(block @ W + b).max(axis=1) for block in blocks])
-    moved = size > _MOVED * float(size.max())
-    omega = np.ones(len(size)) if sample.weights is None else sample.weights
-    rest = _solve(
-        objective,
-        SampledRows(sample.X, replace(sample.columns, weights=np.where(moved, 0.0, omega))),
-        engine,
-        start,
-    )
-    if rest.suspect is not None or rest.metric is None:
-        return found
-    spoken = np.log1p(2.0 * omega[moved].sum() ** 2 / (omega[moved] ** 2).sum())
-    point = rest.point + spoken * omega[moved].sum() / (omega[moved] @ size[moved]) * found.suspect
-    return _with_metric(_on_sample(objective, sample, engine), point, found.suspect)
-
-
-def _newton(objective: Objective, start: Array) -> SampleOptimum:
-    solver = Newton(objective, _tolerance(objective))
-    first = objective.evaluate(start[None, :], "sample", hessian=True)[0]
-    state, outcome = minimize(
-        objective, solver, solver.init(objective, first), 0, _MOST_SAMPLE_PASSES
-    )
-    log.info(
-        "sample of %d rows, Newton: %s after a gradient of %.2g",
-        objective.scanner.source.n_rows,
-        outcome.status,
-        state.gradient_max,
-    )
-    return _with_metric(
-        objective, state.point, state.suspect if state.status == Status.DIVERGED else None
-    )
-
-
-def _chord(objective: Objective, start: Array) -> SampleOptimum:
-    """L-BFGS with the Hessian at the start for its metric: a Hessian costs as much as some hundred
-    gradients here."""
-    first = objective.evaluate(start[None, :], "sample", hessian=True)[0]
-    assert first.hessian is not None
-    return _refine(objective, SampleOptimum(start, inverse_of(first.hessian, ridge=_RIDGE)))
-
-
-def _refine(objective: Objective, coarse: SampleOptimum) -> SampleOptimum:
-    assert coarse.metric is not None
-    solver = Lbfgs(objective, _tolerance(objective))
-    first = objective.evaluate(coarse.point[None, :], "sample")[0]
-    state, outcome = minimize(
-        objective,
-        solver,
-        solver.init_with(first, coarse.metric, -(coarse.metric @ first.gradient), np.ones(1)),
-        0,
-        _MOST_SAMPLE_PASSES,
-    )
-    log.info(
-        "sample of %d rows, L-BFGS: %s at a gradient of %.2g",
-        objective.scanner.source.n_rows,
-        outcome.status,
-        state.gradient_max,
-    )
-    if outcome.status != Status.CONVERGED:
-        log.warning(
-            "the solve on the sample ended %s; it serves as a start all the same", outcome.status
-        )
-    return _with_metric(
-        objective, state.point, state.suspect if state.status == Status.DIVERGED else None
-    )
-
-
-def _tolerance(objective: Objective) -> float:
-    """Where the sample is the whole, its optimum is the answer; elsewhere more digits would be
-    digits of the sample alone."""
-    return (
-        _TOLERANCE_OF_WHOLE
-        if objective.scanner.source.n_rows == objective.moments.n_rows
-        else _TOLERANCE
-    )
-
-
-def _with_metric(objective: Objective, point: Array, suspect: Array | None) -> SampleOptimum:
-    """A sample that is separable has no optimum, and its curvature at any point says nothing of the
-    whole."""
-    found = objective.evaluate(point[None, :], "sample", hessian=True)[0]
-    hessian = found.hessian
-    assert hessian is not None
-    if (found.separates and objective.is_recession_direction(point)) or not np.isfinite(
-        hessian
-    ).all():
-        return SampleOptimum(point, None, suspect)
-    if objective.scanner.source.n_rows < objective.moments.n_rows:
-        fill_unseen(hessian)
-    return SampleOptimum(point, inverse_of(hessian, ridge=_RIDGE), suspect)
-
-
-def fill_unseen(hessian: Array) -> None:
-    """Give parameters that the sample's rows tell nothing of (a feature that is 0 in all of them)
-    the curvature of the others.
-
-    Features are in units of their spread, so curvatures are alike. With next to none, the metric
-    sent the first step so far that none along it was acceptable.
-    """
-    curvature = np.diag(hessian)
-    usual = float(np.median(curvature))
-    unseen = np.flatnonzero(curvature < _UNSEEN * usual)
-    hessian[unseen, unseen] = usual
+def _newton(objective: Objective, point: Array, tolerance: float, most_passes: int) -> State:
+    """Where Newton's method leads from a point."""
+    # of what is smooth, the first step has its Hessian from a read of its own
+    (first,) = objective.evaluate(point[None, :], "sample", hessian=not objective.smooth)
+    solver: Solver
+    if objective.smooth:
+        solver = newton = Newton(objective, tolerance)
+        state: State = newton.init(objective, first)
+    else:
+        solver = proximal = Proximal(objective, tolerance, needs_hessian=True)
+        state = proximal.init_with(first, loss_hessian(objective, first), None, np.ones(1))
+    del first  # its Hessian makes room for the next
+    state, outcome = minimize(objective, solver, state, 0, most_passes)
+    log.info("Newton on the sample: %s at a gradient of %.2g", outcome.status, state.gradient_max)
+    return state

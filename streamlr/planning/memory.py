@@ -18,6 +18,7 @@ from streamlr.data.source import rows_of_memory_chunk
 from streamlr.kernels.hessian import hessian_leaf_rows
 from streamlr.kernels.residuals import MOST_FEATURES_OF_PRODUCTS, residual_leaf_rows
 from streamlr.kernels.scans.fold_scores import LEAST_BINS, MOST_CELLS
+from streamlr.pilot.size import MOST_ANCHORS, NEWTON_PARAMETERS, is_dense
 
 FIRST_USE_BYTES = 12 * 2**20
 """What libraries set up on their first use: BLAS its buffers, codecs theirs, Zarr its event loop.
@@ -84,20 +85,12 @@ is chance."""
 STATE_VECTORS = 110
 """Vectors of a solver's state: 20 pairs of moves and changes and the copies made when one is added,
 candidates, and their gradients."""
-DENSE_PARAMETERS = 2048
-DENSE_PRODUCTS = 2e10
-"""Of several outputs the metric is a matrix up to this many parameters, and this many products that
-are added up for it, as `streamlr.pilot.solve` has it."""
 CONJUGATE_VECTORS = 20
 """Vectors of conjugate gradients, which solve for a step where it is none."""
 MOST_CURVATURE_BYTES = 256 * 2**20
 """Of the Hessians that the models of a path keep as their metrics."""
-ANCHORS = 8
-"""Hessians of the sample from which those are made, at most."""
 SUMS_OF_THREAD = 4
 """Sums of many models: so far, of a leaf, and as they are turned and added."""
-NEWTON_PARAMETERS = 256
-"""Up to this many the sample is solved in one level, without a metric to start from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +167,7 @@ class RunShape:
     def dense_metric(self) -> bool:
         """Whether the sample's curvature is written down as a matrix."""
         parameters = (self.n_features + 1) * self.outputs
-        few = parameters <= DENSE_PARAMETERS and self.sample_rows * parameters**2 <= DENSE_PRODUCTS
-        return self.outputs == 1 or parameters <= NEWTON_PARAMETERS or few
+        return is_dense(self.sample_rows, parameters, coupled=self.outputs > 1)
 
     @property
     def metric_bytes(self) -> int:
@@ -494,7 +486,7 @@ def _sample_solve(shape: RunShape, threads: int, others: int = 0) -> int:
     )
     if shape.models > 1:
         return (
-            (matrices + min(ANCHORS, shape.strengths)) * shape.metric_bytes
+            (matrices + min(MOST_ANCHORS, shape.strengths)) * shape.metric_bytes
             + shape.state_bytes
             + busy * vectors
         )

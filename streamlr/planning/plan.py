@@ -16,7 +16,7 @@ from streamlr.errors import MemoryLimitError
 from streamlr.execution.engine import tree_tasks
 from streamlr.execution.scanner import plan_slabs
 from streamlr.kernels.families import FAMILIES
-from streamlr.pilot.solve import MOST_PARAMETERS, look_fraction, sample_fraction
+from streamlr.pilot.size import MOST_PARAMETERS, look_fraction, sample_fraction
 from streamlr.planning import memory as memory_model
 from streamlr.planning.memory import RunShape, local_peak, worker_peak
 from streamlr.planning.workforce import Excess, Room, WorkerLayout, peaks_of

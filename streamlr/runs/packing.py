@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.objective.objective import Coordinates
+from streamlr.pilot.curvature import Curvature, CurvatureModel, Curvatures
 from streamlr.pilot.kronecker import Kronecker
-from streamlr.pilot.solve_together import Curvature, Curvatures, Known
 from streamlr.runs.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.solvers import SOLVERS, SolveProgress, State
 
@@ -29,7 +29,9 @@ array, or none."""
 _PREFIX = "standings.state."
 
 
-def pack_progress(progress: list[SolveProgress], solver: str, known: list[Known]) -> Packed:
+def pack_progress(
+    progress: list[SolveProgress], solver: str, known: list[CurvatureModel]
+) -> Packed:
     """Where all models stand.
 
     Parameters
@@ -72,14 +74,14 @@ def taken_apart(state: State) -> dict[str, Any]:
     return {**arrays, **values}
 
 
-def _place(array: Array | None, known: list[Known]) -> int:
+def _place(array: Array | None, known: list[CurvatureModel]) -> int:
     """Number of the Hessian that an array is, or whether it is its own, or none."""
     if array is None:
         return _NONE
     return next((i for i, other in enumerate(known) if other is array), _OWN)
 
 
-def unpack_progress(checkpoint: Checkpoint, known: list[Known]) -> list[SolveProgress]:
+def unpack_progress(checkpoint: Checkpoint, known: list[CurvatureModel]) -> list[SolveProgress]:
     """What `pack_progress` has packed."""
     arrays, values = checkpoint.arrays, checkpoint.values
     begun = values["standings.begun"]
@@ -98,7 +100,7 @@ def unpack_progress(checkpoint: Checkpoint, known: list[Known]) -> list[SolvePro
     return [SolveProgress(*each) for each in columns]
 
 
-def _states(checkpoint: Checkpoint, kind: type[State], known: list[Known]) -> list[State]:
+def _states(checkpoint: Checkpoint, kind: type[State], known: list[CurvatureModel]) -> list[State]:
     """The states of all models that have begun."""
     names = {name for name in (*checkpoint.arrays, *checkpoint.values) if name.startswith(_PREFIX)}
     names -= {name for name in names if name.endswith((".shapes", ".shared"))}
@@ -109,7 +111,7 @@ def _states(checkpoint: Checkpoint, kind: type[State], known: list[Known]) -> li
     return [unflatten(kind, _PREFIX, Checkpoint(checkpoint.passes, {}, {}, one)) for one in each]
 
 
-def _unpacked(name: str, checkpoint: Checkpoint, known: list[Known]) -> list[Any]:
+def _unpacked(name: str, checkpoint: Checkpoint, known: list[CurvatureModel]) -> list[Any]:
     """One field of all states."""
     if name not in checkpoint.arrays:
         found: list[Any] = checkpoint.values[name]
@@ -146,7 +148,7 @@ def pack_curvatures(curvatures: Curvatures) -> Packed:
 
 def unpack_curvatures(checkpoint: Checkpoint, coordinates: Coordinates) -> Curvatures:
     """What `pack_curvatures` has packed."""
-    known: list[Known] = []
+    known: list[CurvatureModel] = []
     for i in range(checkpoint.values["curvature.known"]):
         found = {
             name.rpartition(".")[2]: array

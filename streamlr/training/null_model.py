@@ -30,7 +30,7 @@ from streamlr.kernels.scans.intercept import InterceptScan, InterceptSums
 from streamlr.kernels.scans.moments import SampledRows
 from streamlr.objective.objective import Moments, Objective, evaluate_together
 from streamlr.objective.penalty import Penalty
-from streamlr.pilot.solve_together import start_plain, start_together
+from streamlr.pilot.solve import start_plain, start_together
 from streamlr.planning.plan import MOST_SECANTS, Plan
 from streamlr.solvers import Evaluation, SolveProgress, State, Status, minimize_together
 from streamlr.training.lambda_grid import penalized
@@ -119,7 +119,7 @@ class NullModel:
         for _ in range(2):
             first = unit.scanner.passes
             (standing,) = minimize_together(
-                curvatures.problems([[null]], tolerance),
+                curvatures.solves([[null]], tolerance),
                 [standing],
                 first,
                 first + _MOST_PASSES,

@@ -23,8 +23,9 @@ from streamlr.kernels.split import Split
 from streamlr.kernels.split import folds as equal_folds
 from streamlr.model import Model
 from streamlr.objective.objective import Moments, Objective, evaluate_together
-from streamlr.pilot.solve import join_sample
-from streamlr.pilot.solve_together import Curvatures, start_plain, start_together
+from streamlr.pilot.curvature import Curvatures
+from streamlr.pilot.sample import join_sample
+from streamlr.pilot.solve import start_plain, start_together
 from streamlr.planning.plan import models_of
 from streamlr.runs.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.runs.directory import RunDirectory
@@ -238,7 +239,7 @@ class _PathRun(Run[PathResult]):
 
     def _know(self, grid: list[list[Objective]], curvatures: Curvatures, probe: Array) -> None:
         """All models and their solvers."""
-        self.solves = curvatures.problems(grid, self.settings.solver.tolerance)
+        self.solves = curvatures.solves(grid, self.settings.solver.tolerance)
         self.models = _Models(grid, self.solves, curvatures, probe)
 
     def _announce_passes(self, last: int, progress: list[SolveProgress], *, complete: bool) -> None:

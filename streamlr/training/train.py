@@ -20,7 +20,9 @@ from streamlr.kernels.scans.moments import SampledRows
 from streamlr.kernels.split import HOLDOUT
 from streamlr.model import Model
 from streamlr.objective.objective import Moments, Objective, data_coordinates
-from streamlr.pilot.solve import join_sample, sampled_metric, start_from_sample
+from streamlr.pilot.sample import join_sample
+from streamlr.pilot.solve import sampled_preconditioner
+from streamlr.pilot.start import start_from_sample
 from streamlr.runs.checkpoint import Checkpoint, flatten, unflatten
 from streamlr.runs.directory import RunDirectory
 from streamlr.runs.session import Session
@@ -388,7 +390,7 @@ class _TrainRun(Run[TrainResult]):
             problem,
             solver=replace(
                 problem.solver,
-                preconditioner=sampled_metric(
+                preconditioner=sampled_preconditioner(
                     problem.objective, sample, state.preconditioner_point
                 ),
             ),
