@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import streamlr
 from streamlr.kernels.scans.gradient import GradientScan
+from streamlr.testing import Read
 
 FEATURES = 6
 PACKAGE = Path(streamlr.__file__).parent
@@ -118,32 +118,30 @@ def scan() -> GradientScan:
 
 
 @dataclass(frozen=True)
-class SlowScan:
-    """Sums like another, and takes its time over each block."""
+class Pause:
+    """Before each read of features some time goes by; for `streamlr.testing.SlowSource`."""
 
     seconds: float
-    reads_features: bool = True
-    reads_target: bool = True
 
-    def sums(self, batch: Any, leaf_rows: int, workspace: Any) -> Any:
-        time.sleep(self.seconds)
-        return scan().sums(batch, leaf_rows, workspace)
+    def __call__(self, read: Read) -> None:
+        if read.kind == "features":
+            time.sleep(self.seconds)
 
 
 @dataclass(frozen=True)
-class StuckScan:
-    """Sums like another; the first block of all never returns."""
+class StuckOnce:
+    """The first read of features in any process never returns; for `SlowSource`."""
 
     mark: str
     """A file that does not exist before."""
-    reads_features: bool = True
-    reads_target: bool = True
 
-    def sums(self, batch: Any, leaf_rows: int, workspace: Any) -> Any:
+    def __call__(self, read: Read) -> None:
+        if read.kind != "features":
+            return
         try:
             os.close(os.open(self.mark, os.O_CREAT | os.O_EXCL))
         except FileExistsError:
-            return scan().sums(batch, leaf_rows, workspace)
+            return
         while True:
             time.sleep(1)
 

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from typing import Any, ClassVar
 import fsspec
 import numpy as np
 import pytest
+from clusters import StuckOnce, free_port, scan
 from stores import Remote, two_class_data, write_store
 
 import streamlr
@@ -33,7 +33,7 @@ from streamlr.events import Event, PassFinished
 from streamlr.execution import open_engine
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.process import is_stopped
-from streamlr.kernels.scans.gradient import GradientScan
+from streamlr.testing import SlowSource
 
 ROWS, FEATURES = 4000, 6
 
@@ -44,12 +44,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     X, y = two_class_data(ROWS, FEATURES)
     write_store(path, X, y, (100, FEATURES))
     return str(path)
-
-
-def scan() -> GradientScan:
-    return GradientScan(
-        "logistic", np.array([0, 1]), np.full((1, FEATURES, 1), 0.1), np.zeros((1, 1))
-    )
 
 
 def bits(sums: Any) -> bytes:
@@ -143,42 +137,15 @@ def test_workers_that_are_stopped_before_they_have_started_are_started_anew(
         assert not is_stopped(pid), "it would be waited for at the end"
 
 
-class StuckScan:
-    """Sums like another; the first slab of all never returns."""
-
-    reads_features = reads_target = True
-
-    def __init__(self, mark: str) -> None:
-        self.mark = mark
-
-    def sums(self, batch: Any, leaf_rows: int, workspace: Any) -> Any:
-        try:
-            os.close(os.open(self.mark, os.O_CREAT | os.O_EXCL))
-        except FileExistsError:
-            return scan().sums(batch, leaf_rows, workspace)
-        while True:
-            time.sleep(1)
-
-
 def test_a_read_that_never_returns_is_done_elsewhere(
     store: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source, partition = ZarrSource(DataConfig(store=store)), Partition(ROWS, 100, 100)
     expected = bits(SerialEngine().run(source, partition, scan(), lambda slab: None))
     with open_engine(ClusterConfig(kind="processes", workers=2, stall_seconds=2.0)) as engine:
-        assert (
-            bits(
-                engine.run(source, partition, StuckScan(str(tmp_path / "stuck")), lambda slab: None)
-            )
-            == expected
-        )
+        stuck = SlowSource(source, StuckOnce(str(tmp_path / "stuck")))
+        assert bits(engine.run(stuck, partition, scan(), lambda slab: None)) == expected
     assert "replacing tls://" in caplog.text  # a cluster of one's own is encrypted
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
 
 
 @contextmanager

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from conftest import ReadsOfArrays
+from interruptions import BrokenOffError, broken_off_after
 from numpy.typing import NDArray
 from scipy.linalg import lstsq
-from test_passes import CountingSource, reads
 
 import streamlr
-from streamlr.events import Event, Note, PassFinished
+from streamlr.events import Event, Note
 from streamlr.training.train import TrainResult, train
 
 Array = NDArray[np.float64]
@@ -201,12 +202,10 @@ def test_every_engine_has_the_same_bits(rows: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [60, 300])
-def test_reads_are_counted_as_passes(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    CountingSource.forget()
-    monkeypatch.setattr("streamlr.training.opening.ArraySource", CountingSource)
+def test_reads_are_counted_as_passes(rows: int, reads: ReadsOfArrays) -> None:
     X, y = drawn(rows)
     result = fit(X, y)
-    assert reads(CountingSource.features, len(y)) == result.passes == len(result.history) <= 3
+    assert reads("features") == result.passes == len(result.history) <= 3
 
 
 @pytest.mark.parametrize("l2", [0.0, 0.1])
@@ -216,21 +215,13 @@ def test_a_run_that_is_broken_off_goes_on_to_the_bit(
     passes: int, rows: int, l2: float, tmp_path: Path
 ) -> None:
     X, y = drawn(rows)
-
-    class BrokenOffError(Exception):
-        pass
-
-    def cut(event: Event) -> None:
-        if isinstance(event, PassFinished) and event.number == passes:
-            raise BrokenOffError
-
     config: dict[str, Any] = {
         "model": {"family": "linear", "penalty": {"l2": l2}},
         "run": {"directory": str(tmp_path / "run")},
     }
     whole = fit(X, y, penalty={"l2": l2})
     with pytest.raises(BrokenOffError):
-        train(config, X=X, y=y, subscribers=[cut])
+        train(config, X=X, y=y, subscribers=[broken_off_after(passes)])
     resumed = train(config, X=X, y=y, resume=True)
     assert resumed.summary["coefficients_sha256"] == whole.summary["coefficients_sha256"]
     assert resumed.passes == whole.passes

@@ -10,13 +10,14 @@ from typing import Any
 import mpmath
 import numpy as np
 import pytest
+from conftest import ReadsOfArrays
+from interruptions import BrokenOffError, broken_off_after
 from nist import DATASETS, Dataset
 from numpy.typing import NDArray
 from scipy.linalg import lstsq
-from test_passes import CountingSource, reads
 
 import streamlr
-from streamlr.events import Event, Note, PassFinished
+from streamlr.events import Event, Note
 from streamlr.training import least_squares as squares
 from streamlr.training.train import TrainResult, train
 
@@ -378,24 +379,18 @@ def test_every_engine_has_the_same_bits(name: str) -> None:
     assert len(bits) == 1
 
 
-@pytest.fixture
-def counting(monkeypatch: pytest.MonkeyPatch) -> None:
-    CountingSource.forget()
-    monkeypatch.setattr("streamlr.training.opening.ArraySource", CountingSource)
-
-
 @pytest.mark.parametrize("name", ["Norris", "Longley", "Filip", "Wampler5"])
-def test_reads_are_counted_as_passes(name: str, counting: None) -> None:
+def test_reads_are_counted_as_passes(name: str, reads: ReadsOfArrays) -> None:
     data = DATASETS[name]
     result = fit(data.X, data.y)
-    assert reads(CountingSource.features, len(data.y)) == result.passes == len(result.history) <= 3
+    assert reads("features") == result.passes == len(result.history) <= 3
 
 
 @pytest.mark.parametrize("passes", [1, 2])
-def test_the_limit_holds(passes: int, counting: None) -> None:
+def test_the_limit_holds(passes: int, reads: ReadsOfArrays) -> None:
     data = DATASETS["Filip"]
     result = fit(data.X, data.y, solver={"max_passes": passes})
-    assert reads(CountingSource.features, len(data.y)) == passes
+    assert reads("features") == passes
     assert result.status == "pass_limit"
 
 
@@ -406,21 +401,13 @@ def test_a_run_that_is_broken_off_goes_on_to_the_bit(
     name: str, passes: int, tmp_path: Path
 ) -> None:
     data = DATASETS[name]
-
-    class BrokenOffError(Exception):
-        pass
-
-    def cut(event: Event) -> None:
-        if isinstance(event, PassFinished) and event.number == passes:
-            raise BrokenOffError
-
     config: dict[str, Any] = {
         "model": {"family": "linear"},
         "run": {"directory": str(tmp_path / "run")},
     }
     whole = fit(data.X, data.y)
     try:
-        train(config, X=data.X, y=data.y, subscribers=[cut])
+        train(config, X=data.X, y=data.y, subscribers=[broken_off_after(passes)])
     except BrokenOffError:
         resumed = train(config, X=data.X, y=data.y, resume=True)
         assert resumed.summary["coefficients_sha256"] == whole.summary["coefficients_sha256"]

@@ -2,65 +2,33 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Callable
-from typing import Any, ClassVar, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
+from conftest import ReadsOfArrays
 from numpy.typing import NDArray
 
 from streamlr import train
 from streamlr.config.sections import SolverConfig
-from streamlr.data.source import ArraySource, Buffer
+from streamlr.data.source import ArraySource
 from streamlr.data.synth import Population, SynthSpec
 from streamlr.events import Event, ScanStarted
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
-from streamlr.kernels.columns import Columns
 from streamlr.kernels.scans.labels import LabelScan
 from streamlr.kernels.scans.moments import MomentScan
 from streamlr.pilot import size as pilot_size
+from streamlr.testing import CountingSource
 from streamlr.training.train import TrainResult
 
 SOLVERS: tuple[str, ...] = get_args(get_type_hints(SolverConfig)["name"])
 
 
-class CountingSource(ArraySource):
-    """Arrays in memory that count how often each row is read."""
-
-    features: ClassVar[Counter[int]] = Counter()
-    target: ClassVar[Counter[int]] = Counter()
-    weights: ClassVar[Counter[int]] = Counter()
-    lock: ClassVar[threading.Lock] = threading.Lock()
-
-    @classmethod
-    def forget(cls) -> None:
-        for counter in (cls.features, cls.target, cls.weights):
-            counter.clear()
-
-    def _count(self, counter: Counter[int], start: int, stop: int) -> None:
-        with self.lock:
-            counter.update(range(start, stop))
-
-    def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
-        self._count(self.features, start, stop)
-        return super().read_features(start, stop, buffer)
-
-    def read_columns(self, start: int, stop: int, *, labels: bool = True) -> Columns:
-        if labels:
-            self._count(self.target, start, stop)
-            self._count(self.weights, start, stop)
-        return super().read_columns(start, stop, labels=labels)
-
-
 @pytest.fixture(autouse=True)
-def counting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`train` reads arrays through a source that counts; the sample, which is in memory, is no read
-    of the data."""
-    CountingSource.forget()
-    monkeypatch.setattr("streamlr.training.opening.ArraySource", CountingSource)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 rows a block, so that small data have many."""
     monkeypatch.setattr("streamlr.data.source._MEMORY_CHUNK_BYTES", 64 * 4 * 8)
     monkeypatch.setattr("streamlr.data.partition._SMALLEST_BLOCK_BYTES", 0)
 
@@ -85,41 +53,37 @@ def fit(
     )
 
 
-def reads(counter: Counter[int], rows: int = 1000) -> int:
-    """How often all the rows were read, which has to be the same for each of them."""
-    assert set(counter) == set(range(rows))
-    assert len(set(counter.values())) == 1
-    return counter[0]
-
-
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("kind", ["serial", "threads"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_training_lists_the_labels_once_and_reads_the_features_once_a_pass(
-    solver: str, kind: str, weighted: bool
+    solver: str, kind: str, weighted: bool, reads: ReadsOfArrays
 ) -> None:
     events: list[Event] = []
     result = fit(solver, kind, events, weighted)
-    assert reads(CountingSource.features) == result.passes == len(result.history)
-    assert reads(CountingSource.target) == reads(CountingSource.weights) == 1 + result.passes
+    assert reads("features") == result.passes == len(result.history)
+    assert reads("labels") == 1 + result.passes
     titles = [event.title for event in events if isinstance(event, ScanStarted)]
     assert titles == ["labels", *(f"pass {number}" for number in range(1, result.passes + 1))]
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("max_passes", [1, 2, 5])
-def test_the_limit_holds_for_reads_of_the_data(solver: str, max_passes: int) -> None:
+def test_the_limit_holds_for_reads_of_the_data(
+    solver: str, max_passes: int, reads: ReadsOfArrays
+) -> None:
     fit(solver, "serial", [], max_passes=max_passes, tolerance=1e-30)
-    assert reads(CountingSource.features) == max_passes
+    assert reads("features") == max_passes
 
 
 def test_a_scanner_counts_reads_of_features_alone() -> None:
     X, y = data()
-    scanner = Scanner(SerialEngine(), CountingSource(X, y), lambda event: None)
+    source = CountingSource(ArraySource(X, y))
+    scanner = Scanner(SerialEngine(), source, lambda event: None)
     scanner.run(LabelScan(), "labels")
-    assert (scanner.passes, sum(CountingSource.features.values())) == (0, 0)
+    assert scanner.passes == source.times("features") == 0
     scanner.run(MomentScan(np.array([0, 1]), 0.0, 0), "survey")
-    assert scanner.passes == reads(CountingSource.features) == 1
+    assert scanner.passes == source.times("features") == 1
 
 
 def synth_like(rows: int, features: int) -> tuple[NDArray[Any], NDArray[np.int64]]:

@@ -30,6 +30,7 @@ from streamlr.planning import workforce as workforce_module
 from streamlr.planning.memory import WORKER_BYTES
 from streamlr.planning.plan import Plan, make_plan
 from streamlr.planning.workforce import workers_of
+from streamlr.testing import CountingSource
 from streamlr.training.train import TrainResult
 
 ROWS, FEATURES, CHUNK = 3000, 5, 100
@@ -218,17 +219,9 @@ def test_a_killed_worker_that_holds_slabs_costs_no_bit(store: DataConfig) -> Non
 # the rows that are kept ---------------------------------------------------------------------------
 
 
-class Counts(ArraySource):
-    """Arrays in memory that count their reads."""
-
-    def read_features(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
-        self.reads = [*getattr(self, "reads", []), (start, stop)]
-        return super().read_features(start, stop, buffer)
-
-
 def test_rows_inside_are_kept_and_all_others_are_read_again() -> None:
     X, y = two_class_data(40, 3, dtype="float64")
-    source = Counts(X, y, np.arange(40.0))
+    source = CountingSource(ArraySource(X, y, np.arange(40.0)))
     held, buffer = ResidentRows(source, 10, 30), Buffer()
     for _ in range(3):
         for start in range(0, 40, 10):
@@ -241,7 +234,7 @@ def test_rows_inside_are_kept_and_all_others_are_read_again() -> None:
             np.testing.assert_array_equal(
                 held.read_columns(start, start + 10).weights, np.arange(start, start + 10.0)
             )
-    assert Counter(source.reads) == {(0, 10): 3, (10, 20): 1, (20, 30): 1, (30, 40): 3}
+    assert source.of_each_row("features").tolist() == [3] * 10 + [1] * 20 + [3] * 10
 
 
 def test_what_is_kept_outlives_the_buffer_that_others_read_into(store: DataConfig) -> None:

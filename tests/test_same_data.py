@@ -9,18 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from interruptions import BrokenOffError, broken_off_after
 from numpy.typing import NDArray
 
 import streamlr
 from streamlr.errors import RunDirectoryError
-from streamlr.events import Event, Note, PassFinished
+from streamlr.events import Event, Note
 from streamlr.training.train import train
 
 Array = NDArray[Any]
-
-
-class BrokenOffError(Exception):
-    pass
 
 
 def drawn(rows: int = 2200, features: int = 1100) -> tuple[Array, Array]:
@@ -28,11 +25,6 @@ def drawn(rows: int = 2200, features: int = 1100) -> tuple[Array, Array]:
     rng = np.random.default_rng(features)
     X = rng.normal(size=(rows, features))
     return X, X[:, 0] + rng.normal(size=rows)
-
-
-def cut(event: Event) -> None:
-    if isinstance(event, PassFinished) and event.number == 1:
-        raise BrokenOffError
 
 
 def settings(run: Path, limit: str | None = None, **more: Any) -> dict[str, Any]:
@@ -56,7 +48,14 @@ def test_least_squares_of_many_features_goes_on_with_arrays_to_the_bit(
     whole = train(settings(tmp_path / "a"), X=X, y=y, validation=out, sample_weight=weights)
     config = settings(tmp_path / "b")
     with pytest.raises(BrokenOffError):
-        train(config, X=X, y=y, validation=out, sample_weight=weights, subscribers=[cut])
+        train(
+            config,
+            X=X,
+            y=y,
+            validation=out,
+            sample_weight=weights,
+            subscribers=[broken_off_after(1)],
+        )
     resumed = train(config, X=X, y=y, validation=out, sample_weight=weights, resume=True)
     for key in ("coefficients_sha256", "data_fingerprint", "passes"):
         assert resumed.summary[key] == whole.summary[key]
@@ -66,7 +65,7 @@ def test_other_arrays_are_still_refused(tmp_path: Path) -> None:
     X, y = drawn()
     config = settings(tmp_path / "run")
     with pytest.raises(BrokenOffError):
-        train(config, X=X, y=y, subscribers=[cut])
+        train(config, X=X, y=y, subscribers=[broken_off_after(1)])
     X[1700, 3] += 1e-9
     with pytest.raises(RunDirectoryError, match="made with data of fingerprint"):
         train(config, X=X, y=y, resume=True)
@@ -76,7 +75,7 @@ def test_other_rows_held_out_are_still_refused(tmp_path: Path) -> None:
     X, y = drawn()
     config, out = settings(tmp_path / "run"), np.arange(len(y)) % 5 == 0
     with pytest.raises(BrokenOffError):
-        train(config, X=X, y=y, validation=out, subscribers=[cut])
+        train(config, X=X, y=y, validation=out, subscribers=[broken_off_after(1)])
     with pytest.raises(RunDirectoryError, match="other rows held out"):
         train(config, X=X, y=y, validation=np.roll(out, 1), resume=True)
 
@@ -118,7 +117,7 @@ def test_a_run_goes_on_by_its_own_method_under_a_higher_limit(
     X = X.astype(np.float32)
     config = settings(tmp_path / "run", limit, solver={"max_passes": 3})
     with pytest.raises(BrokenOffError):
-        train(config, X=X, y=y, subscribers=[cut])
+        train(config, X=X, y=y, subscribers=[broken_off_after(1)])
     resumed = train({**config, "cluster": {"kind": "serial"}}, X=X, y=y, resume=True)
     assert resumed.summary["solver"] == "lbfgs"
 
@@ -132,7 +131,7 @@ def test_a_limit_without_room_for_the_method_of_the_run_is_told(
     X = X.astype(np.float32)
     config = settings(tmp_path / "run")
     with pytest.raises(BrokenOffError):
-        train(config, X=X, y=y, subscribers=[cut])
+        train(config, X=X, y=y, subscribers=[broken_off_after(1)])
     config = settings(tmp_path / "run", limit)
     with pytest.raises(RunDirectoryError, match=r"by its normal equations.*no room; raise it"):
         train(config, X=X, y=y, resume=True)

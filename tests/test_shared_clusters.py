@@ -23,9 +23,9 @@ import scipy.sparse
 import zarr
 from clusters import (
     FEATURES,
+    Pause,
     Processes,
-    SlowScan,
-    StuckScan,
+    StuckOnce,
     long_task,
     other_streamlr,
     scan,
@@ -47,6 +47,7 @@ from streamlr.errors import ChunkError, ClusterError, NonFiniteError, StoreNotFo
 from streamlr.execution import open_engine
 from streamlr.execution.cluster import opening
 from streamlr.execution.local import SerialEngine
+from streamlr.testing import SlowSource
 
 ROWS, CHUNK = 4000, 100
 SEEN_FROM_ITS_FOLDER = "/proc/self/cwd/a.zarr"
@@ -344,9 +345,8 @@ def test_a_worker_that_joins_during_a_pass_and_cannot_take_part_costs_no_bit(
                 stranger.wait_for_workers(2, timeout=60)
             joined.append(slab)
 
-        assert bits(engine.run(source, partition, SlowScan(0.1), join)) == serial_bits(
-            folder / "a.zarr"
-        )
+        slow = SlowSource(source, Pause(0.1))
+        assert bits(engine.run(slow, partition, scan(), join)) == serial_bits(folder / "a.zarr")
         assert sorted(joined) == list(range(partition.n_slabs))
         assert bits(engine.run(source, partition, scan(), lambda slab: None)) == serial_bits(
             folder / "a.zarr"
@@ -423,9 +423,9 @@ def test_a_worker_that_is_stuck_in_a_task_of_ours_is_replaced_where_others_only_
             if not theirs:
                 theirs.append(stranger.submit(long_task, str(tmp_path / "mark"), 0.1))
 
-        assert bits(
-            engine.run(source, partition, StuckScan(str(tmp_path / "stuck")), submit)
-        ) == serial_bits(folder / "a.zarr")
+        stuck = SlowSource(source, StuckOnce(str(tmp_path / "stuck")))
+        found = bits(engine.run(stuck, partition, scan(), submit))
+        assert found == serial_bits(folder / "a.zarr")
         assert stranger.gather(theirs) == ["ended"] * len(theirs)
     assert "replacing tcp://" in caplog.text
 
@@ -459,11 +459,11 @@ def test_a_worker_that_is_stuck_in_a_task_of_ours_is_replaced_when_that_of_other
         task = stranger.submit(long_task, str(tmp_path / "mark"), 12.0)
         while not (tmp_path / "mark").exists():
             time.sleep(0.01)
-        stuck = StuckScan(str(tmp_path / "stuck"))
+        stuck = SlowSource(source, StuckOnce(str(tmp_path / "stuck")))
         task.add_done_callback(
             lambda done: done.release()
         )  # so that no result is lost with the worker
-        found = bits(engine.run(source, partition, stuck, lambda slab: None))
+        found = bits(engine.run(stuck, partition, scan(), lambda slab: None))
         assert found == serial_bits(folder / "a.zarr")
     assert (tmp_path / "mark").read_text() == "begun\nended\n"
     assert "busy with tasks of others, so tcp://" in caplog.text

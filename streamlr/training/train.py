@@ -12,9 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from streamlr.config.sections import TrainConfig, load_config
 from streamlr.data.matching import match_names
-from streamlr.data.source import Rows
+from streamlr.data.source import Rows, Source
 from streamlr.errors import ConfigError, RunDirectoryError, ShapeError, either, option
 from streamlr.events import Note, PassFinished, Subscriber, finite
+from streamlr.execution.engine import Engine, one_blas_thread
 from streamlr.execution.limits import memory_reported
 from streamlr.kernels.scans.moments import SampledRows
 from streamlr.kernels.split import HOLDOUT
@@ -139,6 +140,15 @@ def train(
         overwrite=overwrite,
     ) as (session, directory):
         return _TrainRun(session, directory, start).finish(resume)
+
+
+@memory_reported()
+def fit_source(
+    config: TrainConfig, source: Source, engine: Engine, publish: Subscriber
+) -> TrainResult:
+    """Fit a model to the rows of a source of any kind on an open engine; no directory is kept."""
+    with one_blas_thread():
+        return _TrainRun(Session(config, source, engine, publish), None, None).finish(False)
 
 
 @dataclass(frozen=True, slots=True)

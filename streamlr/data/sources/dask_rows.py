@@ -73,6 +73,8 @@ class DaskRows:
         The rows as a Dask array whose blocks are dense, (m, n).
     framed
         Whether its blocks are made of partitions of a frame.
+    chunk_rows
+        Rows of the largest block, where this is a part of a larger array; None where it is not.
 
     Notes
     -----
@@ -81,14 +83,16 @@ class DaskRows:
     computed once.
     """
 
-    def __init__(self, array: Any, *, framed: bool = False) -> None:
+    def __init__(self, array: Any, *, framed: bool = False, chunk_rows: int | None = None) -> None:
         self.array = array
         self._framed = framed
+        self._chunk_rows = chunk_rows
         self._left = threading.local()
         self._ends: list[int] = []
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return partial(DaskRows, framed=self._framed), (self.array,)
+        made = partial(DaskRows, framed=self._framed, chunk_rows=self._chunk_rows)
+        return made, (self.array,)
 
     @classmethod
     def of_array(cls, array: DaskArray) -> DaskRows:
@@ -122,7 +126,7 @@ class DaskRows:
 
     @property
     def chunk_rows(self) -> int:
-        return max(1, *self.array.chunks[0])
+        return self._chunk_rows or max(1, *self.array.chunks[0])
 
     @property
     def stored_bytes(self) -> int | None:
@@ -168,8 +172,10 @@ class DaskRows:
         return DaskRows(known, framed=self._framed)
 
     def part(self, start: int, stop: int) -> Rows:
-        """Some of the rows, with no more of Dask's graph than they need."""
-        return DaskRows(_culled(self.array[start:stop]), framed=self._framed)
+        """Some of the rows, with no more of Dask's graph than they need; chunks keep the numbers
+        that messages name."""
+        rows = _culled(self.array[start:stop])
+        return DaskRows(rows, framed=self._framed, chunk_rows=self.chunk_rows)
 
     def read(self, start: int, stop: int, buffer: Buffer) -> NDArray[Any]:
         """Rows of whole blocks as they are computed, others in rows that lie one after the
