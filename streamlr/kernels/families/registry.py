@@ -27,7 +27,7 @@ class _Families(dict[str, Family]):
     def __missing__(self, name: str) -> Family:
         raise ConfigError(
             f"no family {name!r} is known in this process; import the module that registers it, "
-            "in worker processes too (dask worker --preload MODULE)"
+            "in worker processes too (a module that Dask preloads)"
         )
 
 
