@@ -141,6 +141,11 @@ class IngestError(DataError, ValueError):
 class MemoryLimitError(StreamlrError, MemoryError):
     exit_status = 2
 
+    def __new__(cls, *args: object) -> MemoryLimitError:
+        # `__new__` of MemoryError, which would be found, is not that of the layout: who makes one
+        # from its parts, as tblib does for Dask, would fail
+        return Exception.__new__(cls, *args)
+
 
 class WriteError(StreamlrError, OSError):
     pass

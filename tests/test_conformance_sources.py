@@ -16,7 +16,7 @@ from stores import put, two_class_data, write_store
 
 from streamlr.config.sections import DataConfig
 from streamlr.data.source import ArraySource, Source
-from streamlr.data.sources.adapters import rows_of
+from streamlr.data.sources.registry import rows_of
 from streamlr.data.sources.resident import ResidentRows
 from streamlr.data.sources.reweighted import WeightedByClass
 from streamlr.data.sources.selected import SelectedFeatures

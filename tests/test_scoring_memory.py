@@ -32,7 +32,7 @@ from streamlr.kernels.metrics.room import SumsRoom
 from streamlr.kernels.metrics.score_counts import score_counts
 from streamlr.model import Model
 from streamlr.planning.scoring import ScoringPlan, plan_scoring
-from streamlr.planning.workforce import Workers
+from streamlr.planning.workforce import WorkerLayout
 
 MB = 10**6
 ROWS, FEATURES, CHUNK = 60_000, 40, 6000
@@ -170,16 +170,16 @@ def test_processes_that_have_no_room_are_not_started(
         score("cluster.kind=processes", "cluster.workers=2")
 
 
-def planned(store: DataConfig, workers: Workers, sums: SumsRoom, outputs: int = 1) -> ScoringPlan:
+def planned(store: DataConfig, workers: WorkerLayout, sums: SumsRoom, outputs: int = 1) -> ScoringPlan:
     return plan_scoring(None, ZarrSource(store), workers, outputs, lambda _: sums)
 
 
 def test_processes_of_this_machine_share_its_limit_and_are_told_to_be_fewer(
     store: DataConfig,
 ) -> None:
-    def two(found: int | None) -> Workers:
+    def two(found: int | None) -> WorkerLayout:
         limit = None if found is None else FoundLimit(found, "the group's limit")
-        return Workers(2, 1, False, 80 * MB, 80 * MB, answer_directly=True, found=limit)
+        return WorkerLayout(2, 1, False, 80 * MB, 80 * MB, answer_directly=True, found=limit)
 
     peaks = planned(store, two(None), SumsRoom()).peaks
     together = peaks.client + 2 * peaks.worker
@@ -193,14 +193,14 @@ def test_processes_of_this_machine_share_its_limit_and_are_told_to_be_fewer(
 
 def test_the_smallest_worker_of_a_cluster_counts(store: DataConfig) -> None:
     limit = FoundLimit(90 * MB, "the memory limit of the worker at tcp://a")
-    workers = Workers(4, 1, False, 80 * MB, 80 * MB, worker_found=limit)
+    workers = WorkerLayout(4, 1, False, 80 * MB, 80 * MB, worker_found=limit)
     with pytest.raises(MemoryLimitError, match=r"in a worker .*worker at tcp://a is 90 MB"):
         planned(store, workers, SumsRoom())
 
 
 def test_each_thread_costs_its_block_and_what_is_made_of_it(store: DataConfig) -> None:
     def peak(threads: int, sums: SumsRoom) -> int:
-        free = Workers(threads, threads, True, 80 * MB, 0)
+        free = WorkerLayout(threads, threads, True, 80 * MB, 0)
         return planned(store, free, sums).peaks.client
 
     block = CHUNK * FEATURES * 8

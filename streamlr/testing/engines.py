@@ -88,7 +88,7 @@ class EngineConformance:
         found = engine.run(case.source, partition, case.scan, _ignore)
         assert bits_of(found) == _serial_bits(case.source, PARTITION, case.scan)
 
-    @pytest.mark.parametrize("held_slabs", [1, 3, 100])
+    @pytest.mark.parametrize("resident_slabs", [1, 3, 100])
     def test_slabs_that_stay_in_memory_change_no_bit(
         self, engine: Engine, resident_slabs: int
     ) -> None:
