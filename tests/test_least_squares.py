@@ -121,8 +121,11 @@ def test_nists_sets_are_solved_to_the_last_digit_in_three_reads(name: str, solve
     found = data.digits(result.model.coef_[0], float(result.model.intercept_[0]))
     told = "condition number" in " ".join(warnings_of(events))
     assert told == (name == "Filip")
-    if not told:  # 14: beyond, the certified values themselves are rounded
-        assert found.min() >= min(by_qr(data).min(), 14.0)
+    if not told:
+        # 14: beyond, the certified values themselves are rounded. Decimals that float64 does not
+        # hold leave the exact solution itself fewer digits, of which two ulps are next to nothing.
+        digits = data.digits(W, b).min() - 0.1
+        assert found.min() >= min(by_qr(data).min(), 14.0, digits)
 
 
 @pytest.mark.parametrize("solver", ["lbfgs", "proximal"])

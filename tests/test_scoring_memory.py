@@ -170,7 +170,9 @@ def test_processes_that_have_no_room_are_not_started(
         score("cluster.kind=processes", "cluster.workers=2")
 
 
-def planned(store: DataConfig, workers: WorkerLayout, sums: SumsRoom, outputs: int = 1) -> ScoringPlan:
+def planned(
+    store: DataConfig, workers: WorkerLayout, sums: SumsRoom, outputs: int = 1
+) -> ScoringPlan:
     return plan_scoring(None, ZarrSource(store), workers, outputs, lambda _: sums)
 
 

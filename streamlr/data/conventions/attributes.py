@@ -8,11 +8,14 @@ codes, and nobody would be told. What stands for missing values: `streamlr.data.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
 from streamlr.errors import DtypeError, ShapeError
 
@@ -29,12 +32,35 @@ def refuse_odd_attributes(node: zarr.Array[Any] | zarr.Group, name: str) -> None
     DtypeError
         With what they are and the remedy.
     """
-    found: Any = node.metadata.attributes
+    _refuse_no_mapping(node.metadata.attributes, name)
+
+
+def refuse_written_attributes(group: zarr.Group, path: str, name: str) -> None:
+    """Refuse the same of what stands at a path of a group and was not opened, as Zarr does not from
+    3.4 on; nothing where something else is the reason.
+
+    Raises
+    ------
+    DtypeError
+    """
+    for file in ("zarr.json", ".zattrs"):
+        key = "/".join(part for part in (group.path, path.strip("/"), file) if part)
+        try:
+            stored = sync(group.store.get(key, default_buffer_prototype()))
+            written = None if stored is None else json.loads(stored.to_bytes())
+        except Exception:  # asked for a message alone: that of Zarr stands
+            return
+        if written is not None:
+            found = written.get("attributes", {}) if file == "zarr.json" else written
+            _refuse_no_mapping({} if found is None else found, name)
+
+
+def _refuse_no_mapping(found: Any, name: str) -> None:
     if not isinstance(found, Mapping):
         raise DtypeError(
             f"the attributes of {name} are a {type(found).__name__} ({found!r:.40}), and must be "
-            "a mapping of names to "
-            "values; mend its metadata (zarr.json or .zattrs), or write the array again"
+            "a mapping of names to values; mend its metadata (zarr.json or .zattrs), or write the "
+            "array again"
         )
 
 

@@ -23,7 +23,11 @@ from streamlr.data.chunks.absent import RefuseMissing
 from streamlr.data.chunks.failures import Failure, failure_of, reason
 from streamlr.data.chunks.retries import Retries, UnreadableError, retried
 from streamlr.data.chunks.stored_array import StoredArray
-from streamlr.data.conventions.attributes import axes_of, refuse_odd_attributes
+from streamlr.data.conventions.attributes import (
+    axes_of,
+    refuse_odd_attributes,
+    refuse_written_attributes,
+)
 from streamlr.data.conventions.columns import Column, Node, Opener, is_column, open_column
 from streamlr.data.conventions.coordinates import coordinate_texts, texts
 from streamlr.data.conventions.marks import Meaning
@@ -83,6 +87,9 @@ class NamedAxis:
         except KeyError:
             return None
         except Exception as error:  # of damaged metadata Zarr makes whatever it likes
+            if isinstance(error, TypeError | ValueError):
+                what = f"{path!r} (names of the features) in {self.store!r}"
+                refuse_written_attributes(self.group, path, what)
             raise self._unread(
                 error,
                 f"{path} of {self.store}, which may name the features, cannot be opened",

@@ -14,7 +14,7 @@ from streamlr.data.chunks.failures import Failure, failure_of, reason
 from streamlr.data.chunks.retries import Retries, UnreadableError, retried
 from streamlr.data.chunks.stored_array import StoredArray
 from streamlr.data.chunks.wrapped import FarStore
-from streamlr.data.conventions.attributes import refuse_odd_attributes
+from streamlr.data.conventions.attributes import refuse_odd_attributes, refuse_written_attributes
 from streamlr.data.conventions.columns import (
     Column,
     Node,
@@ -72,7 +72,10 @@ def node_at(place: Place, name: str, key: str) -> Node:
             f"{store!r} has no array {name!r} ({key}){_unless_refused(place)}; {held}"
         ) from None
     except Exception as error:  # of damaged metadata Zarr makes whatever it likes
-        raise _unopened(error, f"{name!r} ({key}) in {store!r}", place.config) from None
+        what = f"{name!r} ({key}) in {store!r}"
+        if isinstance(error, TypeError | ValueError):
+            refuse_written_attributes(group, name, what)
+        raise _unopened(error, what, place.config) from None
     if isinstance(node, zarr.Array) and holds_pickles(node):
         raise DtypeError(
             f"{name!r} ({key}) in {store!r} is stored as pickles, which could execute anything; "
