@@ -118,7 +118,7 @@ def _hook(live: Callable[[str], None]) -> None:
     """Have every durable call and every event told."""
     from streamlr.data.chunks.files import ChunkFiles
     from streamlr.events import Event, PassFinished, ScanStarted
-    from streamlr.training import train as training
+    from streamlr.training import opening as training
 
     def told(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def instead(*arguments: Any, **named: Any) -> Any:

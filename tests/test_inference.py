@@ -610,7 +610,7 @@ def test_features_are_read_twice(
         assert (
             list(
                 dict.fromkeys(
-                    title for title in reads.titles if title not in ("survey", "information")
+                    title for title in reads.titles if title not in ("statistics", "information")
                 )
             )
             == extra

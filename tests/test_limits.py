@@ -334,7 +334,7 @@ def test_threads_that_cannot_be_started_are_that_error(
     def fails(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setitem(ENGINES, kind, fails)
+    monkeypatch.setitem(ENGINES, kind, replace(ENGINES[kind], open=fails))
     with pytest.raises(MemoryLimitError, match="can't start new thread"):
         streamlr.train({"data": {"store": store.store}, "cluster": {"kind": kind}})
 
@@ -397,7 +397,7 @@ def test_processes_that_would_not_fit_empty_are_refused_before_they_start(
     def start(_: ClusterConfig) -> None:
         raise AssertionError("started")
 
-    monkeypatch.setitem(ENGINES, "processes", start)
+    monkeypatch.setitem(ENGINES, "processes", replace(ENGINES["processes"], open=start))
     few = FoundLimit(160 * MB, "memory.max of the control group 'g'")
     monkeypatch.setattr("streamlr.planning.workforce.found_limit", lambda: few)
     settings = {"data": {"store": store.store}, "cluster": {"kind": "processes", "workers": 2}}
