@@ -37,6 +37,10 @@ class NoRows:
     """Just enough of a source for a scan that reads nothing."""
 
     n_rows: int
+    resident: bool = False
+
+    def open(self) -> None:
+        """There is nothing to open."""
 
 
 def seconds_of_pass(engine: ClusterEngine, slabs: int) -> float:

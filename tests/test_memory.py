@@ -99,8 +99,8 @@ def test_blocks_that_are_freed_go_back_to_the_system_whatever_was_freed_before()
     """Left alone, the C library keeps blocks of up to 32 MiB once one of that size was freed."""
     program = """
 import numpy as np
-from streamlr.execution.process import process_bytes, settle_allocator
-settle_allocator()
+from streamlr.execution.process import process_bytes, configure_allocator
+configure_allocator()
 del (first := [np.ones(2**21)])[:]
 before = process_bytes()
 blocks = [np.ones(2**21) for _ in range(8)]

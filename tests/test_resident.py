@@ -177,7 +177,7 @@ class KillsAHolder:
 
     def __init__(self, engine: Any) -> None:
         holders = {
-            address: [key for key in keys if "-held-" in str(key)]
+            address: [key for key in keys if "-resident-" in str(key)]
             for address, keys in engine._client.has_what().items()
         }
         self.address, self.lost = max(holders.items(), key=lambda item: len(item[1]))
