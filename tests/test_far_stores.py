@@ -121,8 +121,8 @@ def test_what_goes_on_failing_is_told_with_resume(
         (404, "chunk 0 of X .*is missing"),
         (403, "chunk 0 of X .*access is refused"),
         (401, "chunk 0 of X .*access is refused"),
-        (501, "chunk 0 of X .*cannot be read: 501, .*see to the .*network, then add --resume"),
-        (416, "chunk 0 of X .*cannot be read: 416, .*see to the .*network, then add --resume"),
+        (501, "chunk 0 of X .*cannot be read: 501, .*see to the .*network, then add resume=True"),
+        (416, "chunk 0 of X .*cannot be read: 416, .*see to the .*network, then add resume=True"),
         ("garbage", "chunk 0 of X .*cannot be decoded"),
     ],
 )
