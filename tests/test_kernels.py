@@ -15,6 +15,7 @@ from batches import batch_of as block_of
 from numpy.typing import NDArray
 from scipy import stats
 from sklearn import metrics as sk
+from stores import DTYPES
 
 from streamlr.errors import LabelError, NonFiniteError
 from streamlr.kernels.batch import Batch, Workspace
@@ -30,20 +31,6 @@ from streamlr.kernels.scans.moments import MomentScan, MomentSums, locate_non_fi
 Array = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
 CLASSES = np.array([0, 1])
-DTYPES = [
-    "float16",
-    "float32",
-    "float64",
-    "int8",
-    "int16",
-    "int32",
-    "int64",
-    "uint8",
-    "uint16",
-    "uint32",
-    "uint64",
-    "bool",
-]
 WEIGHTED = [False, True]
 ORDERS = ["rows", "columns"]
 m, n, K = 53, 4, 3

@@ -17,7 +17,7 @@ from streamlr.data.synth import Population, SynthSpec
 from streamlr.events import Event, ScanStarted
 from streamlr.execution.local import SerialEngine
 from streamlr.execution.scanner import Scanner
-from streamlr.kernels.scans.labels import LabelScan
+from streamlr.kernels.scans.labels import LabelScan, codes_of
 from streamlr.kernels.scans.moments import MomentScan
 from streamlr.pilot import size as pilot_size
 from streamlr.testing import CountingSource
@@ -181,3 +181,20 @@ def test_auto_finds_that_classes_are_separable(
         train({"cluster": {"kind": "serial"}}, X=X, y=(X[:, 0] > 0).astype(np.int64)).status
         == "diverged"
     )
+
+
+def test_labels_in_memory_are_looked_up_once_for_the_weights_of_their_classes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_up: list[int] = []
+
+    def counting(target: NDArray[Any], classes: NDArray[Any], first_row: int) -> NDArray[Any]:
+        looked_up.append(len(target))
+        return codes_of(target, classes, first_row)
+
+    monkeypatch.setattr("streamlr.data.sources.reweighted.codes_of", counting)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(300, 3)), np.array(["no", "yes"])[rng.integers(0, 2, 300)]
+    config = {"model": {"class_weight": "balanced"}, "cluster": {"kind": "serial"}}
+    assert train({**config, "solver": {"name": "lbfgs"}}, X=X, y=y).passes > 2
+    assert looked_up == [300]

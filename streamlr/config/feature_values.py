@@ -127,7 +127,8 @@ def _number(value: object, key: str, at: str = "", expected: str = "a number") -
     if value is None:
         return default
     try:
-        number = float("" if isinstance(value, bool) else value)  # type: ignore[arg-type]  # YAML 1.1 reads 1e-8 as a text
+        # YAML 1.1 reads 1e-8 as a text
+        number = float("" if isinstance(value, bool) else value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         raise ConfigError(f"{key}{at}: expected {expected}, got {value!r}") from None
     if number == math.inf and least == 0:

@@ -106,7 +106,9 @@ def public_url(store: str) -> str:
     """A path as it is; a URL without user, password and the values of its query."""
     if "://" not in store:
         return store
-    address, mark, query = re.match(r"([^?#]*)([?#]?)(.*)", store, re.DOTALL).groups()  # type: ignore[union-attr]
+    parts = re.match(r"([^?#]*)([?#]?)(.*)", store, re.DOTALL)
+    assert parts is not None  # it matches anything
+    address, mark, query = parts.groups()
     # a password may hold a slash; what is cut too much stays hidden, so everything up to the last @
     # goes where a colon comes before it
     address = re.sub(r"://([^/@]*:.*|[^/@]*)@", f"://{HIDDEN}@", address)

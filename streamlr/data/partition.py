@@ -30,6 +30,9 @@ scheduler tasks."""
 FEW_SUMS = 2
 """The same where the sums are so large that those that wait for each other would fill the memory.
 """
+HEAVY_SUM_BYTES = 2**20
+"""From this size on sums are added up two at a time: eight that wait for each other would need the
+memory of eight."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from streamlr.errors import ConfigError
 from streamlr.inference.covariance import CORRECTIONS
+from streamlr.kernels.scans.information import Errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,11 @@ class SummaryOptions:
                 f"correction: errors HC1 are those with a factor, and {self.correction!r} is "
                 "none; take errors HC0"
             )
+
+    @property
+    def meat(self) -> Errors:
+        """Of what the meat of the covariance is made."""
+        return "robust" if self.errors == "HC0" or self.errors == "HC1" else self.errors
 
     @property
     def factor(self) -> str | None:

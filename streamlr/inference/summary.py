@@ -340,7 +340,7 @@ class _Inference:
             self.model.intercept_ + center @ W,
             null,
             center,
-            "robust" if self.options.errors in ("HC0", "HC1") else self.options.errors,  # type: ignore[arg-type]
+            self.options.meat,
             self.options.weights == "frequency",
         )
         sums: InformationSums = self.scanner.run(scan, "information")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from streamlr.kernels.alignment import Basis
 from streamlr.kernels.scans.fold_sums import spread_of
 from streamlr.kernels.scans.moments import MomentSums
+from streamlr.solvers.state import kept_as
 
 Array = NDArray[np.float64]
 
@@ -38,17 +39,17 @@ class Moments:
     """Weighted variance of Y (divisor: the weight), (c,)."""
     offset_mean: float = 0.0
     """Weighted mean of the offset; 0 where there is none."""
-    holdout_rows: int = field(default=0, metadata={"key": "held_rows"})
+    holdout_rows: int = field(default=0, metadata=kept_as("held_rows"))
     """Rows that are held out."""
-    validation_weight_sum: float = field(default=0.0, metadata={"key": "held_weight_sum"})
+    validation_weight_sum: float = field(default=0.0, metadata=kept_as("held_weight_sum"))
     """Their weight."""
-    holdout_target_mean: Array | None = field(default=None, metadata={"key": "held_target_mean"})
+    holdout_target_mean: Array | None = field(default=None, metadata=kept_as("held_target_mean"))
     """Weighted mean of their Y, (c,); None where none are held out."""
     holdout_target_variance: Array | None = field(
-        default=None, metadata={"key": "held_target_variance"}
+        default=None, metadata=kept_as("held_target_variance")
     )
     """Weighted variance of their Y, (c,); None where none are held out."""
-    holdout_digest: str = field(default="", metadata={"key": "held_digest"})
+    holdout_digest: str = field(default="", metadata=kept_as("held_digest"))
     """Of which rows they are."""
     groups_digest: str = ""
     """Of the groups that deal the rows out to folds; empty where none do."""

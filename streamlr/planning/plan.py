@@ -10,7 +10,7 @@ import numpy as np
 
 from streamlr.config.feature_values import FeatureValues
 from streamlr.config.sections import TrainConfig
-from streamlr.data.partition import FEW_SUMS, Partition, with_resident_slabs
+from streamlr.data.partition import FEW_SUMS, HEAVY_SUM_BYTES, Partition, with_resident_slabs
 from streamlr.data.source import Source
 from streamlr.errors import MemoryLimitError
 from streamlr.execution.engine import tree_tasks
@@ -36,9 +36,6 @@ _MOST_CANDIDATES = 4
 MOST_SECANTS = 17
 """Points of the model with which a path begins that are evaluated in one pass: they cost about as
 much as reading does."""
-_HEAVY_SUM_BYTES = 2**20
-"""From this size on sums are added up two at a time: eight that wait for each other would need the
-memory of eight."""
 _NOMINAL_BYTES = 128 * 2**20
 """A process before any data, for the size of the sample: what is measured would make the sample,
 and with it the last bits, a matter of chance."""
@@ -258,7 +255,7 @@ def _shape_of(
         kind.by_equations,
         _look_rows(config, source, solver),
     )
-    if (shape.newton or shape.products) and shape.hessian_bytes >= _HEAVY_SUM_BYTES:
+    if (shape.newton or shape.products) and shape.hessian_bytes >= HEAVY_SUM_BYTES:
         return replace(shape, partition=replace(partition, tree_arity=FEW_SUMS))
     return shape
 

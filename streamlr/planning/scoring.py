@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from streamlr.data.footprint import Footprint
-from streamlr.data.partition import FEW_SUMS, Partition
+from streamlr.data.partition import FEW_SUMS, HEAVY_SUM_BYTES, Partition
 from streamlr.data.source import Source
 from streamlr.errors import MemoryLimitError
 from streamlr.execution.scanner import plan_slabs
@@ -15,14 +15,12 @@ from streamlr.kernels.metrics.room import SumsRoom
 from streamlr.planning import memory as memory_model
 from streamlr.planning.workforce import Excess, Peaks, Room, WorkerLayout
 
-_HEAVY_SUM_BYTES = 2**20
-"""From this size on sums are added up two at a time, so that few of them wait."""
-_LEADERS_SUMS = 4
+_CLIENT_SUMS = 4
 """The sums that come in at the end, and about three times as much while they are reported."""
 
 
 @dataclass(frozen=True, slots=True)
-class ScoringDemand:
+class ScoringShape:
     """What a pass asks for, as far as memory goes."""
 
     partition: Partition
@@ -80,13 +78,13 @@ def plan_scoring(
     """
     room, all_threads = Room(limit, workers), workers.threads_per_process
 
-    def demand_on(threads: int) -> ScoringDemand:
+    def shape_on(threads: int) -> ScoringShape:
         return _shape_of(source, threads * workers.processes, outputs, room_of)
 
     threads = all_threads
-    while threads > 1 and not room.holds(scoring_peaks(demand_on(threads), workers, threads)):
+    while threads > 1 and not room.holds(scoring_peaks(shape_on(threads), workers, threads)):
         threads -= 1
-    shape = demand_on(threads)
+    shape = shape_on(threads)
     peaks = scoring_peaks(shape, workers, threads)
     excess = room.excess(peaks)
     if excess is not None:
@@ -99,7 +97,7 @@ def plan_scoring(
     return ScoringPlan(shape.partition, threads, peaks, fitted)
 
 
-def scoring_peaks(shape: ScoringDemand, workers: WorkerLayout, threads: int) -> Peaks:
+def scoring_peaks(shape: ScoringShape, workers: WorkerLayout, threads: int) -> Peaks:
     """Projected bytes of the processes of a pass, on so many threads in each."""
     kept, shared = shape.sums.kept_bytes, memory_model.FIRST_USE_BYTES + shape.labels.shared_bytes
     working = threads * _thread_bytes(shape) + _passing_bytes(shape, threads)
@@ -109,23 +107,23 @@ def scoring_peaks(shape: ScoringDemand, workers: WorkerLayout, threads: int) -> 
         return Peaks(peak, peak)
     idle = (workers.threads_per_process - threads) * memory_model.WAITING_THREAD_BYTES
     worker = round(memory_model.MARGIN * (workers.worker_base_bytes + taken + idle))
-    ours = memory_model.FIRST_USE_BYTES + _LEADERS_SUMS * kept
+    ours = memory_model.FIRST_USE_BYTES + _CLIENT_SUMS * kept
     return Peaks(round(memory_model.MARGIN * (workers.base_bytes + ours)), worker)
 
 
 def _shape_of(
     source: Source, threads: int, outputs: int, room_of: Callable[[Partition], SumsRoom]
-) -> ScoringDemand:
+) -> ScoringShape:
     """What a pass on so many threads in all asks for."""
     partition = plan_slabs(source, threads, outputs)
     sums = room_of(partition)
-    if sums.kept_bytes >= _HEAVY_SUM_BYTES:
+    if sums.kept_bytes >= HEAVY_SUM_BYTES:
         partition = replace(partition, tree_arity=FEW_SUMS)
     leaf = 8 * partition.leaf_rows * source.n_features
     # a matrix times one vector is made of the leaf as it lies
     packed = min(leaf, memory_model.MOST_PACKED_BYTES) if outputs > 1 else 0
     rows = partition.block_rows
-    return ScoringDemand(
+    return ScoringShape(
         partition,
         source.n_features * source.dtype.itemsize,
         leaf + packed,
@@ -135,13 +133,13 @@ def _shape_of(
     )
 
 
-def _thread_bytes(shape: ScoringDemand) -> int:
+def _thread_bytes(shape: ScoringShape) -> int:
     """What stays with a thread from block to block."""
     kept = shape.reading.kept_bytes + shape.labels.kept_bytes + shape.leaf_bytes
     return memory_model.FIRST_USE_OF_THREAD_BYTES + kept
 
 
-def _passing_bytes(shape: ScoringDemand, threads: int) -> int:
+def _passing_bytes(shape: ScoringShape, threads: int) -> int:
     """What comes and goes with a block on all threads, of which some may be adding sums instead:
     those that are added are of different rows, so there are not always enough for all."""
     sums = shape.sums
@@ -152,14 +150,14 @@ def _passing_bytes(shape: ScoringDemand, threads: int) -> int:
     return adding * max(of_block, sums.adding_bytes) + (threads - adding) * of_block
 
 
-def _waiting_bytes(shape: ScoringDemand, threads: int) -> int:
+def _waiting_bytes(shape: ScoringShape, threads: int) -> int:
     """Sums that wait for others to be added to, within slabs and above them."""
     levels = 1 + math.ceil(math.log2(shape.partition.n_slabs))
     in_slabs = threads * (1 + math.ceil(math.log2(shape.partition.slab_blocks)))
     return min((levels + in_slabs) * shape.sums.kept_bytes, shape.sums.apart_bytes)
 
 
-def _refusal(excess: Excess, shape: ScoringDemand, workers: WorkerLayout, threads: int) -> str:
+def _refusal(excess: Excess, shape: ScoringShape, workers: WorkerLayout, threads: int) -> str:
     """Why a pass is not made: both numbers, and the remedy."""
     several = workers.answer_directly and workers.processes > 1
     fewer = " set cluster.workers to fewer," if several else ""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from streamlr.solvers.convergence import SEPARABLE
 from streamlr.solvers.problem import Evaluation, Problem
-from streamlr.solvers.state import State, Status
+from streamlr.solvers.state import State, Status, evaluated_at
 
 Array = NDArray[np.float64]
 
@@ -41,11 +41,7 @@ class GradientDescent:
 
     def init(self, problem: Problem, start: Evaluation) -> GradientDescentState:
         empty = GradientDescentState(
-            point=start.point,
-            loss=start.loss,
-            value=start.value,
-            gradient=start.gradient,
-            gradient_max=start.gradient_max,
+            **evaluated_at(start),
             step=0.0,
             status="",
             reason="",
@@ -84,11 +80,7 @@ class GradientDescent:
             )
         return replace(
             state,
-            point=at.point,
-            loss=at.loss,
-            value=at.value,
-            gradient=at.gradient,
-            gradient_max=at.gradient_max,
+            **evaluated_at(at),
             step=self.learning_rate,
             status=status,
             reason=reason,

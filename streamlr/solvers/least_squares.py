@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamlr.solvers.problem import Evaluation, Problem
-from streamlr.solvers.state import Solver, State, Status, Termination
+from streamlr.solvers.state import Solver, State, Status, Termination, evaluated_at
 
 Array = NDArray[np.float64]
 
@@ -231,11 +231,7 @@ class Judged:
             )
         return replace(
             state,
-            point=found.point,
-            loss=found.loss,
-            value=found.value,
-            gradient=found.gradient,
-            gradient_max=found.gradient_max,
+            **evaluated_at(found),
             step=1.0,
             status=Status.CONVERGED,
             reason=_within(found.gradient_max, self.tolerance),

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from streamlr.solvers.convergence import check_convergence
 from streamlr.solvers.line_search import best_acceptable, shorter_steps
 from streamlr.solvers.problem import Evaluation, Problem
-from streamlr.solvers.state import State, kept_as, stalled, with_flattest
+from streamlr.solvers.state import State, evaluated_at, kept_as, stalled, with_flattest
 
 Array = NDArray[np.float64]
 
@@ -82,11 +82,7 @@ class Newton:
     def init(self, problem: Problem, start: Evaluation) -> NewtonState:
         """Without a Hessian yet: the first pass evaluates the start again, with one."""
         return NewtonState(
-            point=start.point,
-            loss=start.loss,
-            value=start.value,
-            gradient=start.gradient,
-            gradient_max=start.gradient_max,
+            **evaluated_at(start),
             step=0.0,
             status="",
             reason="",
@@ -122,11 +118,7 @@ class Newton:
             self.problem, self.tolerance, found, direction, state.suspect
         )
         following = NewtonState(
-            point=found.point,
-            loss=found.loss,
-            value=found.value,
-            gradient=found.gradient,
-            gradient_max=found.gradient_max,
+            **evaluated_at(found),
             step=state.trial,
             status=termination.status if termination else "",
             reason=termination.reason if termination else "",

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from streamlr.solvers.line_search import shorter_steps
 from streamlr.solvers.problem import Evaluation, Problem
-from streamlr.solvers.state import State, Termination, kept_as, stalled, with_flattest
+from streamlr.solvers.state import State, Termination, evaluated_at, kept_as, stalled, with_flattest
 
 log = logging.getLogger(__name__)
 
@@ -64,11 +64,7 @@ def first_fields(start: Evaluation, metric: Array, trials: Array) -> dict[str, A
     """Fields of a `QuasiNewtonState` at a point from which no step was taken yet."""
     none = np.empty((0, len(start.point)))
     return {
-        "point": start.point,
-        "loss": start.loss,
-        "value": start.value,
-        "gradient": start.gradient,
-        "gradient_max": start.gradient_max,
+        **evaluated_at(start),
         "step": 0.0,
         "status": "",
         "reason": "",
@@ -169,11 +165,7 @@ class QuasiNewton(ABC, Generic[StateOfMethod]):
         )
         return replace(
             following,
-            point=found.point,
-            loss=found.loss,
-            value=found.value,
-            gradient=found.gradient,
-            gradient_max=found.gradient_max,
+            **evaluated_at(found),
             step=length,
             trials=np.ones(1),
             rejections=0,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +101,17 @@ class State:
 
 
 StateOf = TypeVar("StateOf", bound=State)
+
+
+def evaluated_at(found: Evaluation) -> dict[str, Any]:
+    """The fields of a state that the evaluation of its point tells."""
+    return {
+        "point": found.point,
+        "loss": found.loss,
+        "value": found.value,
+        "gradient": found.gradient,
+        "gradient_max": found.gradient_max,
+    }
 
 
 class Solver(Protocol):

@@ -50,9 +50,10 @@ def refuse_written_attributes(group: zarr.Group, path: str, name: str) -> None:
             written = None if stored is None else json.loads(stored.to_bytes())
         except Exception:  # asked for a message alone: that of Zarr stands
             return
+        if file == "zarr.json":
+            written = written.get("attributes") if isinstance(written, Mapping) else None
         if written is not None:
-            found = written.get("attributes", {}) if file == "zarr.json" else written
-            _refuse_no_mapping({} if found is None else found, name)
+            _refuse_no_mapping(written, name)
 
 
 def _refuse_no_mapping(found: Any, name: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from streamlr.data.source import ForwardingSource, Source
+from streamlr.data.source import ArraySource, ForwardingSource, Source
 from streamlr.errors import ConfigError
 from streamlr.kernels.columns import Columns
 from streamlr.kernels.scans.labels import LabelSums, codes_of
@@ -80,4 +80,8 @@ def with_class_weights(
     source: Source, classes: NDArray[Any], factors: NDArray[np.float64]
 ) -> Source:
     """The source with sample weights multiplied by the weight of the class."""
-    return WeightedByClass(source, classes, factors)
+    weighted = WeightedByClass(source, classes, factors)
+    if not isinstance(source, ArraySource):
+        return weighted
+    # labels in memory are looked up once, and not in every pass
+    return replace(source, sample_weight=weighted.read_columns(0, source.n_rows).weights)
